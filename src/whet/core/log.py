@@ -1,0 +1,36 @@
+"""What whet says to the person at the terminal: plain sentences on standard error, once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from whet.core.errors import Problem
+
+logger = logging.getLogger("whet")
+
+
+def say(message: str) -> None:
+    """Tell the user one fact of the run (a choice, a count, a file written)."""
+    logger.info(message)
+
+
+def warn(problem: Problem | str) -> None:
+    """Tell the user something that does not stop the run and that they would want to know."""
+    logger.warning(str(problem))
+
+
+def show_on_terminal(rank: int = 0) -> None:
+    """Send whet's sentences to standard error; other ranks than 0 show warnings only."""
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Sentence())
+        logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+class _Sentence(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()

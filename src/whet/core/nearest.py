@@ -1,0 +1,33 @@
+"""The known word closest to a mistyped one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice most like ``word``, or None when nothing is alike.
+
+    >>> nearest("learing_rate", ["learning_rate", "lora_r"])
+    'learning_rate'
+    """
+    known = list(choices)
+    for cutoff in (0.8, 0.6):
+        found = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+        if found:
+            return found[0]
+    return None
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """A sentence that names the nearest choice, or all of them when none is near.
+
+    >>> suggestion("lor", ["lora", "qlora"])
+    "did you mean 'lora'?"
+    >>> suggestion("zzz", ["lora", "qlora"])
+    'use one of: lora, qlora'
+    """
+    known = sorted(choices)
+    close = nearest(word, known)
+    return f"did you mean '{close}'?" if close else f"use one of: {', '.join(known)}"

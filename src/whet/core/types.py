@@ -1,0 +1,116 @@
+"""The values that flow from a row of a dataset to a sample, and the facts of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRange:
+    """Characters ``[begin, end)`` of a message's content, and whether they are trained."""
+
+    begin: int
+    end: int
+    train: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        message: exactly what the chat template sees; holds at least ``role``.
+        train: the row's own wish for this turn; None leaves it to the roles that are trained.
+        details: ranges of the content that differ from ``train``.
+    """
+
+    message: Mapping[str, Any]
+    train: bool | None = None
+    details: tuple[TrainRange, ...] = ()
+
+    @property
+    def role(self) -> str:
+        return str(self.message["role"])
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages to be rendered by a chat template, and the tools offered in it (kept verbatim)."""
+
+    turns: tuple[Turn, ...]
+    tools: Sequence[Any] | None = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [dict(turn.message) for turn in self.turns]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of raw text and whether it is trained."""
+
+    text: str
+    train: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Raw text in segments; no chat template touches it.
+
+    Attributes:
+        segments: the text, in order; tokenised as one string.
+        add_bos: put the tokenizer's beginning-of-sequence token first, if it has one. Not trained.
+        add_eos: put the end-of-sequence token last. Trained when the last segment is.
+    """
+
+    segments: tuple[Segment, ...]
+    add_bos: bool = False
+    add_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A row that came as token ids; ``supervised[i]`` says whether ``input_ids[i]`` is a target. Equal lengths."""
+
+    input_ids: Sequence[int]
+    supervised: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One prompt and two answers to it, the first preferred."""
+
+    prompt: tuple[Turn, ...]
+    chosen: tuple[Turn, ...]
+    rejected: tuple[Turn, ...]
+    tools: Sequence[Any] | None = None
+
+
+Sample = Conversation | Document | Tokens | Preference
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The facts of the machine that a run depends on.
+
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        device_name: as the vendor calls it.
+        num_devices: accelerators visible to this process (1 on CPU).
+        world_size, rank, local_rank: of the process group to be joined; 1, 0, 0 outside a launcher.
+        bf16: whether bfloat16 arithmetic is native on the device.
+        num_cpus: cores this process may use.
+        memory_bytes: of one device (of the host, on CPU).
+    """
+
+    device: str
+    device_name: str = ""
+    num_devices: int = 1
+    world_size: int = 1
+    rank: int = 0
+    local_rank: int = 0
+    bf16: bool = False
+    num_cpus: int = 1
+    memory_bytes: int = 0
