@@ -1,0 +1,55 @@
+# Two commands for a newcomer: `make quickstart` and `make test`. Both set up what they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch comes first and alone, so that whatever build is already chosen for this machine satisfies the rest.
+TORCH := $(shell grep -m1 '^torch==' constraints.txt)
+
+.PHONY: help install install-dev quickstart test lint unit bench docs clean
+
+help:
+	@echo "make quickstart   install, then fine-tune the model in examples/ and show its score before and after"
+	@echo "make test         everything that must be green: lint, types, layers, tests"
+	@echo "make bench        the benchmarks; one JSON line each"
+	@echo "make docs         write the generated tables of docs/ again"
+	@echo "make install-dev  the environment for working on whet"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.base
+install-dev: $(VENV)/.dev
+
+quickstart: install
+	$(BIN)/whet train examples/quickstart.yaml
+
+test: lint unit
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+unit: install-dev
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+bench: install-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
+
+docs: install-dev
+	$(BIN)/python docs/make_tables.py
+
+clean:
+	rm -rf $(VENV) outputs last_run_prepared .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,79 @@
+"""What exactly a run did, kept as ``run.json`` in its output folder while it happens.
+
+The record is written again after every stage, by rename, so that a run that was killed still says how far it came. It
+takes plain values only: whoever knows a fact hands it over, the record never goes and looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RECORD_NAME = "run.json"
+PACKAGES = ("whet", "torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "numpy")
+
+
+class RunRecord:
+    """The record of one run.
+
+    Args:
+        folder: the run's output folder; None keeps the record in memory only (ranks other than the first).
+        command: the words of the command that started the run.
+    """
+
+    def __init__(self, folder: Path | None, command: Sequence[str] = ()) -> None:
+        self._path = folder / RECORD_NAME if folder is not None else None
+        self._facts: dict[str, Any] = {
+            "started": _now(),
+            "finished": None,
+            "outcome": "running",
+            "command": list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "versions": installed_versions(),
+            "platform": platform.platform(),
+        }
+        self._write()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Everything noted so far."""
+        return self._facts
+
+    def note(self, section: str, facts: Any) -> None:
+        """Add or replace one section and write the record."""
+        self._facts[section] = facts
+        self._write()
+
+    def finish(self, outcome: str) -> None:
+        """Close the record with how the run ended: "finished", "interrupted", "stopped: ...", "failed: ..."."""
+        self._facts["outcome"] = outcome
+        self._facts["finished"] = _now()
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        temporary = self._path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(self._facts, indent=1, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the installed packages that decide what a run computes."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
