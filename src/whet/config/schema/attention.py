@@ -1,0 +1,16 @@
+"""Which attention runs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from whet.config.schema.base import Section
+
+
+class AttentionSection(Section):
+    """Keys about attention."""
+
+    attn_implementation: str | None = Field(
+        None,
+        description="eager, sdpa, flash_attention_2, flash_attention_3, flex_attention or a hub kernel; chosen when empty.",
+    )

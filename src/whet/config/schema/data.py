@@ -1,0 +1,88 @@
+"""Where rows come from, how each becomes a sample, and which are kept."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from whet.config.schema.base import Natural, NaturalNumber, Positive, Section
+
+When = Literal["all", "turn", "last", "none"]
+
+
+class DatasetConfig(Section):
+    """One row of `datasets` or `test_datasets`."""
+
+    path: str = Field(min_length=1, description="File, folder, glob, URL (s3://, https:// ...) or hub id.")
+    split: str | None = Field(None, description="Split to read; `train` by default.")
+    type: str | None = Field(None, description="How a row becomes a sample; empty for rows that are already tokens.")
+    name: str | None = Field(None, description="Configuration name of a hub dataset.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
+    data_files: str | tuple[str, ...] | None = Field(None, description="Files to read inside a folder or hub dataset.")
+    ds_type: Literal["json", "csv", "parquet", "arrow", "text"] | None = Field(
+        None, description="Format of a local file; told from its ending by default."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with a hub dataset.")
+    shards: Positive | None = Field(None, description="Cut the rows into this many parts and read one of them.")
+    shards_idx: Natural | None = Field(None, description="Number of the part to read, from 0.")
+    field: str | None = Field(None, description="Column of the text, for `type: completion`; `text` by default.")
+    field_messages: str | None = Field(None, description="Column of the messages; `messages` by default.")
+    field_tools: str | None = Field(None, description="Column of the tools offered; `tools` by default.")
+    field_system: str | None = Field(None, description="Column of a system prompt; `system` by default.")
+    field_thinking: str | None = Field(None, description="Key of a message's reasoning; reasoning_content by default.")
+    field_chosen: str | None = Field(None, description="Column of the preferred answer; `chosen` by default.")
+    field_rejected: str | None = Field(None, description="Column of the other answer; `rejected` by default.")
+    template_thinking_key: str | None = Field(None, description="Key under which the template expects the reasoning.")
+    message_field_role: str | None = Field(None, description="A message's role; as message_property_mappings.role.")
+    message_field_content: str | None = Field(
+        None, description="Key of a message's content (message_property_mappings.content)."
+    )
+    message_property_mappings: dict[str, str] | None = Field(
+        None, description="Name in the template -> key in the row's messages."
+    )
+    message_field_training: str | None = Field(None, description="Key of a message that says whether it is trained.")
+    message_field_training_detail: str | None = Field(
+        None, description="Key of a message that lists which characters are trained."
+    )
+    roles: dict[str, tuple[str, ...]] | None = Field(None, description="Role in the template -> names in the rows.")
+    roles_to_train: tuple[str, ...] | None = Field(None, description="Roles that are trained; `assistant` by default.")
+    train_on_eos: When | None = Field(None, description="Which end-of-text tokens are trained; `turn` by default.")
+    train_on_eot: When | None = Field(None, description="Which end-of-turn tokens are trained; as train_on_eos.")
+    train_on_inputs: bool | None = Field(None, description="As the top-level key, for this dataset alone.")
+    drop_system_message: bool = Field(False, description="Leave out the rows' system messages.")
+    split_thinking: bool = Field(False, description="Take <think>...</think> out of the content, as reasoning.")
+    chat_template: str | None = Field(None, description="Template for this dataset; the top-level one by default.")
+    chat_template_jinja: str | None = Field(None, description="Jinja text or file, with `chat_template: jinja`.")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables given to the template.")
+    conversation: str | None = Field(None, description="Prompt style of the sharegpt and alpaca_chat types.")
+
+
+class DataSection(Section):
+    """Keys about the data."""
+
+    datasets: tuple[DatasetConfig, ...] = Field((), description="What to train on.")
+    test_datasets: tuple[DatasetConfig, ...] = Field((), description="What to evaluate on; instead of val_set_size.")
+    val_set_size: NaturalNumber = Field(
+        0.0, description="Rows set aside for evaluation: a share below 1, or a whole number of rows from 2."
+    )
+    shuffle_merged_datasets: bool = Field(True, description="Shuffle all rows together.")
+    shuffle_before_merging_datasets: bool = Field(False, description="Shuffle each dataset before they are joined.")
+    dataset_prepared_path: str | None = Field(
+        None, description="Folder of prepared sets; `last_run_prepared` by default."
+    )
+    dataset_num_proc: Positive | None = Field(None, description="Processes that prepare data; the cores by default.")
+    dataset_exact_deduplication: bool = Field(False, description="Keep one of rows that are exactly equal.")
+    sequence_len: Positive = Field(512, description="Most tokens in a sample, and in a pack.")
+    eval_sequence_len: Positive | None = Field(None, description="As sequence_len, in evaluation.")
+    excess_length_strategy: Literal["drop", "truncate", "raise"] = Field(
+        "drop", description="What becomes of a sample with more tokens than sequence_len."
+    )
+    min_sample_len: Natural = Field(2, description="Samples with fewer tokens are dropped.")
+    train_on_inputs: bool = Field(False, description="Train on the prompt as well as the answer.")
+    dataloader_num_workers: Natural | None = Field(None, description="Processes that build batches.")
+    dataloader_prefetch_factor: Positive | None = Field(None, description="Batches each worker builds ahead.")
+    dataloader_pin_memory: bool | None = Field(None, description="Build batches in page-locked memory.")
+    on_bad_row: Literal["raise", "drop"] = Field(
+        "raise", description="A row that cannot be used ends the preparation, or is dropped and counted."
+    )
