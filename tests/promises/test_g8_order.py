@@ -1,0 +1,55 @@
+"""G8: each sample exactly once an epoch; the same ids per optimiser step at 1, 2 or 4 ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whet.data.order import Order
+
+CAPACITY = 32
+RANKS = (1, 2, 4)
+orders = st.builds(
+    Order,
+    lengths=st.lists(st.integers(1, CAPACITY), max_size=120),
+    sequence_len=st.just(CAPACITY),
+    packed=st.booleans(),
+    micro_batch_size=st.just(1),
+    seed=st.integers(0, 2**32),
+    shuffle=st.booleans(),
+)
+
+
+def ids_by_step(order, epoch, world_size, accumulation):
+    """Sorted sample ids of each optimiser step, gathered from what the ranks are given."""
+    ranks = [order.micro_batches(epoch, rank, world_size, accumulation) for rank in range(world_size)]
+    steps = []
+    for begin in range(0, len(ranks[0]), accumulation):
+        rows = [row for micro in ranks for batch in micro[begin : begin + accumulation] for row in batch]
+        steps.append(sorted(np.concatenate(rows).tolist()))
+    return steps
+
+
+@given(orders, st.integers(0, 3), st.sampled_from(RANKS), st.integers(1, 3))
+def test_each_sample_exactly_once_an_epoch_at_any_number_of_ranks(order, epoch, world_size, accumulation):
+    seen = [sample for step in ids_by_step(order, epoch, world_size, accumulation) for sample in step]
+    assert sorted(seen) == list(range(order.num_samples))
+
+
+@given(orders, st.integers(0, 3), st.integers(1, 3))
+def test_the_same_ids_per_optimiser_step_at_1_2_and_4_ranks(order, epoch, windows):
+    """The global batch is kept: 4 * windows rows."""
+    at_one, at_two, at_four = (ids_by_step(order, epoch, ranks, 4 * windows // ranks) for ranks in RANKS)
+    assert at_one == at_two == at_four
+    assert at_one == [
+        sorted(order.step_samples(epoch, step, 4 * windows).tolist())
+        for step in range(order.steps_per_epoch(4 * windows))
+    ]
+
+
+@given(st.lists(st.integers(1, CAPACITY), max_size=120), st.integers(0, 3))
+def test_micro_batch_size_and_accumulation_divide_the_same_steps(lengths, epoch):
+    narrow = Order(lengths, CAPACITY, True, 1, 7)
+    wide = Order(lengths, CAPACITY, True, 4, 7)
+    assert ids_by_step(narrow, epoch, 1, 4) == ids_by_step(wide, epoch, 1, 1)
