@@ -1,0 +1,56 @@
+"""``whet inference`` (``whet chat``): talk to the model a run has made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whet.cli.options import ConfigFile, arguments_of
+
+
+def inference(
+    context: typer.Context,
+    config_file: ConfigFile,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Answer this and leave.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="A system message to begin each conversation with.")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model", metavar="MODEL", help="The model to load or to put the adapter on; CONFIG's if not given."
+        ),
+    ] = None,
+    lora_model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--lora-model-dir", metavar="FOLDER", help="The adapter; lora_model_dir or output_dir if not given."
+        ),
+    ] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The base model as it was before the run.")] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", metavar="NUMBER", help="0, the default, always takes the likeliest token."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", help="The longest answer; 1024 if not given.")
+    ] = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Whether a prompt sees the turns before it.")
+    ] = True,
+) -> None:
+    """Chat with the model that CONFIG trained.
+
+    The prompt's tokens are those of training: same template, same ids. In a terminal the answer streams and
+    /help lists the commands; from a pipe each line is a prompt and each answer is printed plainly.
+    """
+    from whet.cli.chat_terminal import chat
+    from whet.cli.session import open_config
+    from whet.serving.chat import load_engine
+
+    config = open_config(config_file, arguments_of(context))
+    engine = load_engine(config, base_model=base_model, lora_model_dir=lora_model_dir, untrained=untrained)
+    sampling = engine.default_sampling.with_values(temperature=temperature, max_new_tokens=max_new_tokens)
+    chat(engine, sampling, prompt=prompt, system=system, keep_history=history)

@@ -1,0 +1,54 @@
+"""What every command that reads a config does first: quiet the libraries, read the file, say what was odd in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whet.cli.arguments import Arguments
+from whet.core.log import show_on_terminal, warn
+
+if TYPE_CHECKING:
+    from whet.config import Config
+
+# Libraries below us speak to developers at import and at load: welcome banners, "you may want to", deprecations of
+# calls that are not the user's. Their errors still reach us as exceptions. A value the user has set stays.
+_QUIET_ENVIRONMENT = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "BITSANDBYTES_NOWELCOME": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+_QUIET_MODULES = "accelerate|bitsandbytes|datasets|peft|torch|transformers|trl|huggingface_hub|mlflow|wandb"
+
+
+def open_config(path: Path, arguments: Arguments) -> Config:
+    """Read the config with the overrides of the command line, and print its warnings once.
+
+    Raises:
+        ConfigError: every problem of the file, the environment and the command line.
+    """
+    from whet.config import load_config
+
+    show_on_terminal(rank=int(os.environ.get("RANK", "0")))
+    quiet_libraries()
+    config = load_config(path, arguments.overrides)
+    for problem in config.warnings:
+        warn(problem)
+    return config
+
+
+def quiet_libraries() -> None:
+    """Silence chatter that says nothing to the person at the terminal; ``python -W`` or PYTHONWARNINGS brings it back."""
+    for name, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        for category in (UserWarning, FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=rf"({_QUIET_MODULES})(\.|$)")

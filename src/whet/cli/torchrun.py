@@ -1,0 +1,65 @@
+"""``whet train --launcher torchrun``: prepare once, then become the launcher of the ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whet.cli.arguments import Arguments
+from whet.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from whet.config import Config
+
+
+def refuse_launcher_options(num_processes: int | None, launcher_args: Sequence[str]) -> None:
+    """Options for torchrun mean nothing without it.
+
+    Raises:
+        ConfigError: names each such option.
+    """
+    problems = []
+    if num_processes is not None:
+        problems.append(
+            Problem("whet train", "--num-processes has no meaning for one process", "add --launcher torchrun")
+        )
+    if launcher_args:
+        given = " ".join(launcher_args)
+        problems.append(
+            Problem("whet train", f"nothing takes the arguments after '--': {given}", "add --launcher torchrun")
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def launch_ranks(
+    config: Config,
+    config_file: Path,
+    arguments: Arguments,
+    resume: str | bool | None,
+    num_processes: int | None,
+) -> None:
+    """Prepare the data in this process, then replace it by torchrun, whose ranks find the prepared set on disk.
+
+    One process prepares because two would do the same work twice; and a mistake in the data is told once, before any
+    rank exists.
+    """
+    from whet.distributed.launch import torchrun_command
+    from whet.run import preprocess
+
+    preprocess(config)
+    command = torchrun_command(
+        ["train", str(config_file), *_resume_tokens(resume), *arguments.overrides],
+        num_processes=num_processes,
+        launcher_args=arguments.launcher,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(command[0], command)
+
+
+def _resume_tokens(resume: str | bool | None) -> list[str]:
+    return [] if resume is None else ["--resume-from-checkpoint", str(resume)]
