@@ -1,0 +1,117 @@
+"""Next-token loss of the supervised tokens, as a sum and a count.
+
+Only positions whose next token is supervised go through the output head: with a vocabulary of 128,000 and a tenth of
+the tokens supervised, the logits of the rest would be nine tenths of the memory of a step.
+
+Shapes: B rows, T tokens in a row, N supervised tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+IGNORED = -100
+"""The label of a token that is not a target."""
+
+MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+)
+"""Entries of a batch that are the model's; the others (labels, example_ids) are ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """A loss that has not been divided yet.
+
+    Attributes:
+        total: fp32 scalar with a graph, the sum over supervised tokens of -log p(token), in nats. Joined to the graph
+            even when no token is supervised, so that every rank of a data-parallel run has a backward pass.
+        count: N, the number of supervised tokens.
+        per_token: fp32[N], detached.
+        positions: int64[N], where each prediction was made, as an index into the flattened [B * T] tokens; its target
+            is the token after it.
+    """
+
+    total: torch.Tensor
+    count: int
+    per_token: torch.Tensor
+    positions: torch.Tensor
+
+
+def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> LossParts:
+    """The next-token loss of one micro-batch.
+
+    Args:
+        model: a causal language model of transformers, bare or wrapped by PEFT or DistributedDataParallel.
+        batch: ``input_ids`` int64[B, T], ``labels`` int64[B, T] with -100 where a token is no target, and any other of
+            ``MODEL_INPUTS``. The first token of each document is no target, so none is predicted from another document.
+    """
+    labels_BT: torch.Tensor = batch["labels"]
+    rows, columns = (labels_BT[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    targets_N = labels_BT[rows, columns + 1]
+    logits_NV = _logits_at(model, batch, rows, columns)
+    positions = rows * labels_BT.shape[1] + columns
+    if targets_N.numel() == 0:
+        return LossParts(logits_NV.float().sum() * 0.0, 0, logits_NV.new_zeros(0, dtype=torch.float32), positions)
+    per_token = cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    return LossParts(per_token.sum(), targets_N.numel(), per_token.detach(), positions)
+
+
+def model_inputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``batch`` the model's forward takes; a model without keyword arguments is spared the document bounds."""
+    names, takes_any = _parameters(type(innermost(model)))
+    return {name: batch[name] for name in MODEL_INPUTS if name in batch and (takes_any or name in names)}
+
+
+def innermost(model: torch.nn.Module) -> torch.nn.Module:
+    """The transformers model inside the wrappers of PEFT, DistributedDataParallel and torch.compile."""
+    for attribute in ("module", "_orig_mod"):
+        inner = getattr(model, attribute, None)
+        if isinstance(inner, torch.nn.Module) and not hasattr(model, "config"):
+            return innermost(inner)
+    if hasattr(model, "get_base_model"):
+        base: torch.nn.Module = model.get_base_model()
+        return base
+    return model
+
+
+def _logits_at(
+    model: torch.nn.Module, batch: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """[N, V] logits at ``(rows[n], columns[n])``; of one arbitrary position when N is 0."""
+    inputs = model_inputs(model, batch)
+    names, _ = _parameters(type(innermost(model)))
+    if columns.numel() == 0:
+        rows, columns = rows.new_zeros(1), columns.new_zeros(1)
+    if "logits_to_keep" not in names:
+        return _forward(model, inputs)[rows, columns]
+    # One list of columns serves all rows; in the flattened layout there is one row and nothing is computed in vain.
+    kept, index_in_kept = torch.unique(columns, return_inverse=True)
+    logits = _forward(model, {**inputs, "logits_to_keep": kept})
+    return logits[0] if logits.shape[0] == 1 else logits[rows, index_in_kept]
+
+
+def _forward(model: torch.nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits
+
+
+@cache
+def _parameters(model_class: type[torch.nn.Module]) -> tuple[frozenset[str], bool]:
+    """Names of the forward's parameters, and whether it takes any keyword."""
+    parameters = inspect.signature(model_class.forward).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return frozenset(parameters), takes_any
