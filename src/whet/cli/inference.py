@@ -53,4 +53,4 @@ def inference(
     config = open_config(config_file, arguments_of(context))
     engine = load_engine(config, base_model=base_model, lora_model_dir=lora_model_dir, untrained=untrained)
     sampling = engine.default_sampling.with_values(temperature=temperature, max_new_tokens=max_new_tokens)
-    chat(engine, sampling, prompt=prompt, system=system, keep_history=history)
+    raise typer.Exit(chat(engine, sampling, prompt=prompt, system=system, keep_history=history))

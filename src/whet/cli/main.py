@@ -22,6 +22,7 @@ import typer
 from whet.cli import check, config, evaluate, inference, merge_lora, preprocess, train
 from whet.cli.arguments import Arguments, Takes, divide
 from whet.cli.options import OVERRIDES_HELP
+from whet.cli.problems import print_error_line, print_problems
 from whet.core.errors import ConfigError, Problem, WhetError
 from whet.core.nearest import nearest, suggestion
 
@@ -50,7 +51,7 @@ def run_command(argv: Sequence[str]) -> int:
         print_problems(error.problems)
         return error.exit_code
     except KeyboardInterrupt:
-        _print_error_line("\nInterrupted. What was published before (checkpoints, prepared data) is kept.")
+        print_error_line("\nInterrupted. What was published before (checkpoints, prepared data) is kept.")
         return INTERRUPTED_CODE
     except BrokenPipeError:
         # The interpreter flushes standard output once more on its way out, which would complain again.
@@ -59,17 +60,9 @@ def run_command(argv: Sequence[str]) -> int:
     # Not a hiding place: this is the one spot where a fault of ours is shown in full, with what to do about it.
     except Exception:  # noqa: BLE001
         traceback.print_exc()
-        _print_error_line(f"\nThis is a fault in whet, not in your file. Please report it, with the above: {REPORT_AT}")
+        print_error_line(f"\nThis is a fault in whet, not in your file. Please report it, with the above: {REPORT_AT}")
         return FAULT_CODE
     return code
-
-
-def print_problems(problems: Sequence[Problem]) -> None:
-    """One line for each problem on standard error, and their number when there are several."""
-    for problem in problems:
-        _print_error_line(f"error: {problem}")
-    if len(problems) > 1:
-        _print_error_line(f"{len(problems)} errors")
 
 
 def build_app() -> typer.Typer:
@@ -211,7 +204,3 @@ def _print_version() -> None:
     from whet import __version__
 
     sys.stdout.write(f"whet {__version__}\n")
-
-
-def _print_error_line(line: str) -> None:
-    sys.stderr.write(line + "\n")

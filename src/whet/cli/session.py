@@ -46,7 +46,7 @@ def open_config(path: Path, arguments: Arguments) -> Config:
 
 
 def quiet_libraries() -> None:
-    """Silence chatter that says nothing to the person at the terminal; ``python -W`` or PYTHONWARNINGS brings it back."""
+    """Silence chatter that says nothing to the person at the terminal; ``python -W`` brings it back."""
     for name, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from whet.cli.options import ConfigFile, arguments_of
 
 
-class Launcher(str, Enum):
+class Launcher(StrEnum):
     """Who starts the process or processes of the run."""
 
     PYTHON = "python"

@@ -1,0 +1,21 @@
+"""How problems look on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from whet.core.errors import Problem
+
+
+def print_problems(problems: Sequence[Problem]) -> None:
+    """One ``error:`` line for each problem, and their number when there are several."""
+    for problem in problems:
+        print_error_line(f"error: {problem}")
+    if len(problems) > 1:
+        print_error_line(f"{len(problems)} errors")
+
+
+def print_error_line(line: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(line + "\n")
