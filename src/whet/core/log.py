@@ -23,11 +23,18 @@ def warn(problem: Problem | str) -> None:
 def show_on_terminal(rank: int = 0) -> None:
     """Send whet's sentences to standard error; other ranks than 0 show warnings only."""
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _StandardError()
         handler.setFormatter(_Sentence())
         logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+class _StandardError(logging.Handler):
+    """Writes to what ``sys.stderr`` is when the sentence is said: a live display or a test may have put another there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
 
 
 class _Sentence(logging.Formatter):

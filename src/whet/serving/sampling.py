@@ -52,7 +52,7 @@ class Sampling:
         >>> Sampling().with_values(temperature="0.7", top_k=None).temperature
         0.7
         """
-        changes = {name: _read(name, value) for name, value in values.items() if value is not None}
+        changes: dict[str, Any] = {name: _read(name, value) for name, value in values.items() if value is not None}
         return replace(self, **changes)
 
     def lines(self) -> list[str]:
