@@ -1,0 +1,111 @@
+"""What a format is, and how it reads a field of a row and complains about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from whet.config.config import Config
+from whet.config.schema.data import DatasetConfig
+from whet.core.errors import RowError
+from whet.core.types import Sample
+
+Row = Mapping[str, Any]
+
+
+#: What a format says that needs the chat template of the config.
+CONFIGURED = "configured"
+
+
+class Format(Protocol):
+    """Reads the rows of one dataset.
+
+    Attributes:
+        template: the chat template its samples are rendered with: `CONFIGURED`, the name of a shipped one, or None
+            where the samples are text or tokens already.
+        cuts_long_rows: a row may be longer than a sample; it is cut into several rather than dropped.
+    """
+
+    @property
+    def template(self) -> str | None: ...
+
+    @property
+    def cuts_long_rows(self) -> bool: ...
+
+    def read(self, row: Row) -> Sample:
+        """The sample in a row.
+
+        Raises:
+            RowError: the row is not of this format.
+        """
+
+
+class MakeFormat(Protocol):
+    """An entry of the table of formats: options in, a format out."""
+
+    def __call__(self, dataset: DatasetConfig, config: Config) -> Format: ...
+
+
+def required(row: Row, *names: str) -> Any:
+    """The value of the first of these fields that the row has and that is not null.
+
+    Raises:
+        RowError: "missing field", with the fields the row does have.
+    """
+    for name in names:
+        value = row.get(name)
+        if value is not None:
+            return value
+    wanted = " or ".join(f"'{name}'" for name in names)
+    empty = [name for name in names if name in row]
+    state = "is null" if empty else f"is not in the row; it has {', '.join(map(str, row)) or 'no fields'}"
+    raise RowError("missing field", f"{wanted} {state}")
+
+
+def text(row: Row, *names: str) -> str:
+    """A required field that is a string."""
+    value = required(row, *names)
+    if not isinstance(value, str):
+        raise RowError("wrong type", f"{' or '.join(repr(name) for name in names)} is {kind(value)}, not a string")
+    return value
+
+
+def optional_text(row: Row, name: str) -> str:
+    """A string field that may be missing or null; then empty."""
+    return "" if row.get(name) is None else text(row, name)
+
+
+def listed(row: Row, *names: str) -> list[Any]:
+    """A required field that is a list, or the JSON text of one."""
+    value = parsed(required(row, *names))
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        raise RowError("wrong type", f"{' or '.join(repr(name) for name in names)} is {kind(value)}, not a list")
+    return list(value)
+
+
+def parsed(value: Any) -> Any:
+    """The object in a string that is the JSON of an object or a list; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is called, with its article.
+
+    >>> kind(3), kind(None), kind({})
+    ('a number', 'null', 'an object')
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an object" if isinstance(value, Mapping) else "a list"

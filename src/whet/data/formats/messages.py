@@ -1,0 +1,209 @@
+"""A row's messages -> turns: names of roles and fields, parts, tool calls, reasoning, and the row's wishes for training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from whet.config.schema.data import DatasetConfig
+from whet.core.errors import RowError
+from whet.core.types import TrainRange, Turn
+from whet.data.formats.base import kind, parsed
+
+DEFAULT_ROLES: Mapping[str, tuple[str, ...]] = {
+    "user": ("human", "user"),
+    "assistant": ("gpt", "assistant"),
+    "system": ("system",),
+    "tool": ("tool",),
+}
+
+#: Keys under which reasoning is known, in the order transformers prefers them.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+#: Ways in which datasets write a thought at the beginning of a content.
+_THOUGHTS = (
+    re.compile(r"\s*<think>(?P<thought>.*?)</think>(?P<answer>.*)", re.DOTALL),
+    re.compile(r"\s*<reasoning>(?P<thought>.*?)</reasoning>(?P<answer>.*)", re.DOTALL),
+    re.compile(
+        r"\s*<\|begin_of_thought\|>(?P<thought>.*?)<\|end_of_thought\|>"
+        r"\s*<\|begin_of_solution\|>(?P<answer>.*?)(?:<\|end_of_solution\|>\s*)?$",
+        re.DOTALL,
+    ),
+    re.compile(r"\s*<\|begin_of_thought\|>(?P<thought>.*?)<\|end_of_thought\|>(?P<answer>.*)", re.DOTALL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReader:
+    """Reads messages.
+
+    Attributes:
+        mappings: name that the template sees -> key of the row's message.
+        roles: name of a role in the rows -> name that the template sees.
+        training: key that says whether a message is trained.
+        training_detail: key that lists which characters of it are.
+        thinking_key: name under which the template expects reasoning.
+        split_thinking: take a thought out of the beginning of an assistant's content.
+    """
+
+    mappings: Mapping[str, str]
+    roles: Mapping[str, str] = field(default_factory=dict)
+    training: str | None = None
+    training_detail: str | None = None
+    thinking_key: str = "reasoning_content"
+    split_thinking: bool = False
+
+    @classmethod
+    def of(cls, dataset: DatasetConfig, role: str = "role", content: str = "content") -> MessageReader:
+        """The reader that a dataset's options ask for; ``role`` and ``content`` are the format's own names."""
+        thinking_key = dataset.template_thinking_key or "reasoning_content"
+        mappings = {
+            "role": dataset.message_field_role or role,
+            "content": dataset.message_field_content or content,
+            thinking_key: dataset.field_thinking or "reasoning_content",
+            **(dataset.message_property_mappings or {}),
+        }
+        names = {**DEFAULT_ROLES, **(dataset.roles or {})}
+        return cls(
+            mappings=mappings,
+            roles={source: target for target, sources in names.items() for source in (target, *sources)}
+            | {source: target for target, sources in (dataset.roles or {}).items() for source in sources},
+            training=dataset.message_field_training,
+            training_detail=dataset.message_field_training_detail,
+            thinking_key=thinking_key,
+            split_thinking=dataset.split_thinking,
+        )
+
+    def read(self, messages: Sequence[Any]) -> tuple[Turn, ...]:
+        """The turns of a list of messages.
+
+        Raises:
+            RowError: with the number of the message, counted from 0.
+        """
+        return tuple(self._turn(number, message) for number, message in enumerate(messages))
+
+    def _turn(self, number: int, raw: Any) -> Turn:
+        if not isinstance(raw, Mapping):
+            raise RowError("wrong type", f"message {number} is {kind(raw)}, not an object")
+        own = {self.training, self.training_detail}
+        taken = {source for target, source in self.mappings.items() if source != target}
+        message = {
+            key: value for key, value in raw.items() if value is not None and key not in own and key not in taken
+        }
+        message |= {target: raw[source] for target, source in self.mappings.items() if raw.get(source) is not None}
+        message["role"] = self._role(number, message, raw)
+        if "tool_calls" in message:
+            message["tool_calls"] = _tool_calls(number, message["tool_calls"])
+        details = self._content(number, message, raw)
+        if self.split_thinking and message["role"] == "assistant" and self.thinking_key not in message:
+            details = _split_thinking(message, self.thinking_key, details)
+        return Turn(_with_reasoning_names(message), self._train(number, raw), details)
+
+    def _role(self, number: int, message: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+        role = message.get("role")
+        if role is None:
+            where = f"message {number} has no '{self.mappings['role']}'"
+            raise RowError("missing field", f"{where}; it has {', '.join(map(str, raw)) or 'no fields'}")
+        if not isinstance(role, str) or role not in self.roles:
+            known = ", ".join(sorted(self.roles))
+            raise RowError("unknown role", f"message {number} has role {role!r}; known are {known} (see `roles`)")
+        return self.roles[role]
+
+    def _content(self, number: int, message: dict[str, Any], raw: Mapping[str, Any]) -> tuple[TrainRange, ...]:
+        """Make ``message["content"]`` what the template sees; returns the ranges that are trained otherwise."""
+        content = message.get("content")
+        details: tuple[TrainRange, ...] = ()
+        if content is None:
+            if "tool_calls" not in message and self.thinking_key not in message:
+                where = f"message {number} has no '{self.mappings['content']}'"
+                raise RowError("missing field", f"{where}; it has {', '.join(map(str, raw))}")
+        elif isinstance(content, list | tuple):
+            message["content"], details = _joined_parts(number, content)
+        elif not isinstance(content, str) and not (message["role"] == "tool" and isinstance(content, Mapping)):
+            raise RowError("wrong type", f"the content of message {number} is {kind(content)}, not a string")
+        if self.training_detail is not None and raw.get(self.training_detail) is not None:
+            details = _details(number, raw[self.training_detail])
+        return details
+
+    def _train(self, number: int, raw: Mapping[str, Any]) -> bool | None:
+        wish = raw.get(self.training) if self.training is not None else None
+        if wish is not None and not isinstance(wish, bool):
+            raise RowError("wrong type", f"'{self.training}' of message {number} is {kind(wish)}, not true or false")
+        return wish
+
+
+def _joined_parts(number: int, parts: Sequence[Any]) -> tuple[str, tuple[TrainRange, ...]]:
+    """The text of content parts in one string, and the ranges of those that say whether they are trained."""
+    pieces: list[str] = []
+    details: list[TrainRange] = []
+    at = 0
+    for part in parts:
+        text = part if isinstance(part, str) else _part_text(number, part)
+        wish = None if isinstance(part, str) else part.get("train")
+        if wish is None and isinstance(part, Mapping) and part.get("weight") is not None:
+            wish = bool(part["weight"])
+        if wish is not None:
+            details.append(TrainRange(at, at + len(text), bool(wish)))
+        pieces.append(text)
+        at += len(text)
+    return "".join(pieces), tuple(details)
+
+
+def _part_text(number: int, part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type", "text") == "text":
+        for key in ("text", "content", "value"):
+            if isinstance(part.get(key), str):
+                return str(part[key])
+    found = f"a part of type {part.get('type')!r}" if isinstance(part, Mapping) else kind(part)
+    raise RowError("unsupported content part", f"message {number} holds {found}; only text parts can be trained")
+
+
+def _details(number: int, ranges: Any) -> tuple[TrainRange, ...]:
+    """``{begin_offset, end_offset (inclusive), train}`` -> half-open ranges."""
+    ranges = parsed(ranges)
+    try:
+        found = [TrainRange(int(r["begin_offset"]), int(r["end_offset"]) + 1, bool(r["train"])) for r in ranges]
+    except (TypeError, KeyError, ValueError) as error:
+        shape = "a list of {begin_offset, end_offset, train}"
+        raise RowError("wrong type", f"the training detail of message {number} is not {shape}") from error
+    if any(r.begin < 0 or r.end < r.begin for r in found):
+        raise RowError("wrong offsets", f"a training detail of message {number} ends before it begins")
+    return tuple(found)
+
+
+def _tool_calls(number: int, calls: Any) -> list[Any]:
+    """Tool calls with their arguments as objects, as chat templates expect them."""
+    calls = parsed(calls)
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+        raise RowError("wrong type", f"the tool_calls of message {number} are not a list of objects")
+    return [_tool_call(call) for call in calls]
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    call = {key: value for key, value in call.items() if value is not None}
+    if isinstance(call.get("function"), Mapping):
+        call["function"] = _tool_call(call["function"])
+    if "arguments" in call:
+        call["arguments"] = parsed(call["arguments"])
+    return call
+
+
+def _split_thinking(message: dict[str, Any], key: str, details: tuple[TrainRange, ...]) -> tuple[TrainRange, ...]:
+    """Move the thought at the beginning of the content to ``key``; returns ``details`` for what is left of it."""
+    content = message.get("content")
+    match = next((m for pattern in _THOUGHTS if (m := pattern.match(content or ""))), None)
+    if match is None:
+        return details
+    answer = match["answer"]
+    begin = match.start("answer") + len(answer) - len(answer.lstrip())
+    message[key] = match["thought"].strip()
+    message["content"] = answer.lstrip()
+    return tuple(TrainRange(max(d.begin - begin, 0), d.end - begin, d.train) for d in details if d.end > begin)
+
+
+def _with_reasoning_names(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its reasoning under every name that templates read, as transformers gives it to them."""
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}

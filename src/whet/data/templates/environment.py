@@ -1,0 +1,200 @@
+"""The Jinja environment of chat templates, as transformers has it, in which strings keep their traces.
+
+Settings, globals and filters are those of ``transformers.utils.chat_template_utils`` (sandbox, ``trim_blocks``,
+``lstrip_blocks``, loop controls, ``{% generation %}``, ``tojson`` without HTML escapes, ``raise_exception``,
+``strftime_now``): a template written for ``apply_chat_template`` renders to the same text here. What is added is
+that every place where Jinja makes a new string out of others keeps their runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from types import BuiltinMethodType
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
+from markupsafe import Markup
+
+from whet.data.templates.traced import (
+    GENERATION_BEGIN,
+    GENERATION_END,
+    Run,
+    Source,
+    Traced,
+    TracedFormatter,
+    concat,
+    derive,
+    text_of,
+)
+
+
+class _TracingCode(CodeGenerator):
+    """Compiles ``a ~ b`` to a call that keeps runs; everything else as Jinja does."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor naming
+        self.write("environment.join_as_text((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _GenerationBlocks(Extension):
+    """``{% generation %}...{% endgeneration %}``: the author says that the model writes this; two marks enclose it."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja declares it as an instance attribute
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_enclose"), [], [], body).set_lineno(line)
+
+    def _enclose(self, caller: Macro) -> str:
+        return concat((_mark(GENERATION_BEGIN), caller(), _mark(GENERATION_END)))
+
+
+def _mark(message: int) -> Traced:
+    return Traced("", (Run(0, 0, Source(message, "generation"), -1),))
+
+
+class _SandboxedTracedFormatter(TracedFormatter, SandboxedFormatter):
+    """``str.format`` under the sandbox's rules, with runs."""
+
+
+class _TemplateNamespace(Namespace):
+    """``namespace()`` without names that begin with an underscore, as transformers has it."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            _refuse_private(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        Namespace.__setitem__(self, name, value)
+
+
+def _refuse_private(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a chat template cannot store {name!r} on a namespace: it begins with an underscore")
+
+
+class _TemplateDict:
+    """``dict()`` for templates: it makes one, and gives no way to the type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class TracingEnvironment(ImmutableSandboxedEnvironment):
+    """transformers' chat-template environment, with strings that keep their runs."""
+
+    code_generator_class = _TracingCode
+    concat = staticmethod(concat)  # Jinja calls it as a plain function
+    intercepted_binops = frozenset({"%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationBlocks, loopcontrols],
+            finalize=text_of,
+        )
+        self.filters = {name: _keeping_runs(name, function) for name, function in self.filters.items()}
+        self.filters["tojson"] = _tojson
+        self.filters["join"] = _keeping_runs_of_join(self.filters["join"])
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = _strftime_now
+        self.globals["dict"] = _TemplateDict()
+        self.globals["namespace"] = _TemplateNamespace
+        self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
+
+    @staticmethod
+    def join_as_text(parts: tuple[Any, ...]) -> str:
+        """What Jinja's ``~`` makes of its operands."""
+        return concat([text_of(part) for part in parts])
+
+    def call(__self, __context: Context, __callable: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """As the sandbox does; the method of a literal string is the traced one, so that it keeps its arguments' runs."""
+        if isinstance(__callable, BuiltinMethodType) and type(__callable.__self__) is str:
+            __callable = getattr(Traced(__callable.__self__), __callable.__name__)
+        return super().call(__context, __callable, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """The sandbox's replacement of ``str.format`` and ``str.format_map``, with runs."""
+        sandboxed = super().wrap_str_format(value)
+        if sandboxed is None or isinstance(value.__self__, Markup):
+            return sandboxed
+        template: str = value.__self__
+
+        @functools.wraps(value)
+        def wrapper(*args: Any, **kwargs: Any) -> str:
+            formatter = _SandboxedTracedFormatter(self)
+            if value.__name__ == "format":
+                return formatter.vformat(template, args, kwargs)
+            if kwargs or len(args) != 1:
+                raise TypeError("format_map() takes exactly one argument")
+            return formatter.vformat(template, (), args[0])
+
+        return wrapper
+
+
+#: Filters that put a string together anew, out of pieces that are traced only in part.
+_REBUILDING = frozenset({"center", "indent", "title", "truncate", "urlize", "wordwrap"})
+
+
+def _keeping_runs(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose new string counts as made from its arguments when it loses their runs on the way."""
+
+    @functools.wraps(function)  # copies the mark of filters that want the context
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        lifted = [Traced(arg) if type(arg) is str else arg for arg in args]
+        result = function(*lifted, **kwargs)
+        if type(result) is str or (type(result) is Traced and (name in _REBUILDING or not result.runs)):
+            return derive(str.__str__(result), args, kwargs)
+        return result
+
+    return wrapper
+
+
+def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``join`` filter: piece by piece where its items are strings and no attribute is taken of them."""
+
+    @functools.wraps(function)
+    def wrapper(eval_ctx: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
+        items = list(value) if not isinstance(value, str) else list(iter(value))
+        plain = function(eval_ctx, items, d, attribute)
+        traced = Traced(text_of(d)).join([text_of(item) for item in items])
+        return traced if traced == plain else derive(plain, items, d)
+
+    return wrapper
+
+
+def _tojson(
+    x: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    text = json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return derive(text, x)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)

@@ -1,0 +1,196 @@
+"""A conversation -> the text its chat template makes of it, and which characters of it are trained.
+
+There is one render. The labels are ranges of that very text, known from the traces its characters carry
+(`whet.data.templates.traced`), and the ids are the ids of that text: what is trained is what
+``tokenizer.apply_chat_template`` makes of the same messages, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from whet.core.errors import ConfigError, Problem, RowError
+from whet.core.types import Conversation
+from whet.data.templates.environment import TracingEnvironment
+from whet.data.templates.regions import Headers, Region, Span, find_regions, merged, paint
+from whet.data.templates.traced import TOOLS, Run, Source, Traced, trace
+
+#: What a template that does not accept a conversation may raise: its own `raise_exception`, and the errors of
+#: Python operations it does on values of another kind than it expects.
+TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPolicy:
+    """Which turns and stop tokens are trained, where a row does not say.
+
+    Attributes:
+        roles: roles whose turns are trained; None for all of them.
+        train_on_eos: "turn" (the EOS of trained turns), "all" (of every turn), "last" (only the last of the sample)
+            or "none".
+        train_on_eot: the same for the other stop tokens.
+    """
+
+    roles: frozenset[str] | None = frozenset({"assistant"})
+    train_on_eos: str = "turn"
+    train_on_eot: str = "turn"
+
+    def trains(self, role: str) -> bool:
+        return self.roles is None or role in self.roles
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A text and what is known of its characters.
+
+    Attributes:
+        text: the render.
+        spans: trained characters; sorted, not touching.
+        written: characters that come from the row, roles excepted: no control token may be among them.
+        regions: every turn's place, in order of the text.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    written: tuple[Span, ...]
+    regions: tuple[Region, ...] = ()
+
+
+class Template:
+    """A compiled chat template with the variables it is given.
+
+    Args:
+        text: Jinja text.
+        variables: what the template sees beside messages and tools: the tokenizer's special tokens and
+            ``chat_template_kwargs``.
+        where: place of the template's key in the config, for errors.
+
+    Raises:
+        ConfigError: the text is not Jinja.
+    """
+
+    def __init__(self, text: str, variables: Mapping[str, Any], where: str = "") -> None:
+        try:
+            self._compiled = TracingEnvironment().from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            found = f"the chat template does not compile: {error.message} (its line {error.lineno})"
+            raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
+        self._variables = dict(variables)
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, *, prompt: bool = False
+    ) -> tuple[str, tuple[Run, ...]]:
+        """The text and its runs; ``prompt`` asks for the generation prompt at the end.
+
+        Raises:
+            jinja2.TemplateError, TypeError, ValueError: the template does not accept the messages.
+        """
+        traced = [
+            {key: trace(value, Source(number, key)) for key, value in message.items() if value is not None}
+            for number, message in enumerate(messages)
+        ]
+        text = self._compiled.render(
+            messages=traced,
+            tools=trace(list(tools), Source(TOOLS, "tools")) if tools is not None else None,
+            documents=None,
+            add_generation_prompt=prompt,
+            **self._variables,
+        )
+        return (str.__str__(text), text.runs) if isinstance(text, Traced) else (text, ())
+
+
+class Renderer:
+    """Renders conversations with one template, and says what is trained.
+
+    Args:
+        template_text: Jinja text of the chat template.
+        tokenizer: gives the special tokens the template may use, and the EOS.
+        kwargs: ``chat_template_kwargs``.
+        eot_tokens: tokens that end a turn, beside the EOS; None: the one the template itself writes after an
+            assistant turn.
+        where: place of the template's key in the config, for errors.
+
+    Raises:
+        ConfigError: the template does not compile.
+        DataError: it fails on an ordinary conversation, or hides from us what it does with its messages.
+    """
+
+    def __init__(
+        self,
+        template_text: str,
+        tokenizer: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        eot_tokens: Sequence[str] | None = None,
+        where: str = "",
+    ) -> None:
+        from whet.data.templates.facts import learn
+
+        self.template = Template(template_text, {**tokenizer.special_tokens_map, **(kwargs or {})}, where)
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        facts = learn(self.template, special, tokenizer.eos_token, where)
+        self.headers: Headers = facts.headers
+        self.stops: dict[str, bool] = {} if tokenizer.eos_token is None else {str(tokenizer.eos_token): True}
+        if eot_tokens is not None:
+            self.stops |= {token: False for token in eot_tokens if token not in self.stops}
+        elif facts.stop is not None:
+            self.stops.setdefault(facts.stop, False)
+        self.writes: str = facts.writes
+        #: Added tokens that the template speaks with, even where the tokenizer does not call them special.
+        header = facts.headers.generation_prompt[: facts.headers.least]
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        self.control: tuple[str, ...] = (*self.stops, *(name for name in added if name.strip() and name in header))
+
+    def render(self, conversation: Conversation, policy: TrainPolicy) -> Rendered:
+        """Render a conversation.
+
+        Raises:
+            RowError: the template refuses it ("chat template failed"), or the beginning of a trained turn cannot be
+                told ("assistant header not found").
+        """
+        messages = [turn.message for turn in conversation.turns]
+        try:
+            text, runs = self.template.render(messages, conversation.tools)
+        except TEMPLATE_ERRORS as error:
+            raise RowError("chat template failed", str(error)) from error
+        roles = [str(turn.role) for turn in conversation.turns]
+        regions = find_regions(text, runs, roles, self.headers, self.stops)
+        self._refuse_lost_turns(conversation, policy, runs, regions)
+        spans = trained_spans(regions, conversation, policy)
+        written = merged(Span(run.begin, run.end) for run in runs if run.source.field != "role")
+        return Rendered(text, spans, written, tuple(regions))
+
+    def _refuse_lost_turns(
+        self, conversation: Conversation, policy: TrainPolicy, runs: Sequence[Run], regions: Sequence[Region]
+    ) -> None:
+        placed = {region.message for region in regions}
+        shown = {run.source.message for run in runs}
+        for number, turn in enumerate(conversation.turns):
+            wanted = policy.trains(turn.role) if turn.train is None else turn.train
+            if wanted and turn.role == "assistant" and number in shown and number not in placed:
+                header = repr(self.headers.generation_prompt)
+                raise RowError("assistant header not found", f"message {number} is not preceded by {header}")
+
+
+def trained_spans(regions: Sequence[Region], conversation: Conversation, policy: TrainPolicy) -> tuple[Span, ...]:
+    """The trained characters of a rendered conversation."""
+    spans: list[Span] = []
+    trains: list[bool] = []
+    for region in regions:
+        turn = conversation.turns[region.message]
+        trains.append(policy.trains(turn.role) if turn.train is None else turn.train)
+        spans += paint(region, trains[-1], turn.details)
+    for is_eos, rule in ((True, policy.train_on_eos), (False, policy.train_on_eot)):
+        stops = [
+            (region.stop, train)
+            for region, train in zip(regions, trains, strict=True)
+            if region.stop is not None and region.stop.is_eos == is_eos
+        ]
+        for number, (stop, train) in enumerate(stops):
+            last = number == len(stops) - 1
+            if rule == "all" or (rule == "turn" and train) or (rule == "last" and last):
+                spans.append(Span(stop.begin, stop.end))
+    return merged(spans)
