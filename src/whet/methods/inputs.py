@@ -1,0 +1,49 @@
+"""What a method is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whet.config.resolve import ResolvedRun
+from whet.data.order import Order
+from whet.data.store import PreferenceSplit, Split
+from whet.training.steps import StepPlan
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class MethodInputs:
+    """Everything that the stages before made.
+
+    Attributes:
+        model: with its adapter, if it has one.
+        order: of the training samples.
+        plan: counted from ``order``.
+        train, validation: a `PreferenceSplit` for preference methods, else a `Split`.
+        isolates_documents: whether the model keeps the documents of one flattened row apart; False gives every
+            sample a padded row of its own.
+    """
+
+    resolved: ResolvedRun
+    plan: StepPlan
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    order: Order
+    train: Split | PreferenceSplit
+    validation: Split | PreferenceSplit | None = None
+    isolates_documents: bool = True
+
+
+def training_order(resolved: ResolvedRun, train: Split | PreferenceSplit) -> Order:
+    """The order of a run's training samples."""
+    return Order(
+        train.lengths,
+        resolved.sequence_len,
+        packed=resolved.sample_packing,
+        micro_batch_size=resolved.micro_batch_size,
+        seed=resolved.seed,
+    )

@@ -1,0 +1,46 @@
+"""The callbacks of a run, in the order in which they act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+
+from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.guard import NonFiniteGuard
+from whet.training.callbacks.metrics_log import MetricsLog
+from whet.training.callbacks.progress import progress_display
+from whet.training.callbacks.saving import PublishCheckpoints, SaveFirstStep
+from whet.training.callbacks.watchdog import LossWatchdog
+
+
+def add_callbacks(
+    trainer: Trainer,
+    resolved: ResolvedRun,
+    *,
+    step_loss: Callable[[], torch.Tensor | None] = lambda: None,
+    rows: Callable[[int], Sequence[str]] = lambda step: (),
+) -> None:
+    """Give a trainer the callbacks that its config asks for and that every run has.
+
+    Args:
+        step_loss, rows: what the guard against non-finite steps tells; see `NonFiniteGuard`.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # transformers adds it where its own progress bar is off
+    loop = resolved.config.loop
+    guard = NonFiniteGuard(
+        step_loss, rows, resolved.output_dir, scaler=lambda: trainer.accelerator.scaler is not None
+    )
+    chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
+    if loop.save_first_step:
+        chosen.append(SaveFirstStep())
+    if loop.early_stopping_patience is not None:
+        chosen.append(EarlyStoppingCallback(early_stopping_patience=loop.early_stopping_patience))
+    if loop.loss_watchdog_threshold is not None:
+        chosen.append(LossWatchdog(loop.loss_watchdog_threshold, loop.loss_watchdog_patience))
+    chosen.append(PublishCheckpoints(loop.save_total_limit))
+    for callback in chosen:
+        trainer.add_callback(callback)

@@ -1,0 +1,95 @@
+"""A step whose loss or gradient is no number changes nothing; three in a row end the run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from whet.core.errors import Problem, TrainingStopped
+from whet.core.log import warn
+from whet.health.non_finite import StepFigures, trailing_non_finite
+
+LIMIT = 3
+"""Steps in a row that end the run."""
+
+ROWS_SHOWN = 8
+
+
+class NonFiniteGuard(TrainerCallback):
+    """Looks at every step before the optimizer does.
+
+    A bad step's gradients are dropped, so that weights and optimizer state stay finite. With float16 loss scaling, a
+    gradient that overflows is part of finding the scale and left to the scaler; only the loss counts then.
+
+    Args:
+        step_loss: the current step's loss on this rank, as a scalar on the device; None where no one knows it.
+        rows: names of the rows in the optimiser step with this number (from 1).
+        scaler: tells whether the optimizer is run by a gradient scaler.
+        output_dir: where the last good checkpoint is.
+    """
+
+    def __init__(
+        self,
+        step_loss: Callable[[], torch.Tensor | None],
+        rows: Callable[[int], Sequence[str]],
+        output_dir: str,
+        scaler: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._step_loss, self._rows, self._scaler = step_loss, rows, scaler
+        self._output_dir = output_dir
+        self._latest: deque[StepFigures] = deque(maxlen=LIMIT)
+        self.skipped: list[int] = []
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert model is not None
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        scaled = self._scaler()
+        figures = self._measure(state.global_step + 1, [] if scaled else gradients, args)
+        self._latest.append(figures)
+        if figures.is_finite:
+            return
+        if not scaled:
+            for parameter in model.parameters():
+                parameter.grad = None
+        self.skipped.append(figures.step)
+        self._report(figures)
+
+    def _measure(self, step: int, gradients: list[torch.Tensor], args: TrainingArguments) -> StepFigures:
+        loss = self._step_loss()
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        if hasattr(norm, "full_tensor"):
+            norm = norm.full_tensor()
+        device = gradients[0].device if gradients else args.device
+        measured = torch.stack([(loss if loss is not None else norm).float().to(device), norm.float().to(device)])
+        if args.world_size > 1:
+            # Ranks must agree. Gradients are averaged already; adding losses makes one that is no number everyone's.
+            torch.distributed.all_reduce(measured)
+        total_loss, norm_value = measured.tolist()
+        return StepFigures(step, total_loss, norm_value)
+
+    def _report(self, figures: StepFigures) -> None:
+        rows = self._rows(figures.step)
+        shown = ", ".join(rows[:ROWS_SHOWN]) + (f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else "")
+        found = f"{figures.what_is_wrong()}; its rows: {shown}" if rows else figures.what_is_wrong()
+        where = f"step {figures.step}"
+        if trailing_non_finite(self._latest) < LIMIT:
+            warn(Problem(where, f"{found}", "the step was skipped, the weights are as before"))
+            return
+        raise TrainingStopped(
+            Problem(
+                where,
+                f"{LIMIT} steps in a row could not be used ({found})",
+                f"lower learning_rate, or look at these rows; the last good checkpoint is kept in {self._output_dir}",
+            )
+        )

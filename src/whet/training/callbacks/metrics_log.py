@@ -1,0 +1,86 @@
+"""The run's figures as JSON lines, in the output folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog(TrainerCallback):
+    """One object for each logged step (``"kind": "train"``), evaluation ("eval") and finished run ("summary").
+
+    A figure that is no number is written as null. Of a resumed run's file, the lines after the checkpoint go: the
+    steps they tell of are done again.
+    """
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        path = Path(args.output_dir or ".") / METRICS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_until(path, state.global_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._file is None or not logs:
+            return
+        self._file.write(json.dumps(metrics_line(state.global_step, state.max_steps, logs)) + "\n")
+        self._file.flush()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[str, Any]:
+    """What is written for one call of the trainer's log.
+
+    >>> metrics_line(3, 10, {"loss": float("nan"), "epoch": 0.3})
+    {'kind': 'train', 'step': 3, 'total_steps': 10, 'loss': None, 'epoch': 0.3}
+    """
+    kind = "summary" if "train_runtime" in logs else "train" if "loss" in logs else "eval"
+    figures = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+    return {"kind": kind, "step": step, "total_steps": total_steps, **figures}
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines of later steps, the summary of an earlier end, and a line that was cut off; by rename.
+
+    A new run, from step 0, keeps nothing of an older one in the same folder.
+    """
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+    temporary = path.with_suffix(".jsonl.tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _is_kept(line: str, step: int) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return bool(0 < step and entry["step"] <= step and entry["kind"] != "summary")

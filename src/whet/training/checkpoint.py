@@ -1,0 +1,187 @@
+"""Checkpoints that can be trusted: a manifest is written last, and one without it, or unlike it, is not there.
+
+``checkpoint-<step>/`` holds what transformers writes (weights or adapter, optimizer, scheduler, random states,
+``trainer_state.json``) and ``whet-checkpoint.json``: the step, and the size and SHA-256 of every file. All files are on
+the disk before the manifest appears, by rename; a run that dies in between leaves a folder that is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.core.errors import ArtefactError, Problem
+
+MANIFEST = "whet-checkpoint.json"
+_FOLDER = re.compile(r"checkpoint-(\d+)")
+_STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A checkpoint that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest usable checkpoint, or None, and the newer ones that were passed over."""
+
+    path: Path | None
+    passed_over: tuple[PassedOver, ...]
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Checkpoint folders by step, the oldest first; whether they are complete is another question."""
+    if not output_dir.is_dir():
+        return []
+    folders = [path for path in output_dir.iterdir() if path.is_dir() and _FOLDER.fullmatch(path.name)]
+    return sorted(folders, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step a checkpoint was taken after.
+
+    >>> step_of(Path("out/checkpoint-12"))
+    12
+    """
+    match = _FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
+
+
+def newest_complete(output_dir: Path) -> Found:
+    """The newest checkpoint that is whole."""
+    passed_over = []
+    for folder in reversed(checkpoints(output_dir)):
+        reason = what_is_wrong(folder)
+        if reason is None:
+            return Found(folder, tuple(passed_over))
+        passed_over.append(PassedOver(folder, reason))
+    return Found(None, tuple(passed_over))
+
+
+def what_is_wrong(folder: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, or None when it can. Reads every byte of it."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}, so it was not finished, or not written by whet"
+    except (ValueError, KeyError):
+        return f"its {MANIFEST} cannot be read"
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size:,} bytes and should have {entry['bytes']:,}"
+    digests = _digests([folder / name for name in files])
+    damaged = [name for name, digest in zip(files, digests, strict=True) if digest != files[name]["sha256"]]
+    return f"the content of {damaged[0]} has changed" if damaged else None
+
+
+def publish(folder: Path, step: int) -> None:
+    """Declare a checkpoint whole: its bytes to the disk first, then the manifest, by rename."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in paths:
+        _sync(path)
+    entries = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, _digests(paths), strict=True)
+    }
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, folder / MANIFEST)
+    _sync(folder)
+    _sync(folder.parent)
+
+
+def remove_old(output_dir: Path, keep: int, best: Path | None = None) -> list[Path]:
+    """Remove all but the newest ``keep`` published checkpoints, and never the best.
+
+    Folders that are older than the newest published one and not published are leftovers, and go too.
+
+    Args:
+        keep: 0 keeps everything.
+
+    Returns:
+        What was removed.
+    """
+    if keep == 0:
+        return []
+    folders = checkpoints(output_dir)
+    published = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    if not published:
+        return []
+    kept = {folder.resolve() for folder in [*published[-keep:], *([best] if best else [])]}
+    old = [folder for folder in folders if folder.resolve() not in kept and step_of(folder) <= step_of(published[-1])]
+    for folder in old:
+        # First the manifest: a removal that is cut short must not leave something that looks whole.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    return old
+
+
+def checkpoint_to_resume(asked: bool | str | None, output_dir: str, where: str) -> tuple[Path | None, Sequence[PassedOver]]:
+    """The checkpoint a run goes on from.
+
+    Args:
+        asked: a folder, or True for the newest whole one of ``output_dir``; None and False for a new run.
+        where: the place to name in an error.
+
+    Returns:
+        The folder, or None for a new run; and checkpoints that were passed over, to be told to the user.
+
+    Raises:
+        ArtefactError: there is no whole checkpoint, or the named folder is not one that a run can go on from.
+    """
+    if not asked:
+        return None, ()
+    if asked is True:
+        found = newest_complete(Path(output_dir))
+        if found.path is None:
+            reasons = "".join(f"; {item.path.name}: {item.reason}" for item in found.passed_over)
+            raise ArtefactError(
+                Problem(where, f"{output_dir} holds no complete checkpoint{reasons}", "start without resume_from_checkpoint")
+            )
+        return found.path, found.passed_over
+    folder = Path(asked)
+    if not folder.is_dir():
+        raise ArtefactError(Problem(where, f"there is no folder {asked}", "name a checkpoint-<step> folder"))
+    if not (folder / _STATE).is_file():
+        raise ArtefactError(
+            Problem(where, f"{asked} has no {_STATE}, so it is no checkpoint", "name a checkpoint-<step> folder")
+        )
+    reason = what_is_wrong(folder)
+    if reason is not None and (folder / MANIFEST).is_file():
+        raise ArtefactError(Problem(where, f"{asked} is damaged: {reason}", "name another checkpoint"))
+    return folder, [PassedOver(folder, "it was not written by whet and is taken unverified")] if reason else []
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file, several at a time (hashing leaves the interpreter free)."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_digest, paths))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Run a trainer to its end, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import Trainer
+from transformers.utils import logging as transformers_logging
+
+from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.interrupt import Interrupt
+from whet.training.callbacks.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a finished training leaves.
+
+    Attributes:
+        steps: optimiser steps done, those before a resume included.
+        train_loss: mean over the steps of this process, in nats per supervised token.
+        best_checkpoint: the checkpoint that is loaded now, under `load_best_model_at_end`.
+        stopped_early: whether early stopping ended it.
+    """
+
+    steps: int
+    train_loss: float
+    best_checkpoint: str | None
+    stopped_early: bool
+
+
+def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None) -> TrainingResult:
+    """Train.
+
+    Args:
+        resume_from: a checkpoint folder, as `whet.training.checkpoint.checkpoint_to_resume` gives it.
+
+    Raises:
+        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint of the last step done is saved.
+        TrainingStopped: the run ended itself (non-finite steps, a loss out of hand).
+    """
+    loop = resolved.config.loop
+    with Interrupt() as interrupt, _without_bars():
+        trainer.add_callback(interrupt)
+        try:
+            output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        finally:
+            trainer.remove_callback(interrupt)
+            for callback in trainer.callback_handler.callbacks:
+                if isinstance(callback, Progress):
+                    callback.close()
+    interrupt.raise_if_stopped(resolved.output_dir, resolved.config.file, loop.save_only_model)
+    return TrainingResult(
+        steps=output.global_step,
+        train_loss=output.training_loss,
+        best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
+        stopped_early=output.global_step < trainer.state.max_steps,
+    )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Ours is the only progress display; transformers would draw a bar for every file it writes."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,86 @@
+"""Tokens and seconds of the training steps, evaluations and checkpoints left out."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Throughput(TrainerCallback):
+    """Counts while the run goes on, and gives the figures since they were last asked for.
+
+    Args:
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._step_began = clock()
+        self._seconds, self._steps = 0.0, 0
+        self._counts: list[torch.Tensor] = []
+        self.tokens_seen = self.supervised_tokens_seen = 0
+
+    def add(self, counts: torch.Tensor) -> None:
+        """int64[2], tokens and targets of the step that begins; may live on a device, read only when figures are due."""
+        self._counts.append(counts)
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Time that is spent on something other than training."""
+        began = self._clock()
+        yield
+        self._step_began += self._clock() - began
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_began = self._clock()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = self._clock()
+        self._seconds += now - self._step_began
+        self._steps += 1
+        self._step_began = now
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A checkpoint is written between the end of a step and the begin of the next.
+        self._step_began = self._clock()
+
+    def figures(self, device: torch.device) -> dict[str, float]:
+        """Rates over the steps since the last call, totals since the process began, and the most memory used so far."""
+        tokens, supervised = torch.stack(self._counts).sum(dim=0).tolist() if self._counts else (0, 0)
+        self.tokens_seen += tokens
+        self.supervised_tokens_seen += supervised
+        seconds, steps = self._seconds, self._steps
+        self._counts.clear()
+        self._seconds, self._steps = 0.0, 0
+        if not steps or seconds <= 0:
+            return {}
+        return {
+            "step_seconds": seconds / steps,
+            "tokens_per_second": tokens / seconds,
+            "supervised_tokens_per_second": supervised / seconds,
+            "tokens_seen": self.tokens_seen,
+            "supervised_tokens_seen": self.supervised_tokens_seen,
+            "peak_memory_bytes": peak_memory_bytes(device),
+        }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: of the accelerator, or on CPU of this process.
+
+    MPS keeps no peak; there it is what the driver holds now.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,69 @@
+"""W&B, MLflow and TensorBoard: transformers reports to them and reads their settings from the environment."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from whet.config.resolve import ResolvedRun
+from whet.core.errors import ConfigError, Problem
+
+_NEEDS = {"wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow"), "tensorboard": ("tensorboard", "tensorboard")}
+"""Tracker -> the module it needs and the extra that installs it."""
+
+_SWITCHES = {"wandb": "use_wandb", "mlflow": "use_mlflow", "tensorboard": "use_tensorboard"}
+
+
+def tracker_environment(resolved: ResolvedRun) -> dict[str, str]:
+    """The variables that carry the config's tracker keys."""
+    tracking = resolved.config.tracking
+    values = {
+        "WANDB_PROJECT": tracking.wandb_project,
+        "WANDB_NAME": tracking.wandb_name,
+        "WANDB_ENTITY": tracking.wandb_entity,
+        "WANDB_RUN_ID": tracking.wandb_run_id,
+        "WANDB_RESUME": "allow" if tracking.wandb_run_id else None,
+        "WANDB_MODE": tracking.wandb_mode,
+        "WANDB_WATCH": tracking.wandb_watch,
+        "WANDB_LOG_MODEL": tracking.wandb_log_model,
+        "MLFLOW_TRACKING_URI": tracking.mlflow_tracking_uri,
+        "MLFLOW_EXPERIMENT_NAME": tracking.mlflow_experiment_name,
+        "HF_MLFLOW_LOG_ARTIFACTS": "TRUE" if tracking.hf_mlflow_log_artifacts else None,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def places_of_trackers(resolved: ResolvedRun) -> dict[str, str]:
+    """Where trackers write when neither the config nor the user's environment says: into the output folder."""
+    output = Path(resolved.output_dir).absolute()
+    places = {
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(output / "runs")},
+        "wandb": {"WANDB_DIR": str(output)},
+        "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{output / 'mlflow.db'}"},
+    }
+    return {name: value for tracker in resolved.report_to for name, value in places[tracker].items()}
+
+
+def prepare_tracking(resolved: ResolvedRun) -> None:
+    """Put the tracker keys where transformers looks for them. The one place that sets environment variables.
+
+    Raises:
+        ConfigError: a tracker is asked for whose package is not installed.
+    """
+    missing = [name for name in resolved.report_to if find_spec(_NEEDS[name][0]) is None]
+    if missing:
+        raise ConfigError(
+            Problem(
+                resolved.config.where(_SWITCHES[name]),
+                f"the package {_NEEDS[name][0]} is not installed",
+                f'pip install "whet[{_NEEDS[name][1]}]"',
+                _SWITCHES[name],
+            )
+            for name in missing
+        )
+    os.environ.update(tracker_environment(resolved))
+    for name, place in places_of_trackers(resolved).items():
+        os.environ.setdefault(name, place)
+    if "wandb" in resolved.report_to:
+        Path(os.environ["WANDB_DIR"]).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,181 @@
+"""transformers.Trainer, with our order of samples, our loss and our evaluation; the loop itself is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from whet.data.batch import Batch
+from whet.model.loss import supervised_logits_loss
+from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
+from whet.training.loader import EpochBatches, MicroBatchLoader, Samples
+from whet.training.throughput import Throughput
+
+MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
+MakeScheduler = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
+
+
+class WhetTrainer(Trainer):
+    """Supervised fine-tuning.
+
+    What differs from its base:
+
+    * the samples of an optimiser step are `whet.data.order.Order`'s; each rank loads its own micro-batches and nothing
+      is sharded, padded to even or repeated;
+    * the loss is the sum over supervised tokens, divided once by their number in the whole optimiser step (all
+      micro-batches of all ranks), so that it does not depend on how the step is cut into pieces;
+    * an evaluation is exact per example and per dataset, packed or not.
+
+    Args:
+        model: a causal language model of transformers, or a PEFT model around one.
+        train, evaluation: the samples; without ``evaluation`` nothing is evaluated.
+        tokenizer: saved beside every checkpoint.
+        make_optimizer: builds the optimizer of a model's trainable parameters.
+        make_scheduler: builds its learning rate schedule for a number of steps.
+        callbacks: run after transformers' own.
+    """
+
+    # The loss returned by `compute_loss` is normalised over the whole step. Read by transformers from 5.18 on.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        *,
+        train: Samples,
+        evaluation: Samples | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.train_samples, self.eval_samples = train, evaluation
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.throughput = Throughput()
+        self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+            callbacks=[self.throughput, *callbacks],
+        )
+        # Before 5.18 this says that the loss is already normalised over the step; transformers divides it again if not.
+        self.model_accepts_loss_kwargs = True
+        self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
+        accumulation = self.args.gradient_accumulation_steps
+        return self._loader(self.train_samples, accumulation)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor | int]:
+        """The micro-batches of an optimiser step and the number of targets in it, over all ranks."""
+        batches = list(islice(epoch_iterator, num_batches))
+        num_tokens = sum(int(self.train_samples.order.lengths[batch["example_ids"].numpy()].sum()) for batch in batches)
+        counts = torch.tensor([num_tokens, sum(batch["num_supervised"] for batch in batches)])
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts.to(device), reduction="sum")
+        self.throughput.add(counts)
+        self.step_losses.clear()
+        return batches, counts[1].to(device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """This micro-batch's share of the step's loss, in nats per supervised token.
+
+        Data-parallel ranks average their gradients, so each rank's share is multiplied by their number.
+        """
+        assert num_items_in_batch is not None
+        assert not return_outputs, "evaluation does not come through here"
+        parts = supervised_logits_loss(model, inputs)
+        self.step_losses.append((parts.total.detach(), inputs["example_ids"]))
+        return parts.total * (self.args.world_size / torch.as_tensor(num_items_in_batch).clamp(min=1))
+
+    def evaluate(
+        self, eval_dataset: Samples | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss per supervised token: over everything, and over each dataset where there are several.
+
+        The loss of every example goes to ``<output_dir>/eval/examples-step-N.jsonl``.
+        """
+        samples = eval_dataset if eval_dataset is not None else self.eval_samples
+        assert samples is not None, "there is nothing to evaluate on"
+        with self.throughput.elsewhere():
+            losses = evaluate_examples(
+                self._model_for_evaluation(), self._loader(samples), self._prepare_inputs, self.accelerator, len(samples)
+            )
+        metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
+        if self.is_world_process_zero():
+            write_examples(losses, samples.split, self.args.output_dir, metric_key_prefix, self.state.global_step)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def step_loss(self) -> torch.Tensor | None:
+        """The current step's summed loss on this rank, for those who only ask whether it is finite."""
+        return torch.stack([loss for loss, _ in self.step_losses]).sum() if self.step_losses else None
+
+    def places_of_step(self, step: int) -> list[str]:
+        """``file:row`` of the samples in optimiser step ``step`` (from 1); where losses tell, only of bad micro-batches."""
+        split, order, args = self.train_samples.split, self.train_samples.order, self.args
+        bad = [ids for loss, ids in self.step_losses if not bool(torch.isfinite(loss))]
+        if bad and args.world_size == 1:
+            return [split.place(index) for index in torch.cat(bad).tolist()]
+        steps_per_epoch = order.steps_per_epoch(args.gradient_accumulation_steps, args.world_size)
+        epoch, step_of_epoch = divmod(step - 1, steps_per_epoch)
+        ids = order.step_samples(epoch, step_of_epoch, args.gradient_accumulation_steps, args.world_size)
+        return [split.place(index) for index in ids.tolist()]
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = self.make_optimizer(self.model if model is None else model)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self.make_scheduler(optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures of throughput to a training step's logs, so that every tracker gets them."""
+        if "loss" in logs:
+            logs.update(self.throughput.figures(self.args.device))
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """6 operations per parameter and token (Kaplan et al., 2020); transformers would count parameters every time."""
+        return 6 * inputs["input_ids"].numel() * self._num_parameters
+
+    def _loader(self, samples: Samples, accumulation: int = 1) -> MicroBatchLoader:
+        args = self.args
+        return MicroBatchLoader(
+            samples,
+            EpochBatches(samples.order, args.process_index, args.world_size, accumulation),
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+
+    def _model_for_evaluation(self) -> torch.nn.Module:
+        """The model as it computes in training (autocast included), without data parallelism: ranks go their own pace."""
+        if not self.is_in_train and not self.accelerator._models:
+            return self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        return self.model
