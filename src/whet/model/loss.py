@@ -9,7 +9,7 @@ Shapes: B rows, T tokens in a row, N supervised tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -72,7 +72,7 @@ def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> 
 
 def model_inputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``batch`` the model's forward takes; a model without keyword arguments is spared the document bounds."""
-    names, takes_any = _parameters(type(innermost(model)))
+    names, takes_any = _parameters(type(innermost(model)).forward)
     return {name: batch[name] for name in MODEL_INPUTS if name in batch and (takes_any or name in names)}
 
 
@@ -82,10 +82,8 @@ def innermost(model: torch.nn.Module) -> torch.nn.Module:
         inner = getattr(model, attribute, None)
         if isinstance(inner, torch.nn.Module) and not hasattr(model, "config"):
             return innermost(inner)
-    if hasattr(model, "get_base_model"):
-        base: torch.nn.Module = model.get_base_model()
-        return base
-    return model
+    unwrap: Callable[[], torch.nn.Module] | None = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
 
 
 def _logits_at(
@@ -93,7 +91,7 @@ def _logits_at(
 ) -> torch.Tensor:
     """[N, V] logits at ``(rows[n], columns[n])``; of one arbitrary position when N is 0."""
     inputs = model_inputs(model, batch)
-    names, _ = _parameters(type(innermost(model)))
+    names, _ = _parameters(type(innermost(model)).forward)
     if columns.numel() == 0:
         rows, columns = rows.new_zeros(1), columns.new_zeros(1)
     if "logits_to_keep" not in names:
@@ -110,8 +108,8 @@ def _forward(model: torch.nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 @cache
-def _parameters(model_class: type[torch.nn.Module]) -> tuple[frozenset[str], bool]:
+def _parameters(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """Names of the forward's parameters, and whether it takes any keyword."""
-    parameters = inspect.signature(model_class.forward).parameters
+    parameters = inspect.signature(forward).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return frozenset(parameters), takes_any

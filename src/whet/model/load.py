@@ -1,0 +1,287 @@
+"""The base model of a run: loaded, quantised, its embedding fitted to the tokenizer, made ready to train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from whet.config import Config
+from whet.config.resolve import ResolvedRun
+from whet.core.errors import ModelError, Problem
+from whet.core.log import say, warn
+from whet.core.nearest import nearest
+from whet.model.architecture import Architecture, read_architecture
+from whet.model.attention import AttentionChoice, choose_attention
+from whet.model.quantize import prepare_quantized, quantization_config
+from whet.model.source import cannot_load, locate
+from whet.model.tokenizer import highest_id
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model and what is known of it.
+
+    Attributes:
+        model: in training shape, on the CPU (the Trainer moves it) unless it is quantised or has a device map.
+        architecture: facts of its config.
+        attention: the implementation it runs, and why.
+        source: the folder or hub id it came from.
+    """
+
+    model: PreTrainedModel
+    architecture: Architecture
+    attention: AttentionChoice
+    source: str
+
+
+def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    """Load ``base_model`` as the config asks.
+
+    Raises:
+        ModelError: it cannot be found, loaded or used with these settings.
+    """
+    source = locate(config.model.base_model, config, "base_model")
+    model_config = load_model_config(config)
+    architecture = read_architecture(model_config)
+    _check_sequence_len(resolved, architecture)
+    attention = choose_attention(resolved.attn_implementation, model_config, resolved.device)
+    if config.model.trust_remote_code:
+        say(f"trust_remote_code: Python code that comes with '{config.model.base_model}' may run in this process")
+    model = _load(source, config, resolved, model_config, attention)
+    fit_embeddings(model, tokenizer, config)
+    if resolved.quantization != "none":
+        prepare_quantized(model)
+    if config.model.unfrozen_parameters:
+        freeze_all_but(model, config.model.unfrozen_parameters, config)
+    _prepare_for_training(model, resolved, tokenizer)
+    return LoadedModel(model, architecture, attention, source)
+
+
+def load_model_config(config: Config) -> PretrainedConfig:
+    """The model's ``config.json`` with the user's overrides; no weights are read.
+
+    Raises:
+        ModelError: there is none, or an override is no field of it.
+    """
+    key = "base_model_config" if config.model.base_model_config else "base_model"
+    name = config.model.base_model_config or config.model.base_model
+    source = locate(name, config, key)
+    loader = _transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
+    try:
+        model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(name, source, "model config", error, config, key) from error
+    overrides = config.model.overrides_of_model_config or {}
+    return _with_overrides(model_config, overrides, config) if overrides else model_config
+
+
+def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
+    """Give the embedding a row for every token id; more than needed are kept unless the config says to shrink."""
+    section = config.tokenizer
+    rows = model.get_input_embeddings().weight.shape[0]
+    needed = highest_id(tokenizer) + 1
+    if section.resize_token_embeddings_to_32x:
+        needed = -(-needed // 32) * 32
+    if needed == rows or (needed < rows and not section.shrink_embeddings):
+        return
+    model.resize_token_embeddings(needed, mean_resizing=section.mean_resizing_embeddings)
+    say(f"embedding: {rows:,} rows -> {needed:,}")
+    if needed > rows and config.adapter.adapter and not _trains_embeddings(config):
+        warn(
+            Problem(
+                config.where("lora_modules_to_save"),
+                f"the {needed - rows} new embedding rows are random and nothing trains them",
+                "write lora_modules_to_save: [embed_tokens, lm_head] or peft_trainable_token_indices",
+                "lora_modules_to_save",
+            )
+        )
+
+
+def freeze_all_but(model: PreTrainedModel, patterns: Sequence[str], config: Config) -> None:
+    """Train only the parameters whose whole or beginning of name a pattern matches.
+
+    Raises:
+        ModelError: a pattern is no regular expression, asks for a slice of a parameter, or matches none.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    problems: list[Problem] = []
+    for pattern in patterns:
+        found, fix = _pattern_fault(pattern, names)
+        if found:
+            problems.append(
+                Problem(
+                    config.where("unfrozen_parameters"), f"unfrozen_parameters: {found}", fix, "unfrozen_parameters"
+                )
+            )
+    if config.adapter.adapter:
+        problems.append(
+            Problem(
+                config.where("unfrozen_parameters"),
+                "unfrozen_parameters has no meaning with an adapter, which freezes the whole model",
+                "name the modules to train in lora_modules_to_save",
+                "unfrozen_parameters",
+            )
+        )
+    if problems:
+        raise ModelError(problems)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(re.match(pattern, name) for pattern in patterns))
+
+
+def _pattern_fault(pattern: str, names: Sequence[str]) -> tuple[str, str]:
+    if re.search(r"\[\d*:\d*\]$", pattern):
+        return f"'{pattern}' asks for a part of a parameter, which is not supported yet", "leave out the [a:b]"
+    try:
+        matches = [name for name in names if re.match(pattern, name)]
+    except re.error as error:
+        return f"'{pattern}' is no regular expression ({error})", "correct it"
+    if matches:
+        return "", ""
+    close = nearest(pattern, names)
+    return f"'{pattern}' matches no parameter", f"did you mean '{close}'?" if close else f"they look like '{names[0]}'"
+
+
+def _load(
+    source: str, config: Config, resolved: ResolvedRun, model_config: PretrainedConfig, attention: AttentionChoice
+) -> PreTrainedModel:
+    model_class = _transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
+    dtype = getattr(torch, resolved.dtype)
+    chosen = {} if attention.name is None else {"attn_implementation": attention.name}
+    try:
+        if config.model.reinit_weights:
+            return _random(model_class, model_config, dtype, chosen, config, resolved)
+        model: PreTrainedModel = model_class.from_pretrained(
+            source,
+            config=model_config,
+            dtype=dtype,
+            quantization_config=quantization_config(config, resolved),
+            **chosen,
+            **_placement(config, resolved),
+            **_hub_options(config),
+            **(config.model.overrides_of_model_kwargs or {}),
+        )
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
+    return model
+
+
+def _random(
+    model_class: Any,
+    model_config: PretrainedConfig,
+    dtype: torch.dtype,
+    chosen: dict[str, str],
+    config: Config,
+    resolved: ResolvedRun,
+) -> PreTrainedModel:
+    """The architecture with random weights, the same for the same seed."""
+    if resolved.quantization != "none":
+        raise ModelError(
+            Problem(
+                config.where("reinit_weights"),
+                "reinit_weights gives random weights, and quantised ones cannot be trained",
+                "leave out load_in_4bit and load_in_8bit",
+                "reinit_weights",
+            )
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(resolved.seed)
+        build = model_class.from_config if hasattr(model_class, "from_config") else model_class._from_config
+        model: PreTrainedModel = build(model_config, dtype=dtype, **chosen)
+    model.name_or_path = config.model.base_model
+    say(f"reinit_weights: random weights in the shape of '{config.model.base_model}'")
+    return model
+
+
+def _placement(config: Config, resolved: ResolvedRun) -> dict[str, Any]:
+    """Where the weights go while loading. Quantised ones go to their device at once: they are packed for it."""
+    section = config.model
+    if section.device_map is not None:
+        memory = {} if section.max_memory is None else {"max_memory": section.max_memory}
+        return {"device_map": section.device_map, **memory}
+    if section.max_memory is not None:
+        return {"device_map": "auto", "max_memory": section.max_memory}
+    if resolved.quantization == "none":
+        return {}
+    device = f"cuda:{resolved.hardware.local_rank}" if resolved.device == "cuda" else resolved.device
+    return {"device_map": {"": device}}
+
+
+def _prepare_for_training(model: PreTrainedModel, resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> None:
+    model.config.use_cache = False
+    text_config = model.config.get_text_config(decoder=True)
+    if getattr(text_config, "pad_token_id", None) is None:
+        text_config.pad_token_id = tokenizer.pad_token_id
+    if not resolved.gradient_checkpointing:
+        return
+    arguments = dict(resolved.gradient_checkpointing_kwargs)
+    # Renamed in transformers 5.23; the old name warns there and is the only one in 5.17.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(arguments)
+    if arguments.get("use_reentrant"):
+        model.enable_input_require_grads()
+
+
+def _check_sequence_len(resolved: ResolvedRun, architecture: Architecture) -> None:
+    limit = architecture.max_positions
+    config = resolved.config
+    for key, length in (("sequence_len", resolved.sequence_len), ("eval_sequence_len", resolved.eval_sequence_len)):
+        if limit is not None and length > limit:
+            raise ModelError(
+                Problem(
+                    config.where(key if config.is_set(key) else "sequence_len"),
+                    f"{key} is {length}, and '{config.model.base_model}' was made for {limit} positions",
+                    f"write {key}: {limit}, or less; or lengthen the model by model_config (rope_scaling)",
+                    key,
+                )
+            )
+
+
+def _with_overrides(model_config: PretrainedConfig, overrides: dict[str, Any], config: Config) -> PretrainedConfig:
+    fields = model_config.to_dict()
+    # Accepted by every rotary family although transformers 5 stores them as rope_parameters.
+    known = {*fields, "rope_scaling", "rope_theta"}
+    unknown = [name for name in overrides if name not in known and not hasattr(model_config, name)]
+    if unknown:
+        where = config.where("overrides_of_model_config")
+        raise ModelError(
+            Problem(
+                where,
+                f"model_config: {model_config.model_type} has no '{name}'",
+                f"did you mean '{close}'?" if (close := nearest(name, known)) else "see the model's config.json",
+                "model_config",
+            )
+            for name in unknown
+        )
+    changed: PretrainedConfig = type(model_config).from_dict({**fields, **overrides})
+    changed.name_or_path = model_config.name_or_path
+    return changed
+
+
+def _transformers_class(name: str, key: str, config: Config) -> Any:
+    auto = {"AutoConfig": AutoConfig, "AutoModelForCausalLM": AutoModelForCausalLM}
+    found = auto.get(name) or getattr(transformers, name, None)
+    if found is None or not hasattr(found, "from_pretrained"):
+        ending = "Config" if key == "cls_model_config" else "ForCausalLM"
+        close = nearest(name, [each for each in dir(transformers) if each.endswith(ending)])
+        advice = f"did you mean '{close}'?" if close else f"leave {key} out"
+        raise ModelError(
+            Problem(config.where(key), f"{key}: transformers {transformers.__version__} has no '{name}'", advice, key)
+        )
+    return found
+
+
+def _hub_options(config: Config) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
+    if config.model.revision_of_model:
+        options["revision"] = config.model.revision_of_model
+    return options
+
+
+def _trains_embeddings(config: Config) -> bool:
+    return bool(config.adapter.lora_modules_to_save or config.adapter.peft_trainable_token_indices)
