@@ -12,5 +12,6 @@ class AttentionSection(Section):
 
     attn_implementation: str | None = Field(
         None,
-        description="eager, sdpa, flash_attention_2, flash_attention_3, flex_attention or a hub kernel; chosen when empty.",
+        description="eager, sdpa, flash_attention_2, flash_attention_3, flex_attention or a kernel of the hub "
+        "(org/name); whet chooses when empty.",
     )

@@ -1,0 +1,159 @@
+"""Files that a config names: where they are, and which are missing.
+
+A path is looked for in the working folder, as Axolotl does, then beside the YAML. A name such as ``org/model`` is a
+hub id and nothing here asks the hub.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from whet.config.config import Config
+from whet.config.schema import DatasetConfig
+from whet.config.source import Node
+from whet.core.errors import Problem
+from whet.core.nearest import nearest
+
+_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jinja", ".gz", ".zst", ".yaml")
+_PATH_KEYS = (
+    "base_model",
+    "base_model_config",
+    "tokenizer_config",
+    "chat_template_jinja",
+    "lora_model_dir",
+    "deepspeed",
+    "score_dataset",
+)
+_ROW_PATH_KEYS = ("path", "chat_template_jinja")
+
+
+def is_local(name: str) -> bool:
+    """Whether a name can only be a local path, not a hub id or a URL.
+
+    >>> [is_local(name) for name in ("./x.jsonl", "data/x.jsonl", "a/b/c", "~/m", "org/name", "s3://b/x.json")]
+    [True, True, True, True, False, False]
+    """
+    if "://" in name:
+        return False
+    return name.startswith((".", "/", "~")) or name.endswith(_ENDINGS) or name.count("/") > 1 or "*" in name
+
+
+def is_template_text(text: str) -> bool:
+    """Whether a `chat_template_jinja` is the template itself, not the name of its file."""
+    return "{" in text or "\n" in text
+
+
+def located(entries: Mapping[str, Node], folder: Path) -> dict[str, Node]:
+    """The entries with each path that exists beside the YAML, and not in the working folder, replaced by that one."""
+    found = dict(entries)
+    for key in _PATH_KEYS:
+        if key in found:
+            found[key] = _located(found[key], folder)
+    for key in ("datasets", "test_datasets"):
+        if key in found and found[key].items is not None:
+            rows = tuple(_located_row(row, folder) for row in found[key].items or ())
+            found[key] = replace(found[key], value=rows)
+    return found
+
+
+def _located_row(row: Node, folder: Path) -> Node:
+    if row.entries is None:
+        return row
+    entries = {name: _located(node, folder) if name in _ROW_PATH_KEYS else node for name, node in row.entries.items()}
+    return replace(row, value=entries)
+
+
+def _located(node: Node, folder: Path) -> Node:
+    text = node.value
+    if not isinstance(text, str) or "://" in text or is_template_text(text):
+        return node
+    expanded = str(Path(text).expanduser()) if text.startswith("~") else text
+    if _exists(expanded):
+        return node if expanded == text else replace(node, value=expanded, plain=None)
+    beside = str(folder / expanded)
+    return replace(node, value=beside, plain=None) if _exists(beside) else node
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists() or ("*" in path and bool(glob.glob(path, recursive=True)))
+    except OSError:  # a text too long for a file's name
+        return False
+
+
+def missing_files(config: Config) -> list[Problem]:
+    """Every named file or folder that is not there, and a DeepSpeed file that is not JSON."""
+    problems: list[Problem | None] = [
+        _missing(config, (key,), config.value(key))
+        for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir")
+    ]
+    problems.append(_missing(config, ("score_dataset",), config.score.score_dataset, must_be_local=True))
+    problems.append(_missing_template(config, ("chat_template_jinja",), config.template.chat_template_jinja))
+    resume = config.loop.resume_from_checkpoint
+    if isinstance(resume, str):
+        problems.append(_missing(config, ("resume_from_checkpoint",), resume, must_be_local=True))
+    for key, rows in (("datasets", config.data.datasets), ("test_datasets", config.data.test_datasets)):
+        for index, row in enumerate(rows):
+            problems.append(_missing(config, (key, index, "path"), row.path))
+            problems.append(_missing_template(config, (key, index, "chat_template_jinja"), row.chat_template_jinja))
+            problems.extend(_missing_data_files(config, key, index, row))
+    problems.append(_bad_deepspeed(config))
+    return [problem for problem in problems if problem is not None]
+
+
+def _missing(
+    config: Config, path: tuple[str | int, ...], name: str | None, *, must_be_local: bool = False
+) -> Problem | None:
+    if name is None or _exists(name) or not (must_be_local or is_local(name)):
+        return None
+    key = str(path[0])
+    shown = key if len(path) == 1 else f"{key}[{path[1]}].{path[2]}"
+    return Problem(config.where(path), f"{shown}: there is no '{name}'", _nearby(Path(name)), key)
+
+
+def _missing_template(config: Config, path: tuple[str | int, ...], text: str | None) -> Problem | None:
+    if text is None or is_template_text(text):
+        return None
+    return _missing(config, path, text, must_be_local=True)
+
+
+def _missing_data_files(config: Config, key: str, index: int, row: DatasetConfig) -> list[Problem | None]:
+    """Files inside a local folder; those of a hub dataset are the hub's to know."""
+    folder = Path(row.path)
+    if not row.data_files or not folder.is_dir():
+        return []
+    names = (row.data_files,) if isinstance(row.data_files, str) else row.data_files
+    return [
+        _missing(config, (key, index, "data_files"), str(folder / name), must_be_local=True)
+        for name in names
+        if not is_local(name) or not _exists(name)
+    ]
+
+
+def _nearby(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"the folder '{folder}' does not exist; paths count from the working folder, then from the YAML's"
+    names = sorted(entry.name for entry in folder.iterdir())
+    close = nearest(path.name, names)
+    return f"did you mean '{folder / close}'?" if close else "paths count from the working folder, then from the YAML's"
+
+
+def _bad_deepspeed(config: Config) -> Problem | None:
+    name = config.distributed.deepspeed
+    if not isinstance(name, str):
+        return None
+    where = config.where("deepspeed")
+    if not _exists(name):
+        return Problem(where, f"deepspeed: there is no '{name}'", _nearby(Path(name)), "deepspeed")
+    try:
+        settings = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return Problem(where, f"deepspeed: '{name}' is not JSON: {error}", "correct the file", "deepspeed")
+    if not isinstance(settings, dict):
+        return Problem(where, f"deepspeed: '{name}' holds no JSON object", "write {...} in it", "deepspeed")
+    return None

@@ -1,0 +1,231 @@
+"""Names that live in registries of later layers, as literal tables.
+
+config may not import training or data, and a wrong name must be an error of the config, beside all others. A contract
+test asserts that each table equals its registry.
+"""
+
+from __future__ import annotations
+
+OPTIMIZERS = (
+    "adafactor",
+    "adagrad",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "adamw_torch",
+    "adamw_torch_fused",
+    "ademamix",
+    "ademamix_8bit",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "rmsprop",
+    "rmsprop_bnb",
+    "rmsprop_bnb_32bit",
+    "rmsprop_bnb_8bit",
+    "sgd",
+)
+"""Names of `optimizer` that train."""
+
+_USE_8BIT = "use adamw_8bit"
+_USE_ADAMW = "use adamw_torch_fused"
+
+OPTIMIZERS_NOT_YET: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "adamw_torch_8bit",
+            "adamw_torch_4bit",
+            "ao_adamw_4bit",
+            "ao_adamw_8bit",
+            "ao_adamw_fp8",
+            "galore_adamw_8bit",
+            "galore_adamw_8bit_layerwise",
+            "q_galore_adamw8bit",
+        ),
+        _USE_8BIT,
+    ),
+    **dict.fromkeys(
+        (
+            "adalomo",
+            "adamw_anyprecision",
+            "adamw_apex_fused",
+            "adamw_torch_npu_fused",
+            "adamw_torch_xla",
+            "adopt_adamw",
+            "apollo_adamw",
+            "apollo_adamw_layerwise",
+            "came_pytorch",
+            "dion",
+            "flash_adam",
+            "flash_adamw",
+            "galore_adafactor",
+            "galore_adafactor_layerwise",
+            "galore_adamw",
+            "galore_adamw_layerwise",
+            "grokadamw",
+            "grokfast",
+            "lomo",
+            "muon",
+            "optimi_adamw",
+            "schedule_free_adamw",
+            "schedule_free_radam",
+            "sinkgd",
+            "stable_adamw",
+        ),
+        _USE_ADAMW,
+    ),
+    **dict.fromkeys(("flash_sgd", "flash_sgdw", "schedule_free_sgd"), "use sgd"),
+    "flash_lion": "use lion_32bit",
+}
+"""Axolotl's other optimizers -> what to use instead."""
+
+SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_warmup_with_min_lr",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "greedy",
+    "inverse_sqrt",
+    "linear",
+    "one_cycle",
+    "polynomial",
+    "reduce_lr_on_plateau",
+    "rex",
+    "warmup_stable_decay",
+)
+"""Names of `lr_scheduler`: those of transformers, one_cycle and rex."""
+
+ADAPTERS = ("lora", "qlora")
+METHODS = ("dpo",)
+METHODS_NOT_YET = ("ipo", "kto", "simpo", "orpo", "grpo", "gdpo", "ebft", "bco", "cpo")
+
+ATTENTION = ("eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "whet_documents")
+"""Names of `attn_implementation`; a kernel of the hub ("org/name") is another."""
+FLASH_ATTENTION = frozenset({"flash_attention_2", "flash_attention_3"})
+ATTENTION_SHORT = {
+    "flash": "flash_attention_2",
+    "flash2": "flash_attention_2",
+    "flash3": "flash_attention_3",
+    "flex": "flex_attention",
+    "sdp": "sdpa",
+}
+ATTENTION_NOT_YET = ("fp8", "sage", "xformers")
+
+DATASET_TYPES = (
+    "alpaca",
+    "alpaca_chat",
+    "alpaca_instruct",
+    "alpaca_w_system",
+    "chat_template",
+    "completion",
+    "input_output",
+    "sharegpt",
+)
+"""What stands before the first '.' or ':' in a dataset's `type`."""
+
+DATASET_TYPE_VARIANTS: dict[str, tuple[str, ...]] = {
+    "alpaca": (":instruct", ":chat", ":chatml", ":phi"),
+    "alpaca_chat": (".load", ".load_concise", ".load_qa", ".load_camel_ai", ".load_no_prompt"),
+    "alpaca_instruct": (".load", ".load_no_prompt"),
+    "alpaca_w_system": (".load", ".load_chat", ".load_instruct", ".load_open_orca", ".load_open_orca_chatml"),
+    "chat_template": (".default",),
+    "completion": (),
+    "input_output": (),
+    "sharegpt": (),
+}
+"""What may stand behind it. Nothing behind it is always allowed."""
+
+DATASET_TYPES_NOT_YET = (
+    "_synthetic",
+    "bradley_terry",
+    "concisechoice",
+    "context_qa",
+    "creative_acr",
+    "explainchoice",
+    "gpteacher",
+    "jeopardy",
+    "llama2_chat",
+    "messages",
+    "metharme",
+    "oasst",
+    "orcamini",
+    "pretrain",
+    "pygmalion",
+    "reflection",
+    "stepwise_supervised",
+    "summarizetldr",
+)
+PREFERENCE_TYPES = ("chat_template", "chat_template.default")
+"""Types of a dataset's rows under `rl: dpo`; none at all means prompt, chosen and rejected columns."""
+PREFERENCE_TYPES_NOT_YET = ("chatml", "llama3", "zephyr", "passthrough", "chat_template.argilla_chat", "user_defined")
+
+CHAT_TEMPLATES = (
+    "alpaca",
+    "chatml",
+    "deepseek_v2",
+    "gemma",
+    "gemma3",
+    "llama3",
+    "mistral_v1",
+    "mistral_v2v3",
+    "mistral_v3_tekken",
+    "mistral_v7_tekken",
+    "phi_3",
+    "phi_35",
+    "qwen3",
+    "qwen_25",
+)
+"""Templates that whet ships. Beside them: tokenizer_default, tokenizer_default_fallback_<name>, jinja."""
+CHAT_TEMPLATES_NOT_YET = (
+    "aya",
+    "cohere",
+    "command_a",
+    "command_a_rag",
+    "command_a_tool_use",
+    "deepseek_v3",
+    "exaone",
+    "exaone4",
+    "falcon_h1",
+    "gemma3n",
+    "gemma4",
+    "gemma4_unified",
+    "jamba",
+    "llama3_2_vision",
+    "llama4",
+    "llava",
+    "metharme",
+    "nemotron_h",
+    "pixtral",
+    "qwen2_vl",
+    "qwen3_5",
+)
+
+LORA_STARTS = ("gaussian", "olora", "orthogonal", "pissa")
+"""Names of `peft_init_lora_weights`; pissa_niter_<n> is another."""
+LORA_STARTS_NOT_YET = ("corda", "eva", "loftq", "lora_ga", "mica")
+"""These need data or a second config to start from."""
+
+DPO_LOSSES = (
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "bco_pair",
+    "discopop",
+    "exo_pair",
+    "hinge",
+    "ipo",
+    "nca_pair",
+    "robust",
+    "sft",
+    "sigmoid",
+    "sigmoid_norm",
+    "sppo_hard",
+)
+"""Names in `dpo_loss_type`, as TRL knows them."""

@@ -1,0 +1,251 @@
+"""Every derived number, once: a config and a machine give a `ResolvedRun`, which is never changed and never read back.
+
+Each automatic choice leaves a sentence in ``ResolvedRun.choices``, for the run's announcement and its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from whet.config.config import Config
+from whet.config.names import FLASH_ATTENTION
+from whet.core.errors import ConfigError, Problem
+from whet.core.types import Hardware
+
+DEFAULT_PREPARED_PATH = "last_run_prepared"
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """The config with everything that was left open decided for one machine.
+
+    Attributes:
+        config: what was written.
+        hardware: the machine it was decided for.
+        method: "sft" or "dpo".
+        device: "cpu", "cuda" or "mps".
+        world_size: processes of the run.
+        dtype: type the weights are loaded in: "float32", "bfloat16" or "float16".
+        autocast_dtype: type of mixed precision, or None.
+        tf32: allow TensorFloat-32 products.
+        quantization: "none", "nf4", "fp4" or "int8".
+        micro_batch_size: rows of one forward pass on one device.
+        gradient_accumulation_steps: forward passes of one optimiser step.
+        global_batch_size: rows of one optimiser step, over all devices.
+        eval_batch_size: rows of one evaluation pass on one device.
+        sequence_len, eval_sequence_len: tokens of a row.
+        sample_packing, eval_sample_packing: whether rows are packs.
+        pad_to_sequence_len: whether every row is padded to sequence_len.
+        pad_to_multiple_of: length every row is padded to a multiple of, or None.
+        attn_implementation: "auto", or the name that was asked for and can run here.
+        gradient_checkpointing: whether activations are computed again in the backward pass.
+        gradient_checkpointing_kwargs: its arguments; ``use_reentrant`` is False unless written otherwise.
+        torch_compile: whether the model is compiled.
+        optimizer, lr_scheduler: their names.
+        report_to: trackers, as transformers names them.
+        seed: of everything random.
+        num_proc: processes for preparing data.
+        output_dir, prepared_path: folders.
+        chat_template: name of the template: "tokenizer_default", "jinja" or a shipped one.
+        choices: key -> the sentence that explains what was chosen for it.
+    """
+
+    config: Config
+    hardware: Hardware
+    method: str
+    device: str
+    world_size: int
+    dtype: str
+    autocast_dtype: str | None
+    tf32: bool
+    quantization: str
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    global_batch_size: int
+    eval_batch_size: int
+    sequence_len: int
+    eval_sequence_len: int
+    sample_packing: bool
+    eval_sample_packing: bool
+    pad_to_sequence_len: bool
+    pad_to_multiple_of: int | None
+    attn_implementation: str
+    gradient_checkpointing: bool
+    gradient_checkpointing_kwargs: Mapping[str, Any]
+    torch_compile: bool
+    optimizer: str
+    lr_scheduler: str
+    report_to: tuple[str, ...]
+    seed: int
+    num_proc: int
+    output_dir: str
+    prepared_path: str
+    chat_template: str
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
+    """Decide everything the config leaves open, for one machine.
+
+    Raises:
+        ConfigError: batch_size cannot be reached with this number of processes.
+    """
+    choices: dict[str, str] = {}
+    dtype, autocast_dtype = _precision(config, hardware, choices)
+    accumulation = _accumulation(config, hardware.world_size, choices)
+    micro = config.batch.micro_batch_size
+    packed = config.packing.sample_packing
+    return ResolvedRun(
+        config=config,
+        hardware=hardware,
+        method=config.method.rl or "sft",
+        device=hardware.device,
+        world_size=hardware.world_size,
+        dtype=dtype,
+        autocast_dtype=autocast_dtype,
+        tf32=_tf32(config, hardware, choices),
+        quantization=_quantization(config),
+        micro_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        global_batch_size=micro * accumulation * hardware.world_size,
+        eval_batch_size=config.batch.eval_batch_size or micro,
+        sequence_len=config.data.sequence_len,
+        eval_sequence_len=config.data.eval_sequence_len or config.data.sequence_len,
+        sample_packing=packed,
+        eval_sample_packing=packed
+        if config.packing.eval_sample_packing is None
+        else config.packing.eval_sample_packing,
+        pad_to_sequence_len=bool(config.packing.pad_to_sequence_len),
+        pad_to_multiple_of=config.packing.pad_to_multiple_of,
+        attn_implementation=_attention(config, hardware, choices),
+        gradient_checkpointing=bool(config.memory.gradient_checkpointing),
+        gradient_checkpointing_kwargs=MappingProxyType(
+            {"use_reentrant": False, **(config.memory.gradient_checkpointing_kwargs or {})}
+        ),
+        torch_compile=_compile(config, hardware, choices),
+        optimizer=config.optimizer.optimizer,
+        lr_scheduler=config.optimizer.lr_scheduler,
+        report_to=_trackers(config),
+        seed=config.loop.seed,
+        num_proc=config.data.dataset_num_proc or max(1, hardware.num_cpus),
+        output_dir=config.output.output_dir,
+        prepared_path=config.data.dataset_prepared_path or DEFAULT_PREPARED_PATH,
+        chat_template=_chat_template(config, choices),
+        choices=MappingProxyType(choices),
+    )
+
+
+def _precision(config: Config, hardware: Hardware, choices: dict[str, str]) -> tuple[str, str | None]:
+    """Type of the weights, and of mixed precision.
+
+    Mixed precision keeps a fully trained model's weights in float32; under an adapter the base never moves, so
+    it is loaded in the 16-bit type itself.
+    """
+    precision = config.precision
+    for pure in ("float32", "bfloat16", "float16"):
+        if getattr(precision, pure):
+            return pure, None
+    mixed = _mixed_type(config, hardware, choices)
+    if mixed is None:
+        return "float32", None
+    return (mixed, mixed) if config.adapter.adapter else ("float32", mixed)
+
+
+def _mixed_type(config: Config, hardware: Hardware, choices: dict[str, str]) -> str | None:
+    precision = config.precision
+    if precision.fp16:
+        return "float16"
+    if precision.bf16 != "auto":
+        return "bfloat16" if precision.bf16 else None
+    if hardware.device == "cuda" and hardware.bf16:
+        choices["bf16"] = f"auto -> mixed precision in bfloat16: {hardware.device_name or 'the GPU'} computes in it"
+        return "bfloat16"
+    reason = {
+        "cpu": "a CPU gains nothing by bfloat16 as a rule; `bf16: true` asks for it all the same",
+        "mps": "float32 is exact on Apple GPUs; `bf16: true` asks for bfloat16 all the same",
+    }.get(hardware.device, f"{hardware.device_name or 'this GPU'} has no bfloat16; `fp16: true` asks for float16")
+    choices["bf16"] = f"auto -> float32: {reason}"
+    return None
+
+
+def _tf32(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:
+    if config.precision.tf32 != "auto":
+        return config.precision.tf32 and hardware.device == "cuda"
+    allowed = hardware.device == "cuda" and hardware.bf16  # both came with the Ampere generation
+    if allowed:
+        choices["tf32"] = "auto -> on: this GPU multiplies float32 matrices in TensorFloat-32"
+    return allowed
+
+
+def _quantization(config: Config) -> str:
+    if config.quant.load_in_4bit:
+        return config.quant.bnb_4bit_quant_type
+    return "int8" if config.quant.load_in_8bit else "none"
+
+
+def _accumulation(config: Config, world_size: int, choices: dict[str, str]) -> int:
+    batch = config.batch
+    if batch.batch_size is None:
+        return batch.gradient_accumulation_steps or 1
+    per_pass = batch.micro_batch_size * world_size
+    if batch.batch_size % per_pass:
+        raise ConfigError(
+            Problem(
+                config.where("batch_size"),
+                f"batch_size is {batch.batch_size}, and one pass takes {per_pass} rows "
+                f"(micro_batch_size {batch.micro_batch_size} on {world_size} processes)",
+                f"write a multiple of {per_pass}",
+                "batch_size",
+            )
+        )
+    steps = batch.batch_size // per_pass
+    choices["gradient_accumulation_steps"] = f"{steps}: batch_size {batch.batch_size} in passes of {per_pass} rows"
+    return steps
+
+
+def _attention(config: Config, hardware: Hardware, choices: dict[str, str]) -> str:
+    name = config.attention.attn_implementation
+    if name is None:
+        return "auto"
+    if name in FLASH_ATTENTION and hardware.device != "cuda":
+        choices["attn_implementation"] = (
+            f"{name} -> auto: flash attention runs on CUDA alone; here whet chooses one with the same results"
+        )
+        return "auto"
+    return name
+
+
+def _compile(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:
+    if config.memory.torch_compile != "auto":
+        return config.memory.torch_compile
+    choices["torch_compile"] = (
+        "auto -> on: CUDA" if hardware.device == "cuda" else "auto -> off: compiling pays on CUDA alone as a rule"
+    )
+    return hardware.device == "cuda"
+
+
+def _trackers(config: Config) -> tuple[str, ...]:
+    tracking = config.tracking
+    wandb = bool(tracking.wandb_project) if tracking.use_wandb is None else tracking.use_wandb
+    mlflow = tracking.use_mlflow
+    if mlflow is None:
+        mlflow = bool(tracking.mlflow_tracking_uri or tracking.mlflow_experiment_name)
+    asked = {
+        "tensorboard": tracking.use_tensorboard,
+        "wandb": wandb and tracking.wandb_mode != "disabled",
+        "mlflow": mlflow,
+    }
+    return tuple(name for name, wanted in asked.items() if wanted)
+
+
+def _chat_template(config: Config, choices: dict[str, str]) -> str:
+    template = config.template
+    if template.chat_template:
+        return template.chat_template
+    if template.chat_template_jinja:
+        choices["chat_template"] = "jinja: the text of chat_template_jinja"
+        return "jinja"
+    return "tokenizer_default"

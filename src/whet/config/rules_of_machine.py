@@ -1,0 +1,116 @@
+"""Rules about several devices, and about what a given machine can run.
+
+The keys of FSDP and DeepSpeed are checked with the config; that they do not run yet is said when a run starts, by
+`check_runnable`, so that data can be prepared with the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from whet.config.config import Config
+from whet.core.errors import Problem
+from whet.core.types import Hardware
+
+
+def _at(config: Config, key: str, found: str, fix: str) -> Problem:
+    return Problem(config.where(key), found, fix, key)
+
+
+def one_way_to_shard(config: Config) -> Problem | None:
+    distributed = config.distributed
+    if distributed.deepspeed is None or not (distributed.fsdp or distributed.fsdp_config):
+        return None
+    return _at(config, "deepspeed", "deepspeed and fsdp are both written", "keep one of them")
+
+
+def fsdp_has_one_version(config: Config) -> Problem | None:
+    distributed = config.distributed
+    inner = distributed.fsdp_config.fsdp_version if distributed.fsdp_config else None
+    if inner is None or distributed.fsdp_version in (None, inner):
+        return None
+    return _at(
+        config,
+        "fsdp_version",
+        f"fsdp_version is {distributed.fsdp_version}, and {inner} in fsdp_config",
+        "keep one of them",
+    )
+
+
+def unpinned_offloading_is_fsdp2(config: Config) -> Problem | None:
+    options = config.distributed.fsdp_config
+    if options is None or options.cpu_offload_pin_memory is not False:
+        return None
+    version = options.fsdp_version or config.distributed.fsdp_version
+    if version == 2 and options.offload_params:
+        return None
+    return _at(
+        config,
+        "fsdp_config",
+        "fsdp_config.cpu_offload_pin_memory: false is for FSDP 2 with offload_params",
+        "write fsdp_version: 2 and offload_params: true, or remove it",
+    )
+
+
+MACHINE_RULES: tuple[Callable[[Config], Problem | None], ...] = (
+    one_way_to_shard,
+    fsdp_has_one_version,
+    unpinned_offloading_is_fsdp2,
+)
+
+
+def check_runnable(config: Config, hardware: Hardware) -> list[Problem]:
+    """What keeps a valid config from training on this machine."""
+    found = [rule(config, hardware) for rule in RUN_RULES]
+    return [problem for problem in found if problem is not None]
+
+
+def sharding_comes_later(config: Config, _: Hardware) -> Problem | None:
+    for key in ("fsdp", "fsdp_config", "fsdp_version", "deepspeed"):
+        if config.value(key):
+            return _at(
+                config,
+                key,
+                f"{key} is understood, and does not run in this version",
+                "remove it: several processes train with DDP (--launcher torchrun)",
+            )
+    return None
+
+
+def bfloat16_needs_its_device(config: Config, hardware: Hardware) -> Problem | None:
+    precision = config.precision
+    key = "bfloat16" if precision.bfloat16 else "bf16"
+    wanted = precision.bfloat16 or precision.bf16 in (True, "full")
+    if not wanted or hardware.device != "cuda" or hardware.bf16:
+        return None
+    return _at(
+        config, key, f"{key}: {hardware.device_name or 'this GPU'} has no bfloat16", "write bf16: false and fp16: true"
+    )
+
+
+def float16_needs_an_accelerator(config: Config, hardware: Hardware) -> Problem | None:
+    key = "fp16" if config.precision.fp16 else "float16"
+    if not config.value(key) or hardware.device != "cpu":
+        return None
+    return _at(
+        config, key, f"{key} is true, and a CPU does not train in float16", "write bf16: true, or remove the line"
+    )
+
+
+def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem | None:
+    if hardware.world_size == 1:
+        return None
+    for key in ("device_map", "max_memory"):
+        if config.value(key) is not None:
+            return _at(
+                config, key, f"{key} is for one process, and this run has {hardware.world_size}", "remove the line"
+            )
+    return None
+
+
+RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
+    sharding_comes_later,
+    bfloat16_needs_its_device,
+    float16_needs_an_accelerator,
+    placement_is_for_one_process,
+)
