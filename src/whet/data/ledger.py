@@ -1,0 +1,137 @@
+"""What became of every row: read, kept, cut, dropped; each drop with its reason and examples of where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from whet.core.errors import Problem
+
+EXAMPLES_KEPT = 5
+
+TOO_LONG = "longer than sequence_len"
+TOO_SHORT = "shorter than min_sample_len"
+NOTHING_LEFT = "no supervised token left after cutting"
+DUPLICATE = "exact duplicate"
+
+
+@dataclass
+class Tally:
+    """How many rows, and the first few of them.
+
+    Attributes:
+        count: exact.
+        examples: (place, detail) of the first rows.
+        shortest, longest: tokens of the shortest and longest such row, where tokens are the matter; 0 elsewhere.
+        bad: the rows could not be used at all; `on_bad_row` decides whether that ends the preparation.
+    """
+
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+    shortest: int = 0
+    longest: int = 0
+    bad: bool = False
+
+    def add(self, place: str, detail: str = "", tokens: int = 0) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append((place, detail))
+        if tokens:
+            self.shortest = min(tokens, self.shortest or tokens)
+            self.longest = max(tokens, self.longest)
+
+    @property
+    def places(self) -> str:
+        """``a.jsonl:3, a.jsonl:9 and 12 more``."""
+        named = ", ".join(place for place, _ in self.examples)
+        more = self.count - len(self.examples)
+        return f"{named} and {more:,} more" if more else named
+
+
+@dataclass
+class Ledger:
+    """The account of one dataset.
+
+    Attributes:
+        name: the dataset.
+        read: rows read, bad ones included.
+        kept: rows of which something is kept.
+        samples: samples made of them; a long text may become several.
+        dropped: reason -> rows dropped for it.
+        cut: what was done -> rows that lost or were split at `sequence_len`.
+    """
+
+    name: str
+    read: int = 0
+    kept: int = 0
+    samples: int = 0
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    cut: dict[str, Tally] = field(default_factory=dict)
+
+    def drop(self, reason: str, place: str, detail: str = "", tokens: int = 0, bad: bool = False) -> None:
+        """Count a row that gives no sample."""
+        tally = self.dropped.setdefault(reason, Tally(bad=bad))
+        tally.add(place, detail, tokens)
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(tally.count for tally in self.dropped.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        def tallies(entries: Mapping[str, Any]) -> dict[str, Tally]:
+            return {
+                reason: Tally(**{**entry, "examples": [(place, detail) for place, detail in entry["examples"]]})
+                for reason, entry in entries.items()
+            }
+
+        return cls(**{**values, "dropped": tallies(values["dropped"]), "cut": tallies(values["cut"])})
+
+
+def bad_row_problems(ledger: Ledger) -> Iterator[Problem]:
+    """One problem for each reason for which rows could not be used."""
+    fix = "mend the rows, or set `on_bad_row: drop` to leave them out and count them"
+    for reason, tally in ledger.dropped.items():
+        if tally.bad:
+            yield _problem(reason, tally, fix)
+
+
+def too_long_problem(ledger: Ledger, sequence_len: int) -> Problem | None:
+    """For `excess_length_strategy: raise`: the rows that exceed the limit."""
+    tally = ledger.dropped.get(TOO_LONG)
+    if tally is None:
+        return None
+    fix = f"raise sequence_len to {tally.longest}, or set `excess_length_strategy` to drop or truncate"
+    return _problem(f"{TOO_LONG} {sequence_len}", tally, fix)
+
+
+def nothing_kept_problem(ledger: Ledger, where: str, sequence_len: int) -> Problem | None:
+    """A dataset that gives no sample at all, and why. One that only repeats another dataset's rows is no problem."""
+    if ledger.kept or DUPLICATE in ledger.dropped:
+        return None
+    if not ledger.read:
+        return Problem(where, f"'{ledger.name}' has no rows", "check the file, or take it out of the datasets")
+    rows = "the only row" if ledger.read == 1 else f"all {ledger.read:,} rows"
+    if list(ledger.dropped) == [TOO_LONG]:
+        tally = ledger.dropped[TOO_LONG]
+        verb = "is" if ledger.read == 1 else "are"
+        found = f"'{ledger.name}': {rows} {verb} {TOO_LONG} {sequence_len} (shortest {tally.shortest} tokens)"
+        fix = f"raise sequence_len to at least {tally.shortest}, or set `excess_length_strategy: truncate`"
+        return Problem(where, found, fix)
+    reasons = "; ".join(f"{tally.count:,} {reason} ({tally.places})" for reason, tally in ledger.dropped.items())
+    found = f"'{ledger.name}': {rows} dropped: {reasons}"
+    return Problem(where, found, "mend the rows, or check the dataset's `type` and fields")
+
+
+def _problem(reason: str, tally: Tally, fix: str) -> Problem:
+    (place, detail), *others = tally.examples
+    found = f"{reason} ({detail})" if detail else reason
+    if others:
+        rest = Tally(tally.count - 1, others)
+        found = f"{found}; {tally.count:,} rows, also {rest.places}"
+    return Problem(place, found, fix)

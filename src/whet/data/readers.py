@@ -1,0 +1,237 @@
+"""A file's bytes to rows, one reader a format; a row that cannot be read is a value too.
+
+Rows are numbered from 1: by line where the format has lines (JSON lines, CSV, text), else by record.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from whet.core.errors import DataError, Problem
+
+UTF8_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read: a reason to count it by, and what was found."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row and where it stands.
+
+    Attributes:
+        number: from 1; a line number if ``by_line``, else the number of the record.
+        file: as the user would name it.
+        value: the row's columns, or why there are none.
+    """
+
+    number: int
+    file: str
+    value: Mapping[str, Any] | BadRow
+    by_line: bool = True
+
+    @property
+    def place(self) -> str:
+        return place(self.file, self.number, self.by_line)
+
+
+def place(file: str, number: int, by_line: bool) -> str:
+    """Name a row.
+
+    >>> place("a.jsonl", 3, by_line=True), place("a.parquet", 3, by_line=False)
+    ('a.jsonl:3', 'a.parquet, row 3')
+    """
+    return f"{file}:{number}" if by_line else f"{file}, row {number}"
+
+
+def read_json_lines(stream: Iterable[bytes], file: str) -> Iterator[Row]:
+    """One JSON object a line; blank lines are passed over."""
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(UTF8_MARK) if number == 1 else line
+        if text.strip():
+            yield Row(number, file, _parse_object(text))
+
+
+def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
+    """JSON in any usual shape: a list of objects, an object that holds one under a single key, or an object a line.
+
+    A document is read into memory whole; lines are not.
+    """
+    head = _through_first_text(stream)
+    if head and _is_object(head[-1]):
+        more = _through_first_text(stream)
+        if more and more[-1].strip():
+            yield from read_json_lines(itertools.chain(head, more, stream), file)
+            return
+    text = b"".join(head) + stream.read()
+    try:
+        document = orjson.loads(text.removeprefix(UTF8_MARK)) if text.strip() else []
+    except orjson.JSONDecodeError as error:
+        lines = text.splitlines()
+        if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines[:3]):
+            yield from read_json_lines(lines, file)
+            return
+        found = f"not valid JSON ({error.msg})"
+        at = f"{file}:{error.lineno}:{error.colno}"
+        raise DataError(Problem(at, found, "mend the file; it was read as one JSON document")) from error
+    for number, item in enumerate(_records(document), start=1):
+        yield Row(number, file, _object(item), by_line=False)
+
+
+def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
+    """A header, then a row a record; every value stays the text that it is. Tabs separate in a .tsv file."""
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(_decoded_lines(stream, file), delimiter="\t" if ".tsv" in file.lower() else ",")
+    header = next(reader, None)
+    if header is None:
+        return
+    line = reader.line_num + 1
+    try:
+        for cells in reader:
+            if len(cells) == len(header):
+                yield Row(line, file, dict(zip(header, cells, strict=True)))
+            elif cells:
+                found = f"found {len(cells)}, the header has {len(header)}"
+                yield Row(line, file, BadRow("wrong number of cells", found))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(Problem(f"{file}:{line}", f"not valid CSV ({error})", "mend the file")) from error
+
+
+def read_text(stream: BinaryIO, file: str) -> Iterator[Row]:
+    """A line is a row with one column, ``text``; blank lines are passed over."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            text = (line.removeprefix(UTF8_MARK) if number == 1 else line).decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield Row(number, file, _not_utf8(error))
+        else:
+            if text.strip():
+                yield Row(number, file, {"text": text})
+
+
+def read_parquet(stream: BinaryIO, file: str) -> Iterator[Row]:
+    """A Parquet file, a thousand rows at a time."""
+    yield from _rows_of_batches(pq.ParquetFile(stream).iter_batches(batch_size=1000), file)
+
+
+def read_arrow(stream: BinaryIO, file: str) -> Iterator[Row]:
+    """An Arrow file, in the file format or the stream format (`datasets` writes the latter)."""
+    magic = stream.read(6)
+    stream.seek(0)
+    if magic == b"ARROW1":
+        reader = pa.ipc.open_file(stream)
+        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        yield from _rows_of_batches(batches, file)
+    else:
+        yield from _rows_of_batches(iter(pa.ipc.open_stream(stream)), file)
+
+
+READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Row]]] = {
+    "jsonl": read_json_lines,
+    "json": read_json,
+    "csv": read_csv,
+    "text": read_text,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+
+
+def decompressed(stream: BinaryIO, ending: str) -> BinaryIO:
+    """The stream as it was before compression, by the file's last ending."""
+    codec = COMPRESSIONS.get(ending.lower())
+    if codec is None:
+        return stream
+    return io.BufferedReader(pa.CompressedInputStream(stream, codec))
+
+
+def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as decoding:
+            return _not_utf8(decoding)
+        return BadRow("not valid JSON", f"{error.msg} at column {error.colno}")
+    return _object(value)
+
+
+def _object(value: Any) -> Mapping[str, Any] | BadRow:
+    if isinstance(value, dict):
+        return value
+    return BadRow(
+        "not a JSON object", f"found {type(value).__name__} {orjson.dumps(value)[:40].decode(errors='replace')}"
+    )
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BadRow:
+    return BadRow("not UTF-8", f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line")
+
+
+def _through_first_text(stream: BinaryIO) -> list[bytes]:
+    """Lines up to and with the first that is not blank."""
+    lines: list[bytes] = []
+    for line in stream:
+        lines.append(line)
+        if line.removeprefix(UTF8_MARK).strip():
+            break
+    return lines
+
+
+def _is_object(line: bytes) -> bool:
+    return isinstance(_parse_object(line.removeprefix(UTF8_MARK)), dict)
+
+
+def _records(document: Any) -> list[Any]:
+    """The rows of a document: its list, the list under its only key (but not one conversation's messages), itself."""
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict) and len(document) == 1:
+        ((key, inner),) = document.items()
+        if isinstance(inner, list) and key not in ("messages", "conversations", "segments", "input_ids"):
+            return inner
+    return [document]
+
+
+def _decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield (line.removeprefix(UTF8_MARK) if number == 1 else line).decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"not UTF-8: {_not_utf8(error).detail}"
+            raise DataError(Problem(f"{file}:{number}", found, "save the file as UTF-8")) from error
+
+
+def _rows_of_batches(batches: Iterator[pa.RecordBatch], file: str) -> Iterator[Row]:
+    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    return (Row(number, file, value, by_line=False) for number, value in enumerate(rows, start=1))
