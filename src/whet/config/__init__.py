@@ -16,7 +16,7 @@ from whet.config.json_schema import json_schema
 from whet.config.load import load_config, make_config
 from whet.config.origins import Origin
 from whet.config.resolve import ResolvedRun, resolve
-from whet.config.rules_of_machine import check_runnable
+from whet.config.rules import check_runnable
 from whet.config.schema import DatasetConfig
 
 __all__ = [

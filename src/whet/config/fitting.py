@@ -123,6 +123,10 @@ def fit(node: Node, annotation: Any) -> Any:
     return _fit_scalar(node.value, node.plain, shape)
 
 
+def _takes_empty(annotation: Any) -> bool:
+    return shape_of(annotation).empty
+
+
 def _fit_mapping(node: Node, entries: Mapping[str, Node], shape: Shape) -> Any:
     if shape.block is not None:
         fields = shape.block.model_fields
@@ -133,7 +137,7 @@ def _fit_mapping(node: Node, entries: Mapping[str, Node], shape: Shape) -> Any:
         return {
             name: value
             for name, value in fitted.items()
-            if value is not None or name not in fields or shape_of(fields[name].annotation).empty
+            if value is not None or name not in fields or _takes_empty(fields[name].annotation)
         }
     if shape.pairs is not None:
         keys = shape_of(shape.pairs[0])

@@ -62,7 +62,7 @@ def json_schema() -> dict[str, Any]:
 def _presented(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     """An entry with its names and without Pydantic's titles; empty is allowed."""
     shown = {key: value for key, value in entry.items() if key != "title"}
-    description = {key: shown.pop(key) for key in ("description", "default") if key in shown}
+    about: dict[str, Any] = {key: shown.pop(key) for key in ("description", "default") if key in shown}
     if name in _NAMES:
         shown = {"enum": [*_NAMES[name], None]}
     elif "anyOf" not in shown:
@@ -71,4 +71,4 @@ def _presented(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         shown = {"anyOf": [*shown["anyOf"], {"type": "null"}]}
     if name in _EXAMPLES:
         shown["examples"] = list(_EXAMPLES[name])
-    return {**description, **shown}
+    return {**about, **shown}

@@ -51,8 +51,9 @@ def _section(
         wrong = _by_place(error.errors(include_url=False), entries)
     findings.problems += [_problem(path, errors, entries) for path, errors in wrong.items()]
     good: Any = values
-    for path in sorted(wrong, key=_deepest_last_first):
-        good = _without(good, path)
+    for path in sorted(wrong, key=_deepest_first):
+        lacks_path = any(error["type"] == "missing" and error["loc"][-1] == "path" for error in wrong[path])
+        good = _with_path(good, path) if lacks_path else _without(good, path)
     try:
         return section.model_validate(_with_stand_ins(section, good, findings))
     except ValidationError as error:
@@ -70,7 +71,7 @@ def _with_stand_ins(section: type[Section], values: dict[str, Any], findings: Fi
     return {**values, **missing}
 
 
-def _deepest_last_first(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
+def _deepest_first(path: tuple[str | int, ...]) -> tuple[int, tuple[int, ...]]:
     """Items are taken out of a list from its end, so that the places before them stay."""
     return -len(path), tuple(-part if isinstance(part, int) else 0 for part in path)
 
@@ -86,6 +87,13 @@ def _without(value: Any, path: tuple[str | int, ...]) -> Any:
         middle = (_without(value[head], rest),) if rest else ()
         return (*before, *middle, *after)
     return value
+
+
+def _with_path(values: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    """The values with a stand-in for the path that a dataset's row lacks, so that the rows keep their numbers."""
+    key, index = str(path[0]), path[1]
+    rows = [{**row, "path": "?"} if number == index else row for number, row in enumerate(values[key])]
+    return {**values, key: tuple(rows)}
 
 
 def _by_place(

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.config.config import Config
+from whet.config.rules.base import Rule, at
 from whet.core.errors import Problem
 from whet.core.types import Hardware
-
-
-def _at(config: Config, key: str, found: str, fix: str) -> Problem:
-    return Problem(config.where(key), found, fix, key)
 
 
 def one_way_to_shard(config: Config) -> Problem | None:
     distributed = config.distributed
     if distributed.deepspeed is None or not (distributed.fsdp or distributed.fsdp_config):
         return None
-    return _at(config, "deepspeed", "deepspeed and fsdp are both written", "keep one of them")
+    return at(config, "deepspeed", "deepspeed and fsdp are both written", "keep one of them")
 
 
 def fsdp_has_one_version(config: Config) -> Problem | None:
@@ -29,7 +26,7 @@ def fsdp_has_one_version(config: Config) -> Problem | None:
     inner = distributed.fsdp_config.fsdp_version if distributed.fsdp_config else None
     if inner is None or distributed.fsdp_version in (None, inner):
         return None
-    return _at(
+    return at(
         config,
         "fsdp_version",
         f"fsdp_version is {distributed.fsdp_version}, and {inner} in fsdp_config",
@@ -44,7 +41,7 @@ def unpinned_offloading_is_fsdp2(config: Config) -> Problem | None:
     version = options.fsdp_version or config.distributed.fsdp_version
     if version == 2 and options.offload_params:
         return None
-    return _at(
+    return at(
         config,
         "fsdp_config",
         "fsdp_config.cpu_offload_pin_memory: false is for FSDP 2 with offload_params",
@@ -52,7 +49,7 @@ def unpinned_offloading_is_fsdp2(config: Config) -> Problem | None:
     )
 
 
-MACHINE_RULES: tuple[Callable[[Config], Problem | None], ...] = (
+MACHINE_RULES: tuple[Rule, ...] = (
     one_way_to_shard,
     fsdp_has_one_version,
     unpinned_offloading_is_fsdp2,
@@ -68,7 +65,7 @@ def check_runnable(config: Config, hardware: Hardware) -> list[Problem]:
 def sharding_comes_later(config: Config, _: Hardware) -> Problem | None:
     for key in ("fsdp", "fsdp_config", "fsdp_version", "deepspeed"):
         if config.value(key):
-            return _at(
+            return at(
                 config,
                 key,
                 f"{key} is understood, and does not run in this version",
@@ -83,7 +80,7 @@ def bfloat16_needs_its_device(config: Config, hardware: Hardware) -> Problem | N
     wanted = precision.bfloat16 or precision.bf16 in (True, "full")
     if not wanted or hardware.device != "cuda" or hardware.bf16:
         return None
-    return _at(
+    return at(
         config, key, f"{key}: {hardware.device_name or 'this GPU'} has no bfloat16", "write bf16: false and fp16: true"
     )
 
@@ -92,7 +89,7 @@ def float16_needs_an_accelerator(config: Config, hardware: Hardware) -> Problem 
     key = "fp16" if config.precision.fp16 else "float16"
     if not config.value(key) or hardware.device != "cpu":
         return None
-    return _at(
+    return at(
         config, key, f"{key} is true, and a CPU does not train in float16", "write bf16: true, or remove the line"
     )
 
@@ -102,7 +99,7 @@ def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem 
         return None
     for key in ("device_map", "max_memory"):
         if config.value(key) is not None:
-            return _at(
+            return at(
                 config, key, f"{key} is for one process, and this run has {hardware.world_size}", "remove the line"
             )
     return None

@@ -1,142 +1,23 @@
-"""Rules about names of things that other layers build, and about the rows of datasets."""
+"""Rules about the rows of `datasets` and `test_datasets`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from whet.config.config import Config
 from whet.config.names import (
-    ADAPTERS,
-    ATTENTION,
-    ATTENTION_NOT_YET,
-    ATTENTION_SHORT,
-    CHAT_TEMPLATES,
-    CHAT_TEMPLATES_NOT_YET,
     DATASET_TYPE_VARIANTS,
     DATASET_TYPES,
     DATASET_TYPES_NOT_YET,
-    DPO_LOSSES,
-    LORA_STARTS,
-    LORA_STARTS_NOT_YET,
-    METHODS,
-    METHODS_NOT_YET,
-    OPTIMIZERS,
-    OPTIMIZERS_NOT_YET,
     PREFERENCE_TYPES,
     PREFERENCE_TYPES_NOT_YET,
-    SCHEDULERS,
 )
+from whet.config.rules.base import Place, shown_place
+from whet.config.rules.names import template_problem
 from whet.config.schema import DatasetConfig
 from whet.core.errors import Problem
 from whet.core.nearest import suggestion
-
-Place = tuple[str | int, ...]
-
-
-def _at(config: Config, key: str, found: str, fix: str) -> Problem:
-    return Problem(config.where(key), found, fix, key)
-
-
-def the_method_exists(config: Config) -> Problem | None:
-    name = config.method.rl
-    if name is None or name in METHODS:
-        return None
-    if name in METHODS_NOT_YET:
-        return _at(config, "rl", f"rl: {name} is not supported yet", "write rl: dpo, or leave it out")
-    return _at(config, "rl", f"rl: there is no method '{name}'", suggestion(name, METHODS))
-
-
-def the_optimizer_exists(config: Config) -> Problem | None:
-    name = config.optimizer.optimizer
-    if name in OPTIMIZERS:
-        return None
-    if name in OPTIMIZERS_NOT_YET:
-        return _at(config, "optimizer", f"optimizer: {name} is not supported yet", OPTIMIZERS_NOT_YET[name])
-    return _at(config, "optimizer", f"optimizer: there is no '{name}'", suggestion(name, OPTIMIZERS))
-
-
-def the_scheduler_exists(config: Config) -> Problem | None:
-    name = config.optimizer.lr_scheduler
-    if name in SCHEDULERS:
-        return None
-    return _at(config, "lr_scheduler", f"lr_scheduler: there is no '{name}'", suggestion(name, SCHEDULERS))
-
-
-def the_adapter_exists(config: Config) -> Problem | None:
-    name = config.adapter.adapter
-    if name is None or name in ADAPTERS:
-        return None
-    return _at(config, "adapter", f"adapter: there is no '{name}'", suggestion(name, ADAPTERS))
-
-
-def the_adapter_start_exists(config: Config) -> Problem | None:
-    name = config.adapter.peft_init_lora_weights
-    if name is None or isinstance(name, bool) or name in LORA_STARTS or name.startswith("pissa_niter_"):
-        return None
-    key = "peft_init_lora_weights"
-    if name in LORA_STARTS_NOT_YET:
-        return _at(config, key, f"{key}: {name} is not supported yet", "write pissa, or true")
-    return _at(config, key, f"{key}: there is no '{name}'", suggestion(name, (*LORA_STARTS, "true", "false")))
-
-
-def the_attention_exists(config: Config) -> Problem | None:
-    name = config.attention.attn_implementation
-    if name is None or name in ATTENTION or "/" in name:
-        return None
-    key = "attn_implementation"
-    if name in ATTENTION_SHORT:
-        return _at(
-            config, key, f"{key}: '{name}' is short for {ATTENTION_SHORT[name]}", f"write {ATTENTION_SHORT[name]}"
-        )
-    if name in ATTENTION_NOT_YET:
-        return _at(config, key, f"{key}: {name} is not supported yet", "write sdpa, or remove the line")
-    return _at(config, key, f"{key}: there is no '{name}'", suggestion(name, ATTENTION))
-
-
-def the_losses_exist(config: Config) -> Problem | None:
-    for name in config.method.dpo_loss_type or ():
-        if name not in DPO_LOSSES:
-            return _at(config, "dpo_loss_type", f"dpo_loss_type: there is no '{name}'", suggestion(name, DPO_LOSSES))
-    return None
-
-
-def the_template_exists(config: Config) -> Problem | None:
-    return _template_problem(config, ("chat_template",), config.template.chat_template)
-
-
-def _template_problem(config: Config, place: Place, name: str | None) -> Problem | None:
-    if name in (None, "jinja", "tokenizer_default"):
-        return None
-    shown = _shown(place)
-    bare = name.removeprefix("tokenizer_default_fallback_")
-    if bare in CHAT_TEMPLATES:
-        return None
-    where, key = config.where(place), str(place[0])
-    if bare in CHAT_TEMPLATES_NOT_YET:
-        return Problem(
-            where,
-            f"{shown}: the template {bare} is not shipped",
-            "write tokenizer_default, or jinja with its text",
-            key,
-        )
-    names = (*CHAT_TEMPLATES, "tokenizer_default", "jinja")
-    return Problem(where, f"{shown}: there is no template '{name}'", suggestion(bare, names), key)
-
-
-NAME_RULES: tuple[Callable[[Config], Problem | None], ...] = (
-    the_method_exists,
-    the_optimizer_exists,
-    the_scheduler_exists,
-    the_adapter_exists,
-    the_adapter_start_exists,
-    the_attention_exists,
-    the_losses_exist,
-    the_template_exists,
-)
-
-
-# Rows of datasets
 
 
 def row_problems(config: Config) -> list[Problem]:
@@ -160,12 +41,8 @@ def _rows(config: Config) -> Iterable[tuple[Place, DatasetConfig]]:
             yield (key, index), row
 
 
-def _shown(place: Place) -> str:
-    return str(place[0]) if len(place) == 1 else f"{place[0]}[{place[1]}]" + (f".{place[2]}" if len(place) > 2 else "")
-
-
 def _row_problem(config: Config, place: Place, found: str, fix: str) -> Problem:
-    return Problem(config.where(place), f"{_shown(place)}: {found}", fix, str(place[0]))
+    return Problem(config.where(place), f"{shown_place(place)}: {found}", fix, str(place[0]))
 
 
 def base_type(name: str) -> str:
@@ -206,7 +83,7 @@ def _type(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
 
 
 def _template(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
-    return _template_problem(config, (*place, "chat_template"), row.chat_template)
+    return template_problem(config, (*place, "chat_template"), row.chat_template)
 
 
 def _jinja(config: Config, place: Place, row: DatasetConfig) -> Problem | None:

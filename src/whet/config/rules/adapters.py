@@ -1,0 +1,122 @@
+"""Rules about adapters and quantised base models."""
+
+from __future__ import annotations
+
+import re
+
+from whet.config.config import Config
+from whet.config.rules.base import Rule, at, clash, first_set
+from whet.core.errors import Problem
+
+
+def four_bits_or_eight(config: Config) -> Problem | None:
+    if not (config.quant.load_in_4bit and config.quant.load_in_8bit):
+        return None
+    return at(config, "load_in_8bit", "load_in_4bit and load_in_8bit are both true", "keep one of them")
+
+
+def qlora_has_a_4bit_base(config: Config) -> Problem | None:
+    if config.adapter.adapter != "qlora" or config.quant.load_in_4bit:
+        return None
+    fix = "write load_in_4bit: true instead" if config.quant.load_in_8bit else "add `load_in_4bit: true`"
+    return at(config, "adapter", "adapter is qlora, and the base model is not loaded in 4 bits", fix)
+
+
+def few_bits_need_an_adapter(config: Config) -> Problem | None:
+    if config.adapter.adapter:
+        return None
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if config.value(key):
+            return at(
+                config,
+                key,
+                f"{key} is true, and quantised weights cannot be trained",
+                "add `adapter: qlora`" if key == "load_in_4bit" else "add `adapter: lora`",
+            )
+    return None
+
+
+def four_bit_options_need_4bit(config: Config) -> Problem | None:
+    keys = ("bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "bnb_4bit_use_double_quant")
+    key = first_set(config, keys)
+    if key is None or config.quant.load_in_4bit:
+        return None
+    return at(config, key, f"{key} is written, and load_in_4bit is not", "add `load_in_4bit: true`, or remove the line")
+
+
+def adapter_options_need_an_adapter(config: Config) -> Problem | None:
+    if config.adapter.adapter:
+        return None
+    for key in type(config.adapter).model_fields:
+        value = config.value(key)
+        if config.is_set(key) and value not in (False, type(config.adapter).model_fields[key].default):
+            return at(
+                config, key, f"{key} is written, and there is no adapter", "add `adapter: lora`, or remove the line"
+            )
+    return None
+
+
+def the_adapter_has_targets(config: Config) -> Problem | None:
+    adapter = config.adapter
+    if not adapter.adapter or adapter.lora_model_dir:
+        return None
+    if adapter.lora_target_modules or adapter.lora_target_linear or adapter.lora_target_parameters:
+        return None
+    return at(
+        config,
+        "adapter",
+        "the adapter has nothing to adapt",
+        "add `lora_target_linear: true`, or name layers in lora_target_modules",
+    )
+
+
+def target_patterns_compile(config: Config) -> Problem | None:
+    targets = config.adapter.lora_target_modules or ()
+    for pattern in (targets,) if isinstance(targets, str) else targets:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return at(
+                config,
+                "lora_target_modules",
+                f"lora_target_modules: '{pattern}' is no regular expression: {error}",
+                "write a layer's name",
+            )
+    return None
+
+
+def adapted_parameters_have_no_dropout(config: Config) -> Problem | None:
+    if not config.adapter.lora_target_parameters or config.adapter.lora_dropout == 0:
+        return None
+    return at(
+        config,
+        "lora_dropout",
+        f"lora_dropout is {config.adapter.lora_dropout:g}, which lora_target_parameters rules out",
+        "write lora_dropout: 0",
+    )
+
+
+def layers_pattern_counts_layers(config: Config) -> Problem | None:
+    if not config.adapter.peft_layers_pattern or config.adapter.peft_layers_to_transform:
+        return None
+    return at(
+        config, "peft_layers_pattern", "peft_layers_pattern names no layers by itself", "add peft_layers_to_transform"
+    )
+
+
+def unfrozen_parameters_are_full_weights(config: Config) -> Problem | None:
+    return clash(config, "peft_layers_to_transform", "unfrozen_parameters", "keep one of them")
+
+
+ADAPTER_RULES: tuple[Rule, ...] = (
+    four_bits_or_eight,
+    qlora_has_a_4bit_base,
+    few_bits_need_an_adapter,
+    four_bit_options_need_4bit,
+    adapter_options_need_an_adapter,
+    the_adapter_has_targets,
+    target_patterns_compile,
+    adapted_parameters_have_no_dropout,
+    layers_pattern_counts_layers,
+    unfrozen_parameters_are_full_weights,
+)
