@@ -5,7 +5,7 @@ from __future__ import annotations
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.registry import Registry
-from whet.data.formats.base import Format, MakeFormat
+from whet.data.formats.base import CONFIGURED, Format, MakeFormat
 from whet.data.templates.resolve import dataset_place
 
 FORMATS = Registry(
@@ -27,3 +27,9 @@ def make_format(dataset: DatasetConfig, config: Config) -> Format:
     name = (dataset.type or "tokens").partition(":")[0]
     make: MakeFormat = FORMATS.load(name, config.where((*dataset_place(config, dataset), "type")))
     return make(dataset, config)
+
+
+def uses_chat_template(config: Config) -> bool:
+    """Whether any dataset of the config is rendered with the chat template of the config."""
+    datasets = (*config.data.datasets, *config.data.test_datasets)
+    return any(make_format(dataset, config).template == CONFIGURED for dataset in datasets)
