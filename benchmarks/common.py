@@ -42,7 +42,7 @@ def alternate(contestants: Sequence[Contestant], rounds: int, workdir: Path) -> 
 
 
 def run(contestant: Contestant, workdir: Path) -> dict[str, Any]:
-    """Run one contestant in a child process, with the hub switched off and nothing of this process inherited but PATH.
+    """Run one contestant in a child process, with the hub and trackers switched off.
 
     Raises:
         RuntimeError: it failed; the end of what it printed is in the message.

@@ -1,4 +1,4 @@
-"""`whet train` on the workbench. Prints the same JSON object as contestant_trl.py, read from the run's metrics.jsonl."""
+"""`whet train` on the workbench; prints the same JSON object as contestant_trl.py, from the run's metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How long one waits: `whet --help`, `whet check`, and from the command to the end of step 1 against TRL's SFTTrainer.
+"""How long one waits: `whet --help`, `whet check`, and until the end of step 1 against TRL's SFTTrainer.
 
-Both train the same tiny model on the same 64 conversations, unprepared, in a fresh process. The peer is a ten-line TRL script.
+Both train the same tiny model on the same 64 conversations, unprepared, in a fresh process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Supervised tokens per second and peak memory of `whet train` against TRL's SFTTrainer.
 
-The same model, tokenizer, template, rows, optimizer and sequence length on the Python-documentation conversations, packed,
-fp32, on whatever device this machine has as its CPU. Run: python benchmarks/train.py [--hidden-size 512 --num-layers 8].
+The same model, tokenizer, template, rows, optimizer and sequence length on the Python-documentation conversations,
+packed, fp32, on the CPU. Run: python benchmarks/train.py [--hidden-size 512 --num-layers 8].
 """
 
 from __future__ import annotations
