@@ -1,4 +1,4 @@
-"""Tokenizers for tests and benchmarks: small byte-level ones made here, and Mistral's from `mistral-common`. No network."""
+"""Tokenizers for tests and benchmarks, without network: small ones made here, and Mistral's from `mistral-common`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from whet.data.templates.render import Renderer
 from whet.data.templates.resolve import shipped_template
 
 #: What marks a token in the text of a template.
@@ -74,3 +75,10 @@ def byte_level_tokenizer(
             single=f"{bos} $A", pair=None, special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token="<pad>")
+
+
+@functools.cache
+def tiny_renderer(template_name: str, vocab_size: int = 420) -> Renderer:
+    """The renderer of a shipped template for its tiny tokenizer."""
+    tokenizer = tiny_tokenizer(template_name, vocab_size)
+    return Renderer(tokenizer.chat_template, tokenizer)

@@ -174,7 +174,7 @@ class SampleEncoder:
         tokenizer: a fast tokenizer of transformers.
 
     Attributes:
-        cuts_long_rows: a sample of more than ``sequence_len`` tokens is to be cut with `Encoded.chunks`; it is raw text.
+        cuts_long_rows: samples are raw text; one of more than ``sequence_len`` tokens is cut with `Encoded.chunks`.
 
     Raises:
         ConfigError, DataError: the format, the chat template or the tokenizer cannot be used.

@@ -1,4 +1,4 @@
-"""A row's messages -> turns: names of roles and fields, parts, tool calls, reasoning, and the row's wishes for training."""
+"""A row's messages -> turns: their roles, contents, tool calls and reasoning, and what the row wants trained."""
 
 from __future__ import annotations
 

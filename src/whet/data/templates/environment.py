@@ -130,7 +130,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return concat([text_of(part) for part in parts])
 
     def call(__self, __context: Context, __callable: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """As the sandbox does; the method of a literal string is the traced one, so that it keeps its arguments' runs."""
+        """As the sandbox does; a literal string's method is the traced one, so that it keeps its arguments' runs."""
         if isinstance(__callable, BuiltinMethodType) and type(__callable.__self__) is str:
             __callable = getattr(Traced(__callable.__self__), __callable.__name__)
         return super().call(__context, __callable, *args, **kwargs)

@@ -7,6 +7,7 @@ once for a template; the users' conversations are rendered once and compared wit
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def learn(template: Template, special: Sequence[str], eos: str | None, where: st
     rendered = _render_first(template, where)
     text, runs, conversation = rendered
     _refuse_lost_traces(text, runs, conversation, where)
-    prompt = _generation_prompt(template, conversation)
+    prompt = _generation_prompt(template, conversation, special)
     least = min(_matched(prompt, text, runs), len(prompt.rstrip()))
     tails = {role: tail for role, tail in _tails(template).items() if tail}
     writes = "\n".join([*_gaps(text, runs), prompt, *tails.values()])
@@ -111,14 +112,29 @@ def _after_last(text: str, runs: Sequence[Run]) -> str:
     return text[max((run.end for run in runs if run.source.field != "role"), default=0) :]
 
 
-def _generation_prompt(template: Template, conversation: list[dict[str, Any]]) -> str:
+def _generation_prompt(template: Template, conversation: list[dict[str, Any]], special: Sequence[str]) -> str:
+    """What the template appends when asked for the generation prompt, instead of (or after) its usual ending."""
     question = conversation[: next(n for n, message in enumerate(conversation) if message["role"] == "user") + 1]
     without, with_prompt = _attempt(template, question), _attempt(template, question, prompt=True)
     if isinstance(with_prompt, Exception):
         return ""
     tail = _after_last(*with_prompt)
     closing = "" if isinstance(without, Exception) else _after_last(*without)
-    return tail.removeprefix(closing)
+    return tail[_shared(tail, closing, special) :]
+
+
+def _shared(one: str, other: str, special: Sequence[str]) -> int:
+    """Length of the common beginning, not counting a part of a control token.
+
+    >>> _shared("<|end|>\n<|assistant|>", "<|end|>\n<|endoftext|>", ["<|end|>", "<|assistant|>", "<|endoftext|>"])
+    8
+    """
+    length = len(os.path.commonprefix([one, other]))
+    for token in special:
+        at = one.find(token, max(0, length - len(token) + 1))
+        if 0 <= at < length < at + len(token):
+            return at
+    return length
 
 
 def _matched(prompt: str, text: str, runs: Sequence[Run]) -> int:

@@ -17,26 +17,23 @@ _FALLBACK = "tokenizer_default_fallback_"
 
 #: Templates that Axolotl has and that are not written here yet.
 NOT_SHIPPED = frozenset(
-    [
+    {
         "aya",
         "command_a",
         "command_a_rag",
         "command_a_tool_use",
-        "deepseek_v3",
         "exaone4",
         "falcon_h1",
-        "gemma3n",
         "gemma4",
         "gemma4_unified",
         "jamba",
         "llama3_2_vision",
-        "llama4",
         "llava",
         "nemotron_h",
         "pixtral",
         "qwen2_vl",
         "qwen3_5",
-    ]
+    }
 )
 
 
