@@ -1,0 +1,1 @@
+"""Rows in, token ids and labels out; each step a pure function on plain values."""

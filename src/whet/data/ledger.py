@@ -43,8 +43,12 @@ class Tally:
 
     @property
     def places(self) -> str:
-        """``a.jsonl:3, a.jsonl:9 and 12 more``."""
-        named = ", ".join(place for place, _ in self.examples)
+        """``a.jsonl:3, 9, b.jsonl:1 and 12 more``."""
+        named, previous = "", ""
+        for place, _ in self.examples:
+            file = place.rstrip("0123456789")
+            named += f"{', ' if named else ''}{place.removeprefix(file) if file == previous else place}"
+            previous = file
         more = self.count - len(self.examples)
         return f"{named} and {more:,} more" if more else named
 
@@ -73,6 +77,10 @@ class Ledger:
         """Count a row that gives no sample."""
         tally = self.dropped.setdefault(reason, Tally(bad=bad))
         tally.add(place, detail, tokens)
+
+    def cut_row(self, done: str, place: str, tokens: int) -> None:
+        """Count a row of which only a part is kept, or that became several samples."""
+        self.cut.setdefault(done, Tally()).add(place, f"{tokens} tokens", tokens)
 
     @property
     def num_dropped(self) -> int:

@@ -59,7 +59,7 @@ def place(file: str, number: int, by_line: bool) -> str:
     return f"{file}:{number}" if by_line else f"{file}, row {number}"
 
 
-def read_json_lines(stream: Iterable[bytes], file: str) -> Iterator[Row]:
+def read_jsonl(stream: Iterable[bytes], file: str) -> Iterator[Row]:
     """One JSON object a line; blank lines are passed over."""
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(UTF8_MARK) if number == 1 else line
@@ -76,7 +76,7 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
     if head and _is_object(head[-1]):
         more = _through_first_text(stream)
         if more and more[-1].strip():
-            yield from read_json_lines(itertools.chain(head, more, stream), file)
+            yield from read_jsonl(itertools.chain(head, more, stream), file)
             return
     text = b"".join(head) + stream.read()
     try:
@@ -84,7 +84,7 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
     except orjson.JSONDecodeError as error:
         lines = text.splitlines()
         if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines[:3]):
-            yield from read_json_lines(lines, file)
+            yield from read_jsonl(lines, file)
             return
         found = f"not valid JSON ({error.msg})"
         at = f"{file}:{error.lineno}:{error.colno}"
@@ -143,7 +143,7 @@ def read_arrow(stream: BinaryIO, file: str) -> Iterator[Row]:
 
 
 READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Row]]] = {
-    "jsonl": read_json_lines,
+    "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
     "text": read_text,

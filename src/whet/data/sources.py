@@ -10,7 +10,7 @@ import glob
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -23,7 +23,7 @@ from whet.core.log import say
 from whet.core.nearest import nearest
 from whet.data.readers import COMPRESSIONS, ENDINGS, READERS, BadRow, Row, decompressed
 
-__all__ = ["BadRow", "Row", "Source", "locate", "open_source"]
+__all__ = ["BadRow", "Row", "Source", "locate", "open_source", "read_json_lines"]
 
 _BUILDERS = {"json": "json", "csv": "csv", "parquet": "parquet", "arrow": "arrow", "text": "text"}
 """Names that `datasets` gives its readers; as a `path` they mean: read `data_files` so."""
@@ -89,6 +89,21 @@ def locate(dataset: DatasetConfig, where: str, folder: Path | None = None) -> So
     files = [_LocalFile(path, _label(path)) for path in found if path.is_file()]
     whole = "a file" if len(files) == 1 else "a glob"
     return _Files(dataset.path, _readable(files, dataset, where), _Selection.of(dataset, where, whole=whole))
+
+
+def read_json_lines(path: str | Path, limit: int | None = None) -> list[Mapping[str, Any]]:
+    """The first ``limit`` rows (all by default) of one local file of JSON, an object a line.
+
+    Raises:
+        DataError: the file cannot be read, or one of these rows is broken.
+    """
+    file = _LocalFile(Path(path).expanduser(), str(path))
+    rows: list[Mapping[str, Any]] = []
+    for row in itertools.islice(_read(file, "jsonl"), limit):
+        if isinstance(row.value, BadRow):
+            raise DataError(Problem(row.place, f"{row.value.reason} ({row.value.detail})", "mend the row"))
+        rows.append(row.value)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ A folder appears whole, by rename, or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from whet.core.errors import DataError, Problem
+from whet.data.readers import place
 
 Kind = Literal["tokens", "preference"]
 IntArray = npt.NDArray[np.int64]
@@ -50,6 +52,14 @@ class Origin:
     source: int
     file: int
     row: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that samples come from, and whether its rows are counted by line."""
+
+    path: str
+    by_line: bool
 
 
 class SampleWriter:
@@ -155,12 +165,12 @@ class _Subset:
     samples: Samples
     indices: IntArray
     names: tuple[str, ...]
-    files: tuple[str, ...]
+    files: tuple[SourceFile, ...]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __reduce__(self) -> tuple[type[_Subset], tuple[Samples, IntArray, tuple[str, ...], tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[_Subset], tuple[Samples, IntArray, tuple[str, ...], tuple[SourceFile, ...]]]:
         return type(self), (self.samples, self.indices, self.names, self.files)
 
     @cached_property
@@ -179,9 +189,10 @@ class _Subset:
         return self.samples.num_supervised[self.indices]
 
     def place(self, index: int) -> str:
-        """``file:row`` of a sample."""
+        """The row that a sample comes from: ``chat.jsonl:12``."""
         position = self.indices[index]
-        return f"{self.files[self.samples.file[position]]}:{self.samples.row[position]}"
+        file = self.files[self.samples.file[position]]
+        return place(file.path, int(self.samples.row[position]), file.by_line)
 
 
 class Split(_Subset):
@@ -236,8 +247,14 @@ def write_indices(folder: Path, split: Literal["train", "validation"], indices: 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``: at least ``datasets`` and ``files``, the names that samples refer to by number."""
-    text = json.dumps({"format": FORMAT_VERSION, **manifest}, indent=2, ensure_ascii=False)
+    """Write ``manifest.json``, with the size and SHA-256 of every other file.
+
+    Args:
+        manifest: at least ``datasets``, the names that samples refer to by number, and ``files``, likewise, as
+            dictionaries of `SourceFile`.
+    """
+    hashes = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    text = json.dumps({"format": FORMAT_VERSION, **manifest, "hashes": hashes}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -282,8 +299,13 @@ def open_prepared(folder: Path) -> PreparedSet:
         DataError: the folder holds no readable set.
     """
     manifest = read_manifest(folder)
+    for name, entry in manifest["hashes"].items():
+        size = (folder / name).stat().st_size if (folder / name).exists() else 0
+        if size != entry["bytes"]:
+            found = f"{size:,} bytes long, {entry['bytes']:,} were written"
+            raise DataError(Problem(str(folder / name), found, "delete this folder and prepare again"))
     samples = Samples(folder / SAMPLES)
-    names, files = tuple(manifest["datasets"]), tuple(manifest["files"])
+    names, files = tuple(manifest["datasets"]), tuple(SourceFile(**entry) for entry in manifest["files"])
     make = Split if samples.kind == "tokens" else PreferenceSplit
 
     def split(name: str) -> Split | PreferenceSplit:
@@ -325,6 +347,11 @@ def _list_array(sequences: list[npt.NDArray[Any]], dtype: pa.DataType) -> pa.Lis
 
 def _column(batches: list[pa.RecordBatch], name: str, dtype: type[np.integer]) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype), *(np.asarray(batch.column(name)) for batch in batches)])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from whet.config import DatasetConfig
 from whet.core.errors import DataError
 from whet.data.readers import BadRow
-from whet.data.sources import locate, open_source
+from whet.data.sources import locate, open_source, read_json_lines
 
 ROWS = [{"text": "first"}, {"text": "zweite, ü"}, {"text": "третья 🙂"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -329,3 +329,15 @@ def test_identity_changes_with_the_content_and_the_selection_alone(in_empty_fold
     assert identity(shards=2) != before
     write_lines(in_empty_folder / "a.jsonl", LINES + "\n")
     assert identity() != before
+
+
+def test_rows_of_one_file_are_read_whole_or_not_at_all(in_empty_folder):
+    write_lines(in_empty_folder / "a.jsonl")
+    assert read_json_lines("a.jsonl") == ROWS
+    assert read_json_lines("a.jsonl", limit=2) == ROWS[:2]
+    write_lines(in_empty_folder / "a.jsonl", LINES + "{\n")
+    assert read_json_lines("a.jsonl", limit=3) == ROWS
+    with pytest.raises(DataError, match=r"^a\.jsonl:4: not valid JSON \(.*\) -> mend the row$"):
+        read_json_lines("a.jsonl")
+    with pytest.raises(DataError, match=r"^b\.jsonl: cannot be read \(No such file or directory\)"):
+        read_json_lines("b.jsonl")

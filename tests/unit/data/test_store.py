@@ -22,7 +22,7 @@ def write_tokens(folder, samples, train=None, validation=None):
     store.write_indices(folder, "train", range(len(samples)) if train is None else train)
     if validation is not None:
         store.write_indices(folder, "validation", validation)
-    store.write_manifest(folder, {"datasets": ["a", "b"], "files": ["a.jsonl"]})
+    store.write_manifest(folder, {"datasets": ["a", "b"], "files": [{"path": "a.jsonl", "by_line": True}]})
     return folder
 
 
@@ -81,7 +81,7 @@ def test_preferences_read_as_written(tmp_path):
         writer.add([np.array(ids, np.int32) for ids in ([1, 2], [3], [4, 5, 6])], 4, Origin(0, 0, 1))
         writer.add([np.array(ids, np.int32) for ids in ([7], [8, 9], [])], 2, Origin(0, 0, 2))
     store.write_indices(folder, "train", [0, 1])
-    store.write_manifest(folder, {"datasets": ["a"], "files": ["a.jsonl"]})
+    store.write_manifest(folder, {"datasets": ["a"], "files": [{"path": "a.jsonl", "by_line": True}]})
     split = open_prepared(folder).train
     assert isinstance(split, PreferenceSplit)
     assert [[part.tolist() for part in split.pair(i)] for i in (0, 1)] == [[[1, 2], [3], [4, 5, 6]], [[7], [8, 9], []]]
@@ -104,10 +104,10 @@ def test_publishing_replaces_an_older_set(tmp_path, random_samples):
 def test_a_broken_set_is_an_error_that_names_the_file(tmp_path, random_samples):
     folder = write_tokens(tmp_path / "set", random_samples)
     (folder / store.SAMPLES).write_bytes((folder / store.SAMPLES).read_bytes()[:100])
-    with pytest.raises(
-        DataError, match=r"samples\.arrow: the prepared samples cannot be read .* -> delete this folder"
-    ):
+    with pytest.raises(DataError, match=r"samples\.arrow: 100 bytes long, [\d,]+ were written -> delete this folder"):
         open_prepared(folder)
+    with pytest.raises(DataError, match=r"samples\.arrow: the prepared samples cannot be read .* -> delete this fold"):
+        store.Samples(folder / store.SAMPLES)
     (folder / store.MANIFEST).write_text('{"format": 99}')
     with pytest.raises(DataError, match=r"manifest\.json: written in format 99, this version reads 1 -> prepare again"):
         open_prepared(folder)
