@@ -70,7 +70,8 @@ def write_prepared(
     write_indices(folder, "train", np.arange(len(train)))
     if validation:
         write_indices(folder, "validation", np.arange(len(train), len(train) + len(validation)))
-    write_manifest(folder, {"datasets": list(names), "files": list(names)})
+    files = [{"path": name, "by_line": True} for name in names]
+    write_manifest(folder, {"datasets": list(names), "files": files})
     return open_prepared(folder)
 
 

@@ -70,15 +70,17 @@ class Interrupt(TrainerCallback):
         if number and state.global_step < state.max_steps:
             self.received, self.stopped_at = number, state.global_step
             control.should_save = True
-            control.should_evaluate = False
             control.should_training_stop = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.stopped_at is not None:
-            # Leaving the loop looks like the end of an epoch, which may evaluate and save once more.
-            control.should_save = control.should_evaluate = False
+        if self.stopped_at is None:
+            return
+        # Leaving the loop looks like the end of an epoch. Where it is one, its evaluation belongs into the checkpoint.
+        is_epoch_end = state.epoch is not None and float(state.epoch).is_integer()
+        control.should_evaluate = control.should_evaluate and is_epoch_end
+        control.should_save = control.should_evaluate
 
     def raise_if_stopped(self, output_dir: str, config_file: str, save_only_model: bool) -> None:
         """After training: tell how the run ended, if it was stopped.

@@ -1,0 +1,82 @@
+"""What machine this is, asked once at the start of a run. PyTorch is imported when it is asked, not before."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from whet.core.types import Hardware
+
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def probe() -> Hardware:
+    """The device that this process will use, and its place among the processes a launcher started.
+
+    Ranks come from the environment that torchrun sets; no process group is joined.
+    """
+    device, name, num_devices, bf16, memory_bytes = _accelerator() or _cpu()
+    return Hardware(
+        device=device,
+        device_name=name,
+        num_devices=num_devices,
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=int(os.environ.get("RANK", "0")),
+        local_rank=_local_rank(),
+        bf16=bf16,
+        num_cpus=num_cpus(),
+        memory_bytes=memory_bytes,
+    )
+
+
+def num_cpus() -> int:
+    """Cores that this process may run on, which a container or a scheduler may have made fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def host_memory_bytes() -> int:
+    """Memory of the host, or of the container where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([total, *_cgroup_limits()])
+
+
+def _accelerator() -> tuple[str, str, int, bool, int] | None:
+    """Device, name, number, native bfloat16, memory; None where there is a CPU only."""
+    import torch
+
+    if torch.cuda.is_available():
+        index = _local_rank()
+        properties = torch.cuda.get_device_properties(index)
+        # Ampere brought bfloat16; before it PyTorch emulates, and says that it is supported.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "cuda", properties.name, torch.cuda.device_count(), native, properties.total_memory
+    if torch.backends.mps.is_available():
+        return "mps", platform.processor(), 1, True, torch.mps.recommended_max_memory()
+    return None
+
+
+def _cpu() -> tuple[str, str, int, bool, int]:
+    text = _CPU_FLAGS.read_text(encoding="utf-8", errors="replace") if _CPU_FLAGS.exists() else ""
+    fields = dict(line.split(":", 1) for line in text.partition("\n\n")[0].splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return "cpu", name, 1, bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags)), host_memory_bytes()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _cgroup_limits() -> list[int]:
+    limits = []
+    for path in _CGROUP_LIMITS:
+        if path.exists():
+            text = path.read_text(encoding="utf-8").strip()
+            if text.isdigit():
+                limits.append(int(text))
+    return limits

@@ -1,0 +1,44 @@
+"""The command that starts the ranks of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from whet.core.errors import ConfigError, Problem
+
+
+def torchrun_command(
+    words: Sequence[str], num_processes: int | None = None, launcher_args: Sequence[str] = ()
+) -> list[str]:
+    """The command that runs ``whet <words>`` in several processes.
+
+    Args:
+        words: the subcommand and its arguments.
+        num_processes: on this machine; None is one for each accelerator, or 2 on a CPU-only machine.
+        launcher_args: torchrun's own arguments, as ``--nnodes=2 --rdzv-endpoint=host:29500``. Without any that say how
+            the ranks find each other, this machine is all there is.
+
+    Returns:
+        The command, its first word the path of this Python.
+
+    Raises:
+        ConfigError: the number of processes is given twice.
+    """
+    given = [word.partition("=")[0].lstrip("-").replace("_", "-") for word in launcher_args]
+    if num_processes is not None and "nproc-per-node" in given:
+        raise ConfigError(Problem("whet train", "the number of processes is given twice", "leave out --num-processes"))
+    own = []
+    if not {"standalone", "nnodes", "rdzv-endpoint", "master-addr"} & set(given):
+        own.append("--standalone")
+    if "nproc-per-node" not in given:
+        own.append(f"--nproc-per-node={num_processes or default_num_processes()}")
+    return [sys.executable, "-m", "torch.distributed.run", *own, *launcher_args, "-m", "whet", *words]
+
+
+def default_num_processes() -> int:
+    """One process for each accelerator; 2 where there is none, to try a run out."""
+    from whet.distributed.hardware import probe
+
+    hardware = probe()
+    return hardware.num_devices if hardware.device == "cuda" else 2

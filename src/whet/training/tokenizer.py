@@ -1,0 +1,27 @@
+"""The tokenizer of a run: the model's, with the chat template of training on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whet.config import Config
+from whet.data.formats import uses_chat_template
+from whet.data.templates.resolve import resolve_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run_tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    """Whatever is saved with this tokenizer carries the template that rendered the training data.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+        ConfigError: the chat template cannot be found.
+    """
+    from whet.model.tokenizer import load_tokenizer, with_template
+
+    tokenizer = load_tokenizer(config)
+    if config.template.chat_template or config.template.chat_template_jinja or uses_chat_template(config):
+        return with_template(tokenizer, resolve_template(config, None, tokenizer))
+    return tokenizer
