@@ -56,12 +56,13 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
     from whet.training.steps import plan_steps
+    from whet.training.tokenizer import run_tokenizer
 
     resolved = _resolve(config)
     output_dir = _open_output(resolved)
     checkpoint = _checkpoint(resolved, resume)
     with _recorded(resolved, output_dir) as record:
-        tokenizer = _tokenizer(config)
+        tokenizer = run_tokenizer(config)
         prepared = _prepare(resolved, tokenizer, refresh=False)
         record.note("data", {"path": str(prepared.path), "manifest": dict(prepared.manifest)})
         order = training_order(resolved, prepared.train)
@@ -92,9 +93,10 @@ def preprocess(config: Config, *, refresh: bool = False) -> tuple[PreparedSet, P
         refresh: prepare again even when the set is there.
     """
     from whet.data.summary import print_summary
+    from whet.training.tokenizer import run_tokenizer
 
     resolved = _resolve(config)
-    tokenizer = _tokenizer(config)
+    tokenizer = run_tokenizer(config)
     prepared = _prepare(resolved, tokenizer, refresh=refresh)
     print_summary(prepared, resolved)
     return prepared, tokenizer
@@ -105,9 +107,10 @@ def evaluate(config: Config) -> dict[str, float]:
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
     from whet.training.steps import plan_steps
+    from whet.training.tokenizer import run_tokenizer
 
     resolved = _resolve(config)
-    tokenizer = _tokenizer(config)
+    tokenizer = run_tokenizer(config)
     prepared = _prepare(resolved, tokenizer, refresh=False)
     if prepared.validation is None:
         found, fix = "there is no evaluation data", "set val_set_size or test_datasets"
@@ -208,18 +211,6 @@ def _checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None
     if folder is not None:
         say(f"resuming from {folder}")
     return folder
-
-
-def _tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """The tokenizer with the run's chat template on it, so that whatever is saved carries the template of training."""
-    from whet.data.formats import uses_chat_template
-    from whet.data.templates.resolve import resolve_template
-    from whet.model.tokenizer import load_tokenizer, with_template
-
-    tokenizer = load_tokenizer(config)
-    if config.template.chat_template or uses_chat_template(config):
-        return with_template(tokenizer, resolve_template(config, None, tokenizer))
-    return tokenizer
 
 
 def _prepare(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool) -> PreparedSet:

@@ -1,0 +1,96 @@
+"""The first rows of each dataset, all the way to labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from whet.checks.base import Subject
+from whet.config import DatasetConfig
+from whet.core.errors import Problem, RowError, WhetError
+from whet.data.readers import BadRow, Row
+from whet.data.sources import locate
+from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
+
+ROWS_LOOKED_AT = 100
+
+
+def check(subject: Subject) -> Iterator[str | Problem]:
+    """Each dataset is there, its rows are of its type, and something in them is trained."""
+    config = subject.config
+    for key, datasets in (("datasets", config.data.datasets), ("test_datasets", config.data.test_datasets)):
+        for index, dataset in enumerate(datasets):
+            where = config.where((key, index, "path"))
+            try:
+                yield from _check_dataset(subject, dataset, where)
+            except WhetError as error:
+                yield from error.problems
+
+
+def _check_dataset(subject: Subject, dataset: DatasetConfig, where: str) -> Iterator[str | Problem]:
+    folder = Path(subject.config.file).parent if subject.config.file else None
+    rows = list(islice(locate(dataset, where, folder).rows(), ROWS_LOOKED_AT))
+    if not rows:
+        yield Problem(where, f"'{dataset.path}' holds no rows", "check the file, `split` and `shards`", "datasets")
+        return
+    encoder = SampleEncoder(dataset, subject.config, subject.tokenizer)
+    results = list(zip(rows, _encode(encoder, rows), strict=True))
+    kept = [result for _, result in results if not isinstance(result, RowError)]
+    yield from _problems_of(subject, results, num_kept=len(kept), where=where)
+    if kept:
+        yield _describe(dataset, subject.resolved.sequence_len, len(rows), kept)
+
+
+def _encode(encoder: SampleEncoder, rows: list[Row]) -> list[Encoded | EncodedPreference | RowError]:
+    """What becomes of each row; one that could not be read keeps its place."""
+    encoded = iter(encoder.encode_rows([row.value for row in rows if not isinstance(row.value, BadRow)]))
+    return [
+        RowError(row.value.reason, row.value.detail) if isinstance(row.value, BadRow) else next(encoded) for row in rows
+    ]
+
+
+def _problems_of(
+    subject: Subject,
+    results: list[tuple[Row, Encoded | EncodedPreference | RowError]],
+    *,
+    num_kept: int,
+    where: str,
+) -> Iterator[str | Problem]:
+    """One problem (or, where the config drops bad rows and some are left, one fact) for each reason."""
+    refused = [(row, result) for row, result in results if isinstance(result, RowError)]
+    counts = Counter(error.reason for _, error in refused)
+    drops = subject.config.data.on_bad_row == "drop" and num_kept > 0
+    for reason, count in counts.items():
+        row, error = next((row, error) for row, error in refused if error.reason == reason)
+        found = f"{count} of the first {len(results)} rows: {error}"
+        if drops:
+            yield f"{row.place}: {found} (dropped, as on_bad_row says)"
+        else:
+            yield Problem(row.place, found, f"mend the rows, or write on_bad_row: drop (dataset of {where})", "datasets")
+
+
+def _describe(
+    dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: list[Encoded | EncodedPreference]
+) -> str:
+    lengths = [_length(sample) for sample in kept]
+    facts = [
+        f"{dataset.path} ({dataset.type}): first {num_rows} rows",
+        f"{sum(lengths):,} tokens",
+        f"longest {max(lengths):,}",
+    ]
+    samples = [sample for sample in kept if isinstance(sample, Encoded)]
+    if samples:
+        share = sum(int(sample.supervised.sum()) for sample in samples) / max(1, sum(lengths))
+        facts.append(f"{share:.0%} trained")
+    too_long = sum(length > sequence_len for length in lengths)
+    if too_long:
+        facts.append(f"{too_long} longer than sequence_len {sequence_len:,}")
+    return ", ".join(facts)
+
+
+def _length(sample: Encoded | EncodedPreference) -> int:
+    if isinstance(sample, Encoded):
+        return len(sample)
+    return len(sample.prompt_ids) + max(len(sample.chosen_ids), len(sample.rejected_ids))
