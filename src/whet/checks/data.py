@@ -68,12 +68,12 @@ def _problems_of(
         if drops:
             yield f"{row.place}: {found} (dropped, as on_bad_row says)"
         else:
-            yield Problem(row.place, found, f"mend the rows, or write on_bad_row: drop (dataset of {where})", "datasets")
+            yield Problem(
+                row.place, found, f"mend the rows, or write on_bad_row: drop (dataset of {where})", "datasets"
+            )
 
 
-def _describe(
-    dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: list[Encoded | EncodedPreference]
-) -> str:
+def _describe(dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: list[Encoded | EncodedPreference]) -> str:
     lengths = [_length(sample) for sample in kept]
     facts = [
         f"{dataset.path} ({dataset.type}): first {num_rows} rows",

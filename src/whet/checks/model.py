@@ -21,7 +21,9 @@ def check(subject: Subject) -> Iterator[str | Problem]:
     yield f"attention: {attention.name or 'default'}: {attention.why}"
     limit = architecture.max_positions
     if limit is not None and resolved.sequence_len > limit:
-        found = f"sequence_len is {resolved.sequence_len}, and '{config.model.base_model}' was made for {limit} positions"
+        found = (
+            f"sequence_len is {resolved.sequence_len}, and '{config.model.base_model}' was made for {limit} positions"
+        )
         fix = f"write sequence_len: {limit}, or less; or lengthen the model by model_config (rope_scaling)"
         yield Problem(config.where("sequence_len"), found, fix, "sequence_len")
     packing = isolating_attention(architecture)

@@ -1,23 +1,15 @@
-"""A table of named figures on standard output: aligned for a person, tab-separated for a pipe."""
+"""Named figures as text."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.table import Table
+from whet.cli.tables import print_rows
 
 
 def print_figures(figures: Mapping[str, float]) -> None:
-    """Print ``name value`` for each figure, in the order given."""
-    if not sys.stdout.isatty():
-        sys.stdout.writelines(f"{name}\t{format_figure(value)}\n" for name, value in figures.items())
-        return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in figures.items():
-        table.add_row(name, format_figure(value))
-    Console().print(table)
+    """Print each figure with its name, in the order given."""
+    print_rows(("figure", "value"), [(name, format_figure(value)) for name, value in figures.items()])
 
 
 def format_figure(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,9 @@ def inference(
     untrained: Annotated[bool, typer.Option("--untrained", help="The base model as it was before the run.")] = False,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", metavar="NUMBER", help="0, the default, always takes the likeliest token."),
+        typer.Option(
+            "--temperature", metavar="NUMBER", help="0 takes the likeliest token; the model's own if not given."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", metavar="N", help="The longest answer; 1024 if not given.")
@@ -46,11 +49,17 @@ def inference(
     The prompt's tokens are those of training: same template, same ids. In a terminal the answer streams and
     /help lists the commands; from a pipe each line is a prompt and each answer is printed plainly.
     """
-    from whet.cli.chat_terminal import chat
     from whet.cli.session import open_config
+
+    arguments = arguments_of(context)
+    if base_model is not None:
+        arguments = replace(arguments, overrides=(*arguments.overrides, "--base-model", base_model))
+    config = open_config(config_file, arguments)
+    # After the config is known to be right: what follows imports torch.
+    from whet.cli.chat_terminal import chat
     from whet.serving.chat import load_engine
 
-    config = open_config(config_file, arguments_of(context))
-    engine = load_engine(config, base_model=base_model, lora_model_dir=lora_model_dir, untrained=untrained)
+    names_the_model_itself = base_model is not None and config.adapter.adapter is None and lora_model_dir is None
+    engine = load_engine(config, lora_model_dir=lora_model_dir, untrained=untrained or names_the_model_itself)
     sampling = engine.default_sampling.with_values(temperature=temperature, max_new_tokens=max_new_tokens)
     raise typer.Exit(chat(engine, sampling, prompt=prompt, system=system, keep_history=history))

@@ -180,9 +180,10 @@ def _refuse_mistyped_options(arguments: Arguments, options: Mapping[str, Takes],
     }
     if not suspects:
         return
+    from whet.config.known_keys import every_name
     from whet.config.schema import fields
 
-    keys = {f"--{key}".replace("_", "-") for key in fields()}
+    keys = {f"--{key}".replace("_", "-") for key in {*fields(), *every_name()}}
     problems = [
         Problem(command, f"unknown option '{name}'", f"did you mean '{close}'?")
         for name, close in suspects.items()

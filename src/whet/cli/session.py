@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -26,6 +27,8 @@ _QUIET_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+# Loggers that tell of kernels they would rather have.
+_QUIET_LOGGERS = ("bitsandbytes", "accelerate", "peft", "torch.distributed.elastic.multiprocessing.redirects")
 _QUIET_MODULES = "accelerate|bitsandbytes|datasets|peft|torch|transformers|trl|huggingface_hub|mlflow|wandb"
 
 
@@ -49,6 +52,10 @@ def quiet_libraries() -> None:
     """Silence chatter that says nothing to the person at the terminal; ``python -W`` brings it back."""
     for name, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         for category in (UserWarning, FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"({_QUIET_MODULES})(\.|$)")

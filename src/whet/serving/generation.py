@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -47,11 +48,13 @@ class GenerationEngine:
     def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """``apply_chat_template(messages, add_generation_prompt=True)``, nothing more.
 
+        A model without a chat template continues text: the ids are those of all that was said, joined.
+
         Raises:
             ModelError: the template refuses these messages (a system turn it has no place for, for instance).
         """
-        from jinja2.exceptions import TemplateError
-
+        if not self._tokenizer.chat_template:
+            return list(self._tokenizer("".join(message["content"] for message in messages))["input_ids"])
         try:
             return list(
                 self._tokenizer.apply_chat_template(

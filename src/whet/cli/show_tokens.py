@@ -1,0 +1,85 @@
+"""``whet preprocess --debug``: samples as they will be trained, each token with its label."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from whet.data.store import PreferenceSplit, PreparedSet, Split
+from whet.data.tokenise import Encoded, TokenText, explain_tokens
+
+SUPERVISED_STYLE = "green"
+CONTEXT_STYLE = "red"
+
+# Where there are no colours, what is trained stands between these.
+SUPERVISED_MARKS = ("[[", "]]")
+
+
+def print_samples(prepared: PreparedSet, tokenizer: Any, *, count: int, text_only: bool) -> None:
+    """Print the first ``count`` training samples on standard output.
+
+    Args:
+        text_only: the text alone; otherwise each token as ``text(label, id)``, the label -100 where it is no target.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    colours = sys.stdout.isatty()
+    console.print(_legend(colours))
+    for number in range(min(count, len(prepared.train))):
+        for title, encoded in _encoded(prepared.train, number):
+            pieces = explain_tokens(encoded, tokenizer)
+            num_trained = int(encoded.supervised.sum())
+            place = prepared.train.place(number)
+            console.print(
+                Text(f"\n{place}{title}: {len(encoded)} tokens, {num_trained} trained", style="bold" if colours else "")
+            )
+            console.print(as_text(pieces, colours) if text_only else as_tokens(pieces, colours))
+
+
+def as_text(pieces: list[TokenText], colours: bool) -> Text:
+    """The sample's text; what is trained is coloured, or marked where there are no colours."""
+    shown = Text()
+    for supervised, run in groupby(pieces, key=lambda piece: piece.supervised):
+        text = "".join(piece.text for piece in run)
+        if colours:
+            shown.append(text, style=_style(supervised))
+        else:
+            shown.append(text.join(SUPERVISED_MARKS) if supervised else text)
+    return shown
+
+
+def as_tokens(pieces: list[TokenText], colours: bool) -> Text:
+    """``text(label, id)`` for each token, parts of one character together."""
+    shown = Text()
+    for piece in pieces:
+        ids = "+".join(map(str, piece.ids))
+        label = ids if piece.supervised else "-100"
+        shown.append(piece.text, style=_style(piece.supervised) if colours else "")
+        shown.append(f"({label}, {ids}) ", style="dim" if colours else "")
+    return shown
+
+
+def _legend(colours: bool) -> Text:
+    if not colours:
+        return Text(f"trained text stands between {' and '.join(SUPERVISED_MARKS)}; a label of -100 is not trained")
+    return Text.assemble(("trained", SUPERVISED_STYLE), " and ", ("not trained", CONTEXT_STYLE))
+
+
+def _style(supervised: bool) -> str:
+    return SUPERVISED_STYLE if supervised else CONTEXT_STYLE
+
+
+def _encoded(split: Split | PreferenceSplit, number: int) -> Iterator[tuple[str, Encoded]]:
+    """The sample; for a preference, the prompt with each of its answers."""
+    if isinstance(split, Split):
+        yield "", Encoded(*split.tokens(number))
+        return
+    prompt, chosen, rejected = split.pair(number)
+    for title, answer in ((", chosen", chosen), (", rejected", rejected)):
+        targets = np.concatenate([np.zeros(len(prompt), np.bool_), np.ones(len(answer), np.bool_)])
+        yield title, Encoded(np.concatenate([prompt, answer]), targets)

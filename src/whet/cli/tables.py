@@ -1,0 +1,23 @@
+"""Rows on standard output: aligned for a person, separated by tabs for a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text; the header is for people only, so that a pipe gets data alone."""
+    if not sys.stdout.isatty():
+        sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)

@@ -1,0 +1,66 @@
+"""Where the model is that a run has made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from whet.config import Config
+from whet.core.errors import ArtefactError, Problem
+from whet.core.log import warn
+
+ADAPTER_FILE = "adapter_config.json"
+MODEL_FILE = "config.json"
+
+Kind = Literal["adapter", "full", "base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model to load: what it is, and the folder with what was trained (None for the base model as it is)."""
+
+    kind: Kind
+    folder: Path | None = None
+
+
+def find_trained(config: Config, lora_model_dir: Path | None = None) -> Trained:
+    """The newest result of the config's run: what stands in `output_dir`, else its newest complete checkpoint.
+
+    Args:
+        lora_model_dir: an adapter to use instead.
+
+    Raises:
+        ArtefactError: the run has left nothing yet, or the folder holds no adapter.
+    """
+    if lora_model_dir is not None:
+        return _adapter_in(lora_model_dir)
+    output_dir = Path(config.output.output_dir)
+    kind: Kind = "adapter" if config.adapter.adapter else "full"
+    if _holds(output_dir, kind):
+        return Trained(kind, output_dir)
+    checkpoint = _newest_checkpoint(output_dir)
+    if checkpoint is not None and _holds(checkpoint, kind):
+        warn(f"the run in '{output_dir}' has not ended; this is its checkpoint {checkpoint.name}")
+        return Trained(kind, checkpoint)
+    what = "adapter" if kind == "adapter" else "model"
+    found = f"there is no trained {what} in '{output_dir}' yet"
+    fix = f"train it: whet train {config.file}; or add --untrained for the base model as it is"
+    raise ArtefactError(Problem(config.where("output_dir"), found, fix, "output_dir"))
+
+
+def _adapter_in(folder: Path) -> Trained:
+    if _holds(folder, "adapter"):
+        return Trained("adapter", folder)
+    found = f"'{folder}' holds no adapter ({ADAPTER_FILE})"
+    raise ArtefactError(Problem("--lora-model-dir", found, "give the folder that a LoRA run wrote", "lora_model_dir"))
+
+
+def _holds(folder: Path, kind: Kind) -> bool:
+    return (folder / (ADAPTER_FILE if kind == "adapter" else MODEL_FILE)).is_file()
+
+
+def _newest_checkpoint(output_dir: Path) -> Path | None:
+    from whet.training.checkpoint import newest_complete
+
+    return newest_complete(output_dir).path if output_dir.is_dir() else None
