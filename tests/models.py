@@ -21,6 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from whet.config import Config
+
 ARCHITECTURES = ("llama", "mistral", "qwen3", "gemma3", "phi3", "gpt2")
 
 VOCAB_SIZE = 300
@@ -152,3 +154,21 @@ def packed_batch(lengths: tuple[int, ...], *, seed: int = 0, supervised_share: f
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
     }
+
+
+def make_config(base_model: str | Path, **sections: dict[str, Any]) -> Config:
+    """A config by sections (``adapter={"lora_r": 4}``), without a file; lists may be written for tuples."""
+    given: dict[str, Any] = {
+        "optimizer": {"learning_rate": 1e-3},
+        **sections,
+        "model": {"base_model": str(base_model), **sections.get("model", {})},
+        "data": {"sequence_len": 64, "datasets": [{"path": "x", "type": "completion"}], **sections.get("data", {})},
+        "file": "my.yaml",
+    }
+    return Config.model_validate(_with_tuples(given))
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_with_tuples(each) for each in value)
+    return {key: _with_tuples(each) for key, each in value.items()} if isinstance(value, dict) else value

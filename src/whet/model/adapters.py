@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,17 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     else:
         lora = lora_config(model, config)
         try:
-            adapted = get_peft_model(model, lora, autocast_adapter_dtype=cast)
+            with warnings.catch_warnings():
+                # Said in our own words below; merging unties the two.
+                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+                adapted = get_peft_model(model, lora, autocast_adapter_dtype=cast)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ModelError(Problem(config.where("adapter"), f"PEFT refuses this adapter: {error}", "change it",
                                      "adapter")) from error  # fmt: skip
     if resolved.gradient_checkpointing and resolved.gradient_checkpointing_kwargs.get("use_reentrant"):
         model.enable_input_require_grads()
+    if section.lora_modules_to_save and _shares_embedding_with_head(model, section.lora_modules_to_save):
+        say("embedding and head are one tensor in the base model; lora_modules_to_save trains them apart from here on")
     say(str(trainable_summary(adapted)))
     return adapted
 
@@ -130,10 +136,10 @@ def _targets(model: PreTrainedModel, config: Config, problems: _Problems) -> _Ta
     patterns = [each for each in _as_list(section.lora_target_modules) if each != _ALL_LINEAR]
     layers = {name: module for name, module in model.named_modules() if _can_be_adapted(module)}
     linear = _linear_layers(model, layers)
-    problems.check("lora_target_modules", patterns, list(layers), "layer", show=linear)
+    patterns = problems.check("lora_target_modules", patterns, list(layers), "layer", show=linear)
     if section.lora_target_linear or _ALL_LINEAR in _as_list(section.lora_target_modules):
         patterns += [leaf for leaf in _leaves(linear) if leaf not in patterns]
-    if not patterns and not section.lora_target_parameters:
+    if not patterns and not section.lora_target_modules and not section.lora_target_parameters:
         problems.add(
             "lora_target_modules",
             f"adapter: {section.adapter} does not say which layers to adapt",
@@ -142,6 +148,13 @@ def _targets(model: PreTrainedModel, config: Config, problems: _Problems) -> _Ta
     names = tuple(name for name in layers if any(_matches(pattern, name) for pattern in patterns))
     are_conv1d = bool(names) and all(isinstance(layers[name], Conv1D) for name in names)
     return _Targets(_for_peft(patterns), names, are_conv1d)
+
+
+def _shares_embedding_with_head(model: PreTrainedModel, trained: Sequence[str]) -> bool:
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    names = [name for name, module in model.named_modules() if any(module is end for end in ends)]
+    touched = any(_matches(pattern, name.split(".modules_to_save")[0]) for pattern in trained for name in names)
+    return bool(touched and getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False))
 
 
 def _can_be_adapted(module: torch.nn.Module) -> bool:
@@ -255,21 +268,25 @@ class _Problems:
 
     def check(
         self, key: str, patterns: Sequence[str], names: Sequence[str], what: str, show: Sequence[str] | None = None
-    ) -> None:
-        """Each pattern must match one of ``names``; ``show`` is what to offer instead (``names`` by default)."""
+    ) -> list[str]:
+        """Each pattern must match one of ``names``; those that do. ``show`` is what to offer for the others."""
+        good: list[str] = []
         for pattern in patterns:
             try:
                 matched = any(_matches(pattern, name) for name in names)
             except re.error as error:
                 self.add(key, f"'{pattern}' is neither a name nor a regular expression ({error})", "correct it")
                 continue
-            if not matched:
+            if matched:
+                good.append(pattern)
+            else:
                 leaves = _leaves(names if show is None else show)
                 close = nearest(pattern, leaves)
                 advice = f"did you mean '{close}'? " if close else ""
                 offered = ", ".join(leaves[:12]) + (", ..." if len(leaves) > 12 else "")
                 model = self._config.model.base_model
                 self.add(key, f"{key}: '{pattern}' matches no {what} of {model}", f"{advice}This model has {offered}")
+        return good
 
     def raise_any(self) -> None:
         if self._found:

@@ -53,10 +53,22 @@ def prepare_quantized(model: PreTrainedModel) -> None:
     These are few, and their rounding in 16 bits would add to that of the quantised layers (QLoRA,
     https://arxiv.org/abs/2305.14314, section 4 trains in the same way).
     """
+    _keep_layout(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         if parameter.dtype in (torch.float16, torch.bfloat16) and not _is_packed(parameter):
             parameter.data = parameter.data.to(torch.float32)
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in the first evaluation on a CPU with AVX512-BF16.
+
+    Its inference layout rounds the blocks' scales to bfloat16 for good, refuses widths that are no multiple of the
+    block, and would make the model that is trained another one after each evaluation (seen in 0.50.2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def count_weights(parameter: torch.nn.Parameter) -> int:

@@ -13,7 +13,7 @@ from whet.core.errors import ModelError
 from whet.serving.generation import GenerationEngine
 from whet.serving.incremental import IncrementalText
 from whet.serving.sampling import Sampling
-from whet.serving.stops import stop_ids, template_turn_end
+from whet.model.stops import stop_ids, template_turn_end
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -1,0 +1,96 @@
+"""Writing a trained model: weights or adapter, tokenizer with its template, and where an answer ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from whet.core.errors import ArtefactError, Problem
+from whet.model.loss import innermost
+from whet.model.stops import stop_ids
+
+
+def save_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    eot_tokens: Iterable[str] = (),
+) -> Path:
+    """Write what was trained so that transformers (or PEFT, for an adapter) loads it without more.
+
+    The folder gets safetensors, the tokenizer with its chat template, and a generation config that stops at the end
+    of sequence, at the token the template closes an answer with, and at ``eot_tokens``.
+
+    Raises:
+        ArtefactError: the folder cannot be written.
+    """
+    folder = Path(output_dir)
+    base = innermost(model)
+    assert isinstance(base, PreTrainedModel), "only transformers' models are trained"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _ready_to_generate(base):
+            if isinstance(model, PeftModel):
+                model.save_pretrained(folder, save_embedding_layers=_is_resized(base))
+            else:
+                base.save_pretrained(folder)
+        generation_config(base, tokenizer, eot_tokens).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise ArtefactError(
+            Problem("", f"the model cannot be written to '{folder}' ({error})", "make room there, or choose another")
+        ) from error
+    return folder
+
+
+def generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eot_tokens: Iterable[str] = ()
+) -> GenerationConfig:
+    """The model's own generation config, with this tokenizer's stop and pad tokens."""
+    own: dict[str, Any] = model.generation_config.to_dict()
+    if not own.get("do_sample") and _has_sampling_settings(own):
+        # Some published models have a temperature and do not sample, which transformers refuses to write.
+        own["do_sample"] = True
+    stops = stop_ids(tokenizer, own.get("eos_token_id"), eot_tokens)
+    own |= {
+        "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+    }
+    return GenerationConfig.from_dict(own)
+
+
+def _has_sampling_settings(settings: dict[str, Any]) -> bool:
+    """Whether settings that only sampling reads were changed from transformers' defaults."""
+    return (
+        settings.get("temperature") not in (None, 1.0)
+        or settings.get("top_p") not in (None, 1.0)
+        or settings.get("top_k") not in (None, 50)
+    )
+
+
+@contextmanager
+def _ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
+    """The config as it should be saved: training switches the key-value cache off, the artefact wants it on."""
+    before = model.config.use_cache
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.config.use_cache = before
+
+
+def _is_resized(base: PreTrainedModel) -> bool:
+    """Whether the embedding has other rows than on disk; an adapter must hold it then."""
+    rows = base.get_input_embeddings().weight.shape[0]
+    try:
+        on_disk = AutoConfig.from_pretrained(base.name_or_path).get_text_config(decoder=True).vocab_size
+    except (OSError, ValueError):
+        return True
+    return bool(rows != on_disk)

@@ -1,0 +1,222 @@
+"""G6 artefact: live == adapter reloaded == merged, in a fresh load, by transformers alone (<= 1e-4 in float32)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tests.models import ARCHITECTURES, VOCAB_SIZE, make_config, packed_batch, save_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from whet.artefacts.merge import MARKER, merge_lora
+from whet.artefacts.save import save_model
+from whet.config import Config
+from whet.config.resolve import ResolvedRun, resolve
+from whet.core.errors import ArtefactError
+from whet.core.types import Hardware
+from whet.model.adapters import adapt
+from whet.model.load import load_model
+from whet.model.loss import supervised_logits_loss
+from whet.model.tokenizer import load_tokenizer
+
+LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+TOKENS = torch.randint(VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(9))
+
+
+class Run:
+    """A few steps of training, and its saved adapter."""
+
+    def __init__(self, base: Path, folder: Path, adapter: dict[str, Any], **sections: dict[str, Any]) -> None:
+        self.config: Config = make_config(base, adapter=adapter, **sections)
+        self.resolved: ResolvedRun = resolve(self.config, Hardware("cpu"))
+        self.tokenizer = load_tokenizer(self.config)
+        model = load_model(self.config, self.resolved, self.tokenizer).model
+        self.model = adapt(model, self.config, self.resolved)
+        self.model.train()
+        optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=0.02)
+        for step in range(3):
+            supervised_logits_loss(self.model, packed_batch((30, 12, 20), seed=step)).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        self.model.eval()
+        self.adapter = save_model(self.model, self.tokenizer, folder / "adapter")
+
+    def logits(self) -> torch.Tensor:
+        return logits(self.model)
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(TOKENS, use_cache=False).logits.float()
+
+
+def loaded(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "lora": {"adapter": {}},
+    "dora": {"adapter": {"peft_use_dora": True}},
+    "rslora": {"adapter": {"peft_use_rslora": True}},
+    "patterns": {"adapter": {"lora_rank_pattern": {"q_proj": 2}, "lora_alpha_pattern": {"v_proj": 32}}},
+    "modules to save": {"adapter": {"lora_modules_to_save": ["embed_tokens", "lm_head"]}},
+    "token rows": {"adapter": {"peft_trainable_token_indices": [3, 4]}},
+    "more tokens": {"adapter": {}, "tokenizer": {"tokens": [f"<t{i}>" for i in range(50)]}},
+    "more tokens, trained": {
+        "adapter": {"lora_modules_to_save": ["embed_tokens", "lm_head"]},
+        "tokenizer": {"tokens": [f"<t{i}>" for i in range(50)], "resize_token_embeddings_to_32x": True},
+    },
+    "more tokens, their rows trained": {
+        "adapter": {"peft_trainable_token_indices": [3, 305]},
+        "tokenizer": {"tokens": [f"<t{i}>" for i in range(50)]},
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_merged_is_live(tmp_path: Path, variant: str) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    sections = VARIANTS[variant]
+    others = {name: value for name, value in sections.items() if name != "adapter"}
+    run = Run(base, tmp_path, {**LORA, **sections["adapter"]}, **others)
+    assert (run.logits() - logits(load_plain(base, run))).abs().max() > 0.1, "training moved nothing"
+    merged = merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=0)
+    assert merged.largest_difference <= 1e-4
+
+
+def load_plain(base: Path, run: Run) -> Any:
+    model = loaded(base)
+    model.resize_token_embeddings(run.model.get_input_embeddings().weight.shape[0], mean_resizing=False)
+    return model
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_merges(tmp_path: Path, architecture: str) -> None:
+    run = Run(save_tiny_model(tmp_path / "base", architecture), tmp_path, LORA)
+    merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("modules", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
+def test_a_tied_head_trained_apart_stays_apart(tmp_path: Path, modules: list[str]) -> None:
+    base = save_tiny_model(tmp_path / "base", tie_word_embeddings=True)
+    run = Run(base, tmp_path, {**LORA, "lora_modules_to_save": modules})
+    merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=0)
+
+
+def test_the_adapter_reloaded_is_live(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    run = Run(base, tmp_path, LORA)
+    reloaded = PeftModel.from_pretrained(loaded(base), run.adapter).eval()
+    torch.testing.assert_close(logits(reloaded), run.logits(), atol=1e-5, rtol=0)
+
+
+def test_the_merged_folder_needs_nothing_of_ours(tmp_path: Path) -> None:
+    """Loaded by a fresh process that has never heard of whet or PEFT; it stops at the end of a turn."""
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    torch.save(TOKENS, tmp_path / "tokens.pt")
+    script = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"folder = {str(tmp_path)!r}\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder + '/merged').eval()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder + '/merged')\n"
+        "assert model.dtype == torch.float32 and model.config.use_cache\n"
+        "assert sorted(model.generation_config.eos_token_id) == [1, 4], model.generation_config\n"
+        "assert model.generation_config.pad_token_id == 2\n"
+        "text = tokenizer.apply_chat_template([{'role': 'user', 'content': 'hi'}], tokenize=False)\n"
+        "assert text == '<|bos|><|im_start|>user\\nhi<|im_end|>\\n', text\n"
+        "assert 'peft' not in sys.modules and 'whet' not in sys.modules\n"
+        "torch.save(model(torch.load(folder + '/tokens.pt'), use_cache=False).logits, folder + '/logits.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, timeout=120)
+    fresh = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(fresh, run.logits(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("quant", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["nf4", "int8"])
+def test_a_quantised_run_merges_into_the_full_base(
+    tmp_path: Path, quant: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="whet")
+    base = save_tiny_model(tmp_path / "base")
+    run = Run(base, tmp_path, LORA, quant=quant)
+    merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    full = PeftModel.from_pretrained(loaded(base), run.adapter).eval()
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), logits(full), atol=1e-4, rtol=0)
+    assert "it is merged into the base's full weights" in caplog.text
+
+
+def test_sixteen_bit_weights_are_near(tmp_path: Path) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA, precision={"bf16": True})
+    assert run.resolved.dtype == "bfloat16"
+    merged = merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16
+    assert merged.mean_kl <= 0.01
+
+
+def test_a_merge_replaces_a_merge_and_nothing_else(tmp_path: Path) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    output = tmp_path / "merged"
+    for _ in range(2):
+        merge_lora(run.config, run.resolved, run.adapter, output)
+    assert json.loads((output / MARKER).read_text())["adapter"] == str(run.adapter)
+    (output / MARKER).unlink()
+    with pytest.raises(ArtefactError, match="is not empty, and what it holds is no merged model of whet ->"):
+        merge_lora(run.config, run.resolved, run.adapter, output)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["adapter", "base", "merged"], (
+        "a partial folder is left"
+    )
+
+
+def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
+    config = make_config(save_tiny_model(tmp_path / "base"), adapter=LORA)
+    resolved = resolve(config, Hardware("cpu"))
+    with pytest.raises(ArtefactError, match="'nowhere' is no adapter: there is no such folder -> give the output_dir"):
+        merge_lora(config, resolved, "nowhere", tmp_path / "merged")
+    with pytest.raises(ArtefactError, match=r"is no adapter: it holds no adapter_config\.json"):
+        merge_lora(config, resolved, tmp_path / "base", tmp_path / "merged")
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    other = make_config(save_tiny_model(tmp_path / "other", hidden_size=64), adapter=LORA)
+    with pytest.raises(ArtefactError, match=r"does not fit .*other.* -> give the base model that it was trained on"):
+        merge_lora(other, run.resolved, run.adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_merge_that_is_not_base_plus_adapter_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    monkeypatch.setattr("whet.artefacts.merge.FLOAT32_LIMIT", -1.0)
+    with pytest.raises(ArtefactError, match=r"the merged model is not base \+ adapter: logits differ by"):
+        merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_a_fully_trained_model_is_saved_ready_to_generate(tmp_path: Path) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, {})
+    saved = loaded(run.adapter)
+    torch.testing.assert_close(logits(saved), run.logits(), atol=1e-5, rtol=0)
+    assert saved.config.use_cache
+    assert sorted(saved.generation_config.eos_token_id) == [1, 4]
+    assert AutoTokenizer.from_pretrained(run.adapter).chat_template == run.tokenizer.chat_template
+    assert "whet_documents" not in (run.adapter / "config.json").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="the model cannot be written to"):
+        save_model(run.model, run.tokenizer, tmp_path / "file" / "inside")
