@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.conversations import TOOLS, WITH_TOOLS, plain_conversations, thinking_conversations, tool_conversations
 from tests.tiny_tokenizers import tiny_renderer, tiny_tokenizer
+
 from whet.core.errors import RowError
 from whet.core.types import Conversation, Turn
 from whet.data.templates.render import Renderer, TrainPolicy

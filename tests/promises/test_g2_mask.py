@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.conversations import TOOLS, WITH_TOOLS, plain_conversations, thinking_conversations, tool_conversations
 from tests.tiny_tokenizers import tiny_renderer, tiny_tokenizer
+
 from whet.core.errors import RowError
 from whet.core.types import Conversation, Turn
 from whet.data.templates.render import Renderer, TrainPolicy
@@ -138,14 +138,8 @@ def test_calls_are_trained_and_their_results_are_not(name: str, data: st.DataObj
 
 def called(name: str, calls: list[Any]) -> str:
     """Calls as the template writes them, with the stop token."""
-    dumped = [
-        (
-            json.dumps(call["function"]["name"]),
-            json.dumps(call["function"]["arguments"], ensure_ascii=False),
-            call["id"],
-        )
-        for call in calls
-    ]
+    functions = [(call["function"]["name"], call["function"]["arguments"], call["id"]) for call in calls]
+    dumped = [(json.dumps(name), json.dumps(given, ensure_ascii=False), number) for name, given, number in functions]
     if name.startswith("qwen"):
         written = [f'<tool_call>\n{{"name": {n}, "arguments": {a}}}\n</tool_call>' for n, a, _ in dumped]
         return "\n".join(written) + "<|im_end|>"

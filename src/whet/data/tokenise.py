@@ -196,12 +196,20 @@ class SampleEncoder:
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Encoded | EncodedPreference | RowError]:
         """What becomes of each row, in order; a row that cannot be used becomes the reason why."""
         samples = [self._prepared(row) for row in rows]
+        self._check_one(samples)
         texts = [text for sample in samples if not isinstance(sample, RowError) for text in sample.texts]
         coded = iter(self._texts.encode(texts))
         return [
             sample if isinstance(sample, RowError) else self._finished(sample, [next(coded) for _ in sample.texts])
             for sample in samples
         ]
+
+    def _check_one(self, samples: Sequence[_Prepared | RowError]) -> None:
+        """One render of every batch is compared with transformers' own: training on another text must not happen."""
+        for prepared in samples:
+            if isinstance(prepared, _Prepared) and isinstance(prepared.sample, Conversation) and self._renderer:
+                self._renderer.check(prepared.sample, prepared.texts[0])
+                return
 
     def _prepared(self, row: Mapping[str, Any]) -> _Prepared | RowError:
         try:
@@ -212,6 +220,7 @@ class SampleEncoder:
 
     def _rendered(self, sample: Sample) -> tuple[Rendered, ...]:
         if isinstance(sample, Tokens):
+            self._refuse_unknown_tokens(sample)
             return ()
         if isinstance(sample, Document):
             return (rendered_document(sample),)
@@ -222,6 +231,12 @@ class SampleEncoder:
         answers = (sample.chosen, sample.rejected)
         conversations = [Conversation((*sample.prompt, *answer), sample.tools) for answer in answers]
         return tuple(self._renderer.render(conversation, _ANSWERS) for conversation in conversations)
+
+    def _refuse_unknown_tokens(self, sample: Tokens) -> None:
+        size = len(self._tokenizer)
+        wrong = next((token for token in sample.input_ids if not 0 <= token < size), None)
+        if wrong is not None:
+            raise RowError("unknown token id", f"{wrong} is not below {size}, the size of the tokenizer's vocabulary")
 
     def _refuse_untrained(self, conversation: Conversation) -> None:
         turns = conversation.turns

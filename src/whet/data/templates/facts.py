@@ -7,7 +7,6 @@ once for a template; the users' conversations are rendered once and compared wit
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,7 +128,8 @@ def _shared(one: str, other: str, special: Sequence[str]) -> int:
     >>> _shared("<|end|>\n<|assistant|>", "<|end|>\n<|endoftext|>", ["<|end|>", "<|assistant|>", "<|endoftext|>"])
     8
     """
-    length = len(os.path.commonprefix([one, other]))
+    pairs = enumerate(zip(one, other, strict=False))
+    length = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
     for token in special:
         at = one.find(token, max(0, length - len(token) + 1))
         if 0 <= at < length < at + len(token):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -130,6 +131,9 @@ class Renderer:
         from whet.data.templates.facts import learn
 
         self.template = Template(template_text, {**tokenizer.special_tokens_map, **(kwargs or {})}, where)
+        self._stock = partial(
+            tokenizer.apply_chat_template, chat_template=template_text, tokenize=False, **(kwargs or {})
+        )
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         facts = learn(self.template, special, tokenizer.eos_token, where)
         self.headers: Headers = facts.headers
@@ -162,6 +166,15 @@ class Renderer:
         spans = trained_spans(regions, conversation, policy)
         written = merged(Span(run.begin, run.end) for run in runs if run.source.field != "role")
         return Rendered(text, spans, written, tuple(regions))
+
+    def check(self, conversation: Conversation, rendered: Rendered) -> None:
+        """Compare a render with transformers' own.
+
+        Raises:
+            RuntimeError: they differ; a fault of whet's, or of this version of transformers.
+        """
+        if self._stock(conversation.messages, tools=conversation.tools) != rendered.text:
+            raise RuntimeError("whet renders the chat template otherwise than transformers does; please report this")
 
     def _refuse_lost_turns(
         self, conversation: Conversation, policy: TrainPolicy, runs: Sequence[Run], regions: Sequence[Region]
