@@ -52,13 +52,14 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
         TrainingStopped: the run ended itself; the last good checkpoint is kept.
     """
-    save_model = lambda trainer, tokenizer, out: trainer.save_model(str(out))  # TEMPORARY
+    from whet.artefacts.save import save_model
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
     from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
     resolved = _resolve(config)
+    is_first_rank = resolved.hardware.rank == 0
     output_dir = _open_output(resolved)
     checkpoint = _checkpoint(resolved, resume)
     with _recorded(resolved, output_dir) as record:
@@ -77,10 +78,11 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
         before = _score(resolved, trainer, tokenizer, "before training")
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save_model(trainer, tokenizer, output_dir)
+        if is_first_rank:
+            save_model(trainer.model, tokenizer, output_dir, config.template.eot_tokens or ())
         after = _score(resolved, trainer, tokenizer, "after training")
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
-        merged_dir = merge(config) if config.adapter.merge_adapters and resolved.hardware.rank == 0 else None
+        merged_dir = _merge(resolved, output_dir) if config.adapter.merge_adapters and is_first_rank else None
     result = RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
     _say_what_next(config, result)
     return result
@@ -132,12 +134,8 @@ def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path |
         adapter_dir: the adapter; `output_dir` of the config if not given.
         output_dir: where to write; `merged` inside the config's `output_dir` if not given.
     """
-    from whet.artefacts.merge import merge_lora
-
-    trained = Path(config.output.output_dir)
-    folder = merge_lora(config, adapter_dir or trained, output_dir or trained / "merged")
-    say(f"merged model: {folder}")
-    return folder
+    resolved = _resolve(config)
+    return _merge(resolved, adapter_dir or Path(resolved.output_dir), output_dir)
 
 
 # --- The stages, each a few lines around the package that does the work ----------------------------------------------
@@ -253,6 +251,13 @@ def _announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> N
         f"{plan.supervised_tokens:,} of them supervised; {plan.warmup_steps} steps of warm-up to a learning rate of "
         f"{resolved.config.optimizer.learning_rate:g}"
     )
+
+
+def _merge(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
+    from whet.artefacts.merge import merge_lora
+
+    merged = merge_lora(resolved.config, resolved, adapter_dir, output_dir or Path(resolved.output_dir) / "merged")
+    return Path(merged.folder)
 
 
 def _score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, when: str) -> Score | None:

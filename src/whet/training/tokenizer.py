@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whet.config import Config
-from whet.data.formats import uses_chat_template
+from whet.data.formats import make_format
+from whet.data.formats.base import CONFIGURED
 from whet.data.templates.resolve import resolve_template
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ def run_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     from whet.model.tokenizer import load_tokenizer, with_template
 
     tokenizer = load_tokenizer(config)
-    if config.template.chat_template or config.template.chat_template_jinja or uses_chat_template(config):
+    if config.template.chat_template or config.template.chat_template_jinja or _renders_with_it(config):
         return with_template(tokenizer, resolve_template(config, None, tokenizer))
     return tokenizer
+
+
+def _renders_with_it(config: Config) -> bool:
+    """Whether any dataset is rendered with the chat template of the config."""
+    datasets = (*config.data.datasets, *config.data.test_datasets)
+    return any(make_format(dataset, config).template == CONFIGURED for dataset in datasets)
