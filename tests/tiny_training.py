@@ -14,7 +14,7 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
 from whet.config.schema import SECTIONS, owner
 from whet.core.types import Hardware
-from whet.data.store import Origin, PreparedSet, SampleWriter, Split, open_prepared, write_indices, write_manifest
+from whet.data.store import Origin, PreparedSet, SampleWriter, open_prepared, write_indices, write_manifest
 from whet.methods.inputs import MethodInputs, training_order
 from whet.methods.sft import build_trainer
 from whet.model.attention import NAME
@@ -80,7 +80,6 @@ def make_inputs(
 ) -> MethodInputs:
     """What the method is given, with a tiny Llama unless another model is."""
     order = training_order(resolved, prepared.train)
-    assert isinstance(prepared.train, Split)
     plan: StepPlan = plan_steps(
         resolved, order, prepared.train.supervised, has_validation=prepared.validation is not None
     )
@@ -101,3 +100,19 @@ def make_trainer(
 ) -> WhetTrainer:
     """A supervised trainer."""
     return build_trainer(make_inputs(prepared, resolved, model, **options))
+
+
+def write_preferences(folder: Path, num: int, *, seed: int = 0, num_validation: int = 0) -> PreparedSet:
+    """A prepared set of random prompts with two random answers each."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    with SampleWriter(folder / "samples.arrow", "preference") as writer:
+        for row in range(num + num_validation):
+            lengths = random.integers(3, 12, 3)
+            parts = tuple(random.integers(FIRST_ORDINARY, VOCAB_SIZE - 40, n).astype(np.int32) for n in lengths)
+            writer.add(parts, int(lengths[1] + lengths[2]), Origin(0, 0, row + 1))
+    write_indices(folder, "train", np.arange(num))
+    if num_validation:
+        write_indices(folder, "validation", np.arange(num, num + num_validation))
+    write_manifest(folder, {"datasets": ["pairs.jsonl"], "files": [{"path": "pairs.jsonl", "by_line": True}]})
+    return open_prepared(folder)
