@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
+from whet.model.adapters import tying_understood
 from whet.model.load import load_model_config
 from whet.model.source import cannot_load, locate
 from whet.model.tokenizer import highest_id, load_tokenizer
@@ -87,8 +89,7 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
     live = _with_adapter(base, adapter, config)
     tokens = _probe_tokens(base)
     expected = _logits(live, tokens)
-    merged = live.merge_and_unload(safe_merge=True)
-    merged = _untied_where_trained_apart(merged)
+    merged = _fold(live)
     merged.generation_config = _stops(adapter, merged, tokenizer, config)
     say(f"merge: {_describe_tokenizer(comes_with_adapter)}")
     return _publish(merged, tokenizer, expected, tokens, resolved.dtype, adapter, output, config)
@@ -194,7 +195,8 @@ def _embedding_rows(base: PreTrainedModel, adapter: Path) -> int | None:
 def _with_adapter(base: PreTrainedModel, adapter: Path, config: Config) -> PeftModel:
     try:
         peft_config = PeftConfig.from_pretrained(adapter)
-        return PeftModel.from_pretrained(base, str(adapter), config=peft_config).eval()
+        with tying_understood():
+            return PeftModel.from_pretrained(base, str(adapter), config=peft_config).eval()
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArtefactError(
@@ -208,15 +210,22 @@ def _with_adapter(base: PreTrainedModel, adapter: Path, config: Config) -> PeftM
         ) from error
 
 
-def _untied_where_trained_apart(model: PreTrainedModel) -> PreTrainedModel:
-    """An embedding and a head that were one tensor and were trained apart must not be tied again at the next load."""
-    text_config = model.config.get_text_config(decoder=True)
-    head = model.get_output_embeddings()
-    tied = getattr(model.config, "tie_word_embeddings", False) or getattr(text_config, "tie_word_embeddings", False)
-    if tied and head is not None and not torch.equal(head.weight, model.get_input_embeddings().weight):
-        model.config.tie_word_embeddings = text_config.tie_word_embeddings = False
+def _fold(live: PeftModel) -> PreTrainedModel:
+    """The base with the adapter in its weights.
+
+    An embedding and a head that were one tensor and were trained apart must not be tied again at the next load.
+    """
+    text_config = live.config.get_text_config(decoder=True)
+    tied = bool(text_config.tie_word_embeddings)
+    with warnings.catch_warnings():
+        # PEFT unties them too, in the versions that do it, and warns; it is said below.
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
+    head = merged.get_output_embeddings()
+    if tied and head is not None and not torch.equal(head.weight, merged.get_input_embeddings().weight):
+        merged.config.tie_word_embeddings = text_config.tie_word_embeddings = False
         say("merge: embedding and head were trained apart, so the merged model no longer ties them")
-    return model
+    return merged
 
 
 def _stops(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,7 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     else:
         lora = lora_config(model, config)
         try:
-            with warnings.catch_warnings():
-                # Said in our own words below; merging unties the two.
-                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+            with tying_understood():
                 adapted = get_peft_model(model, lora, autocast_adapter_dtype=cast)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ModelError(Problem(config.where("adapter"), f"PEFT refuses this adapter: {error}", "change it",
@@ -76,6 +75,14 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
         say("embedding and head are one tensor in the base model; lora_modules_to_save trains them apart from here on")
     say(str(trainable_summary(adapted)))
     return adapted
+
+
+@contextmanager
+def tying_understood() -> Iterator[None]:
+    """Without PEFT's warning that an adapted head or embedding may be tied: `adapt` says it, merging unties the two."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        yield
 
 
 def lora_config(model: PreTrainedModel, config: Config) -> LoraConfig:
@@ -245,7 +252,8 @@ def _continued(model: PreTrainedModel, config: Config, cast: bool) -> PeftModel:
                     "give the folder that a LoRA run wrote", "lora_model_dir")
         )  # fmt: skip
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=cast)
+        with tying_understood():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=cast)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.config import Config
@@ -156,8 +157,9 @@ def _load(
     try:
         if config.model.reinit_weights:
             return _random(model_class, model_config, dtype, chosen, config, resolved)
-        model: PreTrainedModel = model_class.from_pretrained(
+        model, loading = model_class.from_pretrained(
             source,
+            output_loading_info=True,
             config=model_config,
             dtype=dtype,
             quantization_config=quantization_config(config, resolved),
@@ -166,9 +168,26 @@ def _load(
             **_hub_options(config),
             **(config.model.overrides_of_model_kwargs or {}),
         )
-    except (OSError, ValueError, ImportError, TypeError) as error:
+    except (OSError, ValueError, ImportError, TypeError, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
-    return model
+    _refuse_random_weights(loading["missing_keys"], config)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _refuse_random_weights(missing: Iterable[str], config: Config) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers and logs it; nobody trains that on purpose.
+
+    Raises:
+        ModelError: names the weights.
+    """
+    names = sorted(missing)
+    if not names:
+        return
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    found = f"base_model: '{config.model.base_model}' has no weights for {shown}; they would be random numbers"
+    fix = "give a complete model, or write reinit_weights: true to train from random weights"
+    raise ModelError(Problem(config.where("base_model"), found, fix, "base_model"))
 
 
 def _random(

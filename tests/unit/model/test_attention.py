@@ -78,7 +78,9 @@ def test_gradient_checkpointing_keeps_the_gradients() -> None:
     for checkpointing in (False, True):
         model = tiny_model("qwen3", attention=NAME).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            # Renamed in transformers 5.23.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         model(**inputs, use_cache=False).logits.square().sum().backward()
         gradients.append(model.model.layers[0].self_attn.q_proj.weight.grad)
