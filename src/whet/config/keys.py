@@ -45,24 +45,18 @@ class Findings:
 def canonical(root: Node, findings: Findings) -> Node:
     """The tree with every key under our own spelling of it."""
     entries: dict[str, Node] = {}
-    spellings = {**ALIASES, **RENAMED}
+    written: dict[str, str] = {}
     for name, node in (root.entries or {}).items():
-        key = spellings.get(name, name)
+        key = ALIASES.get(name) or RENAMED.get(name) or name
+        where = node.origin.where
         if key in entries:
-            findings.problems.append(
-                Problem(
-                    node.origin.where,
-                    f"'{name}' and '{key}' are the same key, also written at {entries[key].origin.where}",
-                    f"keep '{key}' alone",
-                    key,
-                )
-            )
+            found = f"'{name}' is the same key as '{written[key]}' ({entries[key].origin.where})"
+            findings.problems.append(Problem(where, found, "keep one of them", key))
             continue
         if name in RENAMED:
-            findings.warnings.append(
-                Problem(node.origin.where, f"'{name}' is the old name of '{key}'", f"write '{key}'", key)
-            )
+            findings.warnings.append(Problem(where, f"'{name}' is the old name of '{key}'", f"write '{key}'", key))
         entries[key] = _without_prefix(node) if key == "fsdp_config" else node
+        written[key] = name
     return replace(root, value=entries)
 
 

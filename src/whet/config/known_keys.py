@@ -177,7 +177,7 @@ NO_EFFECT: dict[str, str] = _table(
         "a batch is one flat row here, packed or not": "multipack_real_batches batch_flattening",
         "the prepared set holds nothing that training does not read": "remove_unused_columns",
         "tokens per second are always shown": "include_tokens_per_second include_tkps",
-        "unknown keys are always an error": "strict",
+        "a key that nobody knows is always an error": "strict",
         "the template is always written beside the tokenizer": "tokenizer_save_jinja_files",
         "the token of `hf auth login` or HF_TOKEN is always used": "hf_use_auth_token",
         "the model goes to its device when it is loaded": "experimental_skip_move_to_device",

@@ -21,6 +21,11 @@ from whet.config.scalars import Scalar, resolve_scalar
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import nearest
 
+_CORE_TAGS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -177,7 +182,7 @@ class _Builder:
 
     def _dispatch(self, node: YamlNode) -> Node:
         origin = self._origin(node)
-        if not str(node.tag).startswith("tag:yaml.org,2002:"):
+        if str(node.tag) not in _CORE_TAGS:
             self._report(node, f"the tag {node.tag} means nothing here", "remove it")
             return Node(None, origin)
         if isinstance(node, ScalarNode):

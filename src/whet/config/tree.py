@@ -71,7 +71,8 @@ def _placed(node: Node | None, path: Path, leaf: Node) -> Node:
     if node is not None and node.entries is None and node.value is not None:
         raise _NoPlaceError(f"'{head}' cannot be set inside the single value {node.raw()!r}", "set the whole value")
     entries = {} if node is None or node.entries is None else dict(node.entries)
-    entries[head] = _placed(entries.get(head), rest, leaf)
+    placed = _placed(entries.get(head), rest, leaf)
+    entries[head] = replace(placed, key=head) if placed.key is None else placed
     return Node(entries, leaf.origin) if node is None else replace(node, value=entries, plain=None)
 
 

@@ -50,6 +50,7 @@ def _section(
     except ValidationError as error:
         wrong = _by_place(error.errors(include_url=False), entries)
     findings.problems += [_problem(path, errors, entries) for path, errors in wrong.items()]
+    findings.spoilt |= {str(path[0]) for path in wrong if len(path) == 1}
     good: Any = values
     for path in sorted(wrong, key=_deepest_first):
         lacks_path = any(error["type"] == "missing" and error["loc"][-1] == "path" for error in wrong[path])

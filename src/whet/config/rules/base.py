@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from whet.config.config import Config
 from whet.core.errors import Problem
+from whet.core.registry import Registry
 
 Place = tuple[str | int, ...]
 Rule = Callable[[Config], Problem | None]
@@ -31,3 +32,8 @@ def first_set(config: Config, keys: Iterable[str]) -> str | None:
 def shown_place(place: Place) -> str:
     """A place inside datasets as a person writes it: datasets[0].type."""
     return str(place[0]) if len(place) == 1 else f"{place[0]}[{place[1]}]" + (f".{place[2]}" if len(place) > 2 else "")
+
+
+def contributed(kind: str, name: str) -> bool:
+    """Whether another package brings the name, by the entry-point group ``whet.<kind>``."""
+    return name in Registry(kind, {})

@@ -19,14 +19,14 @@ from whet.config.names import (
     OPTIMIZERS_NOT_YET,
     SCHEDULERS,
 )
-from whet.config.rules.base import Place, Rule, at, shown_place
+from whet.config.rules.base import Place, Rule, at, contributed, shown_place
 from whet.core.errors import Problem
 from whet.core.nearest import suggestion
 
 
 def the_method_exists(config: Config) -> Problem | None:
     name = config.method.rl
-    if name is None or name in METHODS:
+    if name is None or name in METHODS or contributed("methods", name):
         return None
     if name in METHODS_NOT_YET:
         return at(config, "rl", f"rl: {name} is not supported yet", "write rl: dpo, or leave it out")
@@ -35,7 +35,7 @@ def the_method_exists(config: Config) -> Problem | None:
 
 def the_optimizer_exists(config: Config) -> Problem | None:
     name = config.optimizer.optimizer
-    if name in OPTIMIZERS:
+    if name in OPTIMIZERS or contributed("optimizers", name):
         return None
     if name in OPTIMIZERS_NOT_YET:
         return at(config, "optimizer", f"optimizer: {name} is not supported yet", OPTIMIZERS_NOT_YET[name])

@@ -13,7 +13,7 @@ from whet.config.names import (
     PREFERENCE_TYPES,
     PREFERENCE_TYPES_NOT_YET,
 )
-from whet.config.rules.base import Place, shown_place
+from whet.config.rules.base import Place, contributed, shown_place
 from whet.config.rules.names import template_problem
 from whet.config.schema import DatasetConfig
 from whet.core.errors import Problem
@@ -79,6 +79,8 @@ def _type(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
         return _row_problem(
             config, at, f"type {row.type} is not supported yet", "write the rows as messages: chat_template"
         )
+    if contributed("formats", base):
+        return None
     return _row_problem(config, at, f"there is no type '{row.type}'", suggestion(base, DATASET_TYPES))
 
 
@@ -157,6 +159,7 @@ def _unread_option(config: Config, place: Place, row: DatasetConfig) -> Problem 
         value: Any = getattr(row, name)
         readers = ("rl: dpo",) if name in ("field_chosen", "field_rejected") else _READ_BY.get(name)
         if readers and base not in readers and value not in (None, False):
-            found = f"changes nothing: {f'type {base}' if base else 'a row of token ids'} does not read it"
-            return _row_problem(config, (*place, name), found, "remove the line")
+            reader = f"type {base}" if base else "a row of token ids"
+            found = f"{shown_place((*place, name))} changes nothing: {reader} does not read it"
+            return Problem(config.where((*place, name)), found, "remove the line", str(place[0]))
     return None

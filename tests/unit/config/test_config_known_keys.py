@@ -1,0 +1,143 @@
+"""Every key of the reference is ours, another spelling of ours, or refused with advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whet.config import load_config
+from whet.config.known_keys import (
+    ALIASES,
+    ATTENTION_SWITCHES,
+    INTERNAL,
+    NO_EFFECT,
+    OFF,
+    REFUSED,
+    RENAMED,
+    ROW_NO_EFFECT,
+    ROW_REFUSED,
+)
+from whet.config.schema import DatasetConfig, FsdpConfig, LrGroup, SpecialTokens, fields
+from whet.core.errors import ConfigError
+
+KEYS = (Path(__file__).parents[2] / "data" / "axolotl_keys.txt").read_text().split()
+"""Names of every key in the reference, those of blocks behind a dot."""
+
+BLOCKS = {
+    "datasets[]": DatasetConfig,
+    "fsdp_config": FsdpConfig,
+    "lr_groups[]": LrGroup,
+    "special_tokens": SpecialTokens,
+}
+BASE = "base_model: org/m\nlearning_rate: 1e-4\ndatasets: [{path: org/d, type: alpaca}]\n"
+ROWS = "base_model: org/m\nlearning_rate: 1e-4\ndatasets:\n  - path: org/d\n    type: alpaca\n"
+
+
+def load_text(tmp_path: Path, text: str) -> tuple[list[str], list[str]]:
+    """Problems and warnings of a text."""
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    try:
+        config = load_config(path, environ={})
+    except ConfigError as error:
+        return [str(problem).replace(str(tmp_path), "") for problem in error.problems], []
+    return [], [str(problem).replace(str(tmp_path), "") for problem in config.warnings]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_of_the_reference_is_known(tmp_path: Path, key: str) -> None:
+    head, _, rest = key.partition(".")
+    if rest and head in BLOCKS and rest.removeprefix("fsdp_") in BLOCKS[head].model_fields:
+        return
+    if not rest and head in fields():
+        return
+    if key.startswith("datasets[].type."):
+        problems, warnings = load_text(tmp_path, ROWS.replace("alpaca", f"{{{rest.removeprefix('type.')}: x}}"))
+    elif rest and head == "datasets[]":
+        problems, warnings = load_text(tmp_path, ROWS + f"    {rest}: 77\n")
+    elif head == "fsdp_config":
+        problems, warnings = load_text(tmp_path, BASE + f"fsdp_config: {{{rest}: 77}}\n")
+    else:
+        block = head.removesuffix("[]")
+        value = "77" if not rest else f"[{{{rest}: 77}}]" if head.endswith("[]") else f"{{{rest}: 77}}"
+        problems, warnings = load_text(tmp_path, BASE + f"{block}: {value}\n")
+    said = problems + warnings
+    assert said or head in ALIASES, f"{key} was accepted in silence"
+    assert not any("unknown key" in sentence for sentence in said), said
+
+
+def test_every_name_is_in_one_table_only() -> None:
+    tables = [
+        set(fields()),
+        set(ALIASES),
+        set(RENAMED),
+        set(ATTENTION_SWITCHES),
+        set(REFUSED),
+        set(NO_EFFECT),
+        INTERNAL,
+    ]
+    names = [name for table in tables for name in table]
+    assert len(names) == len(set(names))
+    assert set(ALIASES.values()) | set(RENAMED.values()) <= set(fields())
+    assert set(OFF) <= set(REFUSED) | set(NO_EFFECT)
+    assert not set(DatasetConfig.model_fields) & (set(ROW_REFUSED) | set(ROW_NO_EFFECT))
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_a_refused_key_says_what_to_write_and_passes_when_it_asks_for_nothing(tmp_path: Path, key: str) -> None:
+    problems, _ = load_text(tmp_path, BASE + f"{key}: 77\n")
+    assert problems == [f"/my.yaml:4:1: '{key}' is not supported yet -> {REFUSED[key]}"]
+    for off in ("", " false", " null", " []", " ''", f" {OFF.get(key, 'null')}"):
+        assert load_text(tmp_path, BASE + f"{key}:{off}\n") == ([], [])
+
+
+@pytest.mark.parametrize("key", sorted(NO_EFFECT))
+def test_a_key_without_effect_says_why(tmp_path: Path, key: str) -> None:
+    problems, warnings = load_text(tmp_path, BASE + f"{key}: 77\n")
+    assert problems == []
+    assert warnings == [f"/my.yaml:4:1: '{key}' changes nothing here: {NO_EFFECT[key]} -> remove it"]
+    assert load_text(tmp_path, BASE + f"{key}:\n") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("noisy_embedding_alpha", "neftune_noise_alpha", 5),
+        ("evaluation_strategy", "eval_strategy", "no"),
+        ("dataset_processes", "dataset_num_proc", 2),
+    ],
+)
+def test_an_old_name_is_taken_and_said(tmp_path: Path, old: str, new: str, value: object) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(BASE + f"{old}: {value}\n")
+    config = load_config(path, environ={})
+    assert config.value(new) == value
+    assert [str(warning) for warning in config.warnings] == [
+        f"{path}:4:1: '{old}' is the old name of '{new}' -> write '{new}'"
+    ]
+
+
+def test_two_spellings_of_one_key_are_a_contradiction(tmp_path: Path) -> None:
+    problems, _ = load_text(tmp_path, BASE + "evaluation_strategy: no\neval_strategy: no\n")
+    assert problems == [
+        "/my.yaml:5:1: 'eval_strategy' is the same key as 'evaluation_strategy' (/my.yaml:4:1) -> keep one of them"
+    ]
+
+
+def test_the_old_attention_switches_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(BASE + "flash_attention: true\nsdp_attention: false\nxformers_attention:\n")
+    config = load_config(path, environ={})
+    assert config.attention.attn_implementation == "flash_attention_2"
+    assert str(config.origin("attn_implementation")) == f"{path}:4:1 (flash_attention)"
+    assert load_text(tmp_path, BASE + "flash_attention: true\nattn_implementation: sdpa\n")[0] == [
+        "/my.yaml:4:1: 'flash_attention' asks for flash_attention_2, and /my.yaml:5:1 for sdpa -> "
+        "keep attn_implementation alone"
+    ]
+    assert load_text(tmp_path, BASE + "xformers_attention: true\n")[0] == [
+        "/my.yaml:4:1: 'xformers_attention' is not supported yet -> write attn_implementation: sdpa"
+    ]
+    assert load_text(tmp_path, BASE + "flash_attention: maybe\n")[0] == [
+        "/my.yaml:4:1: flash_attention is 'maybe' -> write true or false"
+    ]

@@ -1,0 +1,339 @@
+"""Each rule has a config that breaks it, and nothing else is said about that config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from whet.config import Config, check_runnable, make_config
+from whet.config.rules import REMARKS, RULES
+from whet.config.rules.machine import RUN_RULES
+from whet.core.errors import ConfigError
+from whet.core.types import Hardware
+
+BASE: dict[str, Any] = {
+    "base_model": "org/m",
+    "learning_rate": 1e-4,
+    "datasets": [{"path": "org/d", "type": "chat_template"}],
+}
+LORA = {"adapter": "lora", "lora_target_linear": True}
+DPO = {"rl": "dpo", "datasets": [{"path": "org/d"}]}
+
+BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
+    ("there_is_something_to_train_on", {"datasets": []}, "datasets is missing -> add `datasets:`"),
+    (
+        "evaluation_rows_come_from_one_place",
+        {"val_set_size": 0.1, "test_datasets": [{"path": "org/t", "type": "chat_template"}]},
+        "val_set_size and test_datasets are both written",
+    ),
+    ("val_set_size_is_a_share_or_a_count", {"val_set_size": 1}, "val_set_size is 1 -> write a share below 1"),
+    ("val_set_size_is_a_share_or_a_count", {"val_set_size": 2.5}, "val_set_size is 2.5 -> write a share below 1"),
+    ("min_sample_fits_the_sequence", {"min_sample_len": 600}, "min_sample_len 600 is above sequence_len 512"),
+    (
+        "padding_fits_the_sequence",
+        {"pad_to_sequence_len": True, "pad_to_multiple_of": 100},
+        "pads to 512, which is no multiple of pad_to_multiple_of 100",
+    ),
+    ("workers_before_prefetching", {"dataloader_prefetch_factor": 2}, "no worker builds batches -> add"),
+    ("jinja_comes_with_its_text", {"chat_template": "jinja"}, "there is no chat_template_jinja"),
+    (
+        "jinja_comes_with_its_text",
+        {"chat_template": "chatml", "chat_template_jinja": "{{ x }}"},
+        "chat_template_jinja would not be used: chat_template is chatml",
+    ),
+    ("the_tokenizer_is_a_fast_one", {"tokenizer_use_fast": False}, "tokenizer_use_fast is false"),
+    (
+        "batch_is_described_once",
+        {"batch_size": 4, "gradient_accumulation_steps": 2},
+        "gradient_accumulation_steps is written, and so is batch_size",
+    ),
+    ("batch_is_made_of_whole_passes", {"batch_size": 9, "micro_batch_size": 2}, "batch_size 9 is no multiple of"),
+    (
+        "warmup_is_written_once",
+        {"warmup_steps": 1, "warmup_ratio": 0.1},
+        "warmup_ratio is written, and so is warmup_steps",
+    ),
+    (
+        "saves_are_counted_once",
+        {"save_steps": 1, "saves_per_epoch": 1},
+        "saves_per_epoch is written, and so is save_steps",
+    ),
+    (
+        "evaluations_are_counted_once",
+        {"eval_steps": 1, "evals_per_epoch": 1, "val_set_size": 0.1},
+        "evals_per_epoch is written, and so is eval_steps",
+    ),
+    ("save_steps_go_with_their_strategy", {"save_steps": 5, "save_strategy": "epoch"}, "and save_strategy is epoch"),
+    (
+        "eval_steps_go_with_their_strategy",
+        {"eval_steps": 5, "eval_strategy": "epoch", "val_set_size": 0.1},
+        "and eval_strategy is epoch",
+    ),
+    ("strategies_by_steps_have_steps", {"save_strategy": "steps"}, "save_strategy is steps, and save_steps is not"),
+    (
+        "strategies_by_steps_have_steps",
+        {"eval_strategy": "steps", "val_set_size": 0.1},
+        "eval_strategy is steps, and eval_steps is not",
+    ),
+    ("intervals_are_shares_or_whole_steps", {"save_steps": 1.5}, "save_steps is 1.5 -> write a whole number of steps"),
+    ("evaluation_has_rows", {"eval_steps": 5}, "eval_steps is written, and there is nothing to evaluate on"),
+    ("the_best_is_known_by_evaluating", {"early_stopping_patience": 2}, "early_stopping_patience needs evaluations"),
+    ("the_best_is_known_by_evaluating", {"load_best_model_at_end": True}, "load_best_model_at_end needs evaluations"),
+    ("the_best_is_known_by_evaluating", {"save_strategy": "best"}, "save_strategy needs evaluations"),
+    (
+        "the_best_model_is_saved",
+        {"load_best_model_at_end": True, "val_set_size": 0.1, "eval_steps": 4, "save_steps": 6},
+        "could be the best -> write a multiple of 4",
+    ),
+    (
+        "the_best_model_is_saved",
+        {"load_best_model_at_end": True, "val_set_size": 0.1, "save_strategy": "no"},
+        "and save_strategy is no",
+    ),
+    (
+        "resuming_needs_the_optimizer",
+        {"save_only_model": True, "auto_resume_from_checkpoints": True},
+        "save_only_model leaves out what auto_resume_from_checkpoints needs",
+    ),
+    ("four_bits_or_eight", {**LORA, "load_in_4bit": True, "load_in_8bit": True}, "are both true -> keep one"),
+    ("qlora_has_a_4bit_base", {**LORA, "adapter": "qlora"}, "is not loaded in 4 bits -> add `load_in_4bit: true`"),
+    ("few_bits_need_an_adapter", {"load_in_4bit": True}, "quantised weights cannot be trained -> add `adapter: qlora`"),
+    ("few_bits_need_an_adapter", {"load_in_8bit": True}, "quantised weights cannot be trained -> add `adapter: lora`"),
+    (
+        "four_bit_options_need_4bit",
+        {"bnb_4bit_quant_type": "fp4"},
+        "bnb_4bit_quant_type is written, and load_in_4bit is",
+    ),
+    (
+        "adapter_options_need_an_adapter",
+        {"lora_r": 4},
+        "lora_r is written, and there is no adapter -> add `adapter: lora`",
+    ),
+    ("adapter_options_need_an_adapter", {"merge_adapters": True}, "merge_adapters is written, and there is no adapter"),
+    (
+        "the_adapter_has_targets",
+        {"adapter": "lora"},
+        "the adapter has nothing to adapt -> add `lora_target_linear: true`",
+    ),
+    (
+        "target_patterns_compile",
+        {"adapter": "lora", "lora_target_modules": ["q_(proj"]},
+        "'q_(proj' is no regular expression",
+    ),
+    (
+        "adapted_parameters_have_no_dropout",
+        {"adapter": "lora", "lora_target_parameters": ["w"], "lora_dropout": 0.1},
+        "which lora_target_parameters rules out -> write lora_dropout: 0",
+    ),
+    ("layers_pattern_counts_layers", {**LORA, "peft_layers_pattern": ["layers"]}, "add peft_layers_to_transform"),
+    (
+        "unfrozen_parameters_are_full_weights",
+        {**LORA, "peft_layers_to_transform": [0], "unfrozen_parameters": ["lm_head"]},
+        "unfrozen_parameters is written, and so is peft_layers_to_transform",
+    ),
+    (
+        "one_scheme_of_learning_rates",
+        {**LORA, "loraplus_lr_ratio": 16, "lr_groups": [{"name": "a", "modules": ["q"], "lr": 1}]},
+        "loraplus_lr_ratio is written, and so is lr_groups",
+    ),
+    ("embeddings_have_one_learning_rate", {"embedding_lr": 1, "embedding_lr_scale": 1}, "and so is embedding_lr"),
+    (
+        "cosine_options_need_a_cosine",
+        {"cosine_min_lr_ratio": 0.1, "lr_scheduler": "linear"},
+        "cosine_min_lr_ratio is written, and lr_scheduler is linear",
+    ),
+    ("a_held_rate_has_its_height", {"cosine_constant_lr_ratio": 0.8}, "add `cosine_min_lr_ratio: 0.1`"),
+    ("precision_is_chosen_once", {"bf16": True, "fp16": True}, "bf16 and fp16 are all asked for"),
+    ("activations_stay_on_the_device", {"gradient_checkpointing": "offload"}, "offload is not supported yet"),
+    (
+        "reentrant_checkpoints_need_gradients_everywhere",
+        {
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            "unfrozen_parameters": ["x"],
+        },
+        "write use_reentrant: false",
+    ),
+    ("weights_are_safetensors", {"save_safetensors": False}, "save_safetensors is false"),
+    ("preferences_are_not_packed", {**DPO, "sample_packing": True}, "sample_packing is true, and rl: dpo compares"),
+    ("preference_options_need_their_method", {"rl_beta": 0.1}, "rl_beta is written, and rl is not"),
+    (
+        "every_loss_has_a_weight",
+        {**DPO, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1]},
+        "dpo_loss_weights has 1 numbers for 2 losses",
+    ),
+    ("the_score_has_rows", {"score_max_rows": 3}, "score_max_rows is written, and score_dataset is not"),
+    ("the_method_exists", {"rl": "kto"}, "rl: kto is not supported yet"),
+    ("the_method_exists", {"rl": "dop"}, "rl: there is no method 'dop' -> did you mean 'dpo'?"),
+    ("the_optimizer_exists", {"optimizer": "adamw"}, "optimizer: there is no 'adamw' -> did you mean"),
+    ("the_optimizer_exists", {"optimizer": "muon"}, "optimizer: muon is not supported yet -> use adamw_torch_fused"),
+    ("the_scheduler_exists", {"lr_scheduler": "cosin"}, "lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?"),
+    ("the_adapter_exists", {**LORA, "adapter": "loar"}, "adapter: there is no 'loar' -> did you mean 'lora'?"),
+    ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "pisa"}, "did you mean 'pissa'?"),
+    ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "eva"}, "eva is not supported yet"),
+    ("the_attention_exists", {"attn_implementation": "flash"}, "'flash' is short for flash_attention_2"),
+    ("the_attention_exists", {"attn_implementation": "xformers"}, "xformers is not supported yet"),
+    ("the_attention_exists", {"attn_implementation": "spda"}, "there is no 'spda' -> did you mean 'sdpa'?"),
+    ("the_losses_exist", {**DPO, "dpo_loss_type": ["sigmod"]}, "did you mean 'sigmoid'?"),
+    ("the_template_exists", {"chat_template": "qwen_3"}, "there is no template 'qwen_3' -> did you mean 'qwen"),
+    ("the_template_exists", {"chat_template": "jamba"}, "the template jamba is not shipped"),
+    ("one_way_to_shard", {"deepspeed": {"x": 1}, "fsdp": ["full_shard"]}, "deepspeed and fsdp are both written"),
+    ("fsdp_has_one_version", {"fsdp_version": 2, "fsdp_config": {"fsdp_version": 1}}, "fsdp_version is 2, and 1 in"),
+    (
+        "unpinned_offloading_is_fsdp2",
+        {"fsdp_config": {"cpu_offload_pin_memory": False}},
+        "is for FSDP 2 with offload_params",
+    ),
+]
+
+ROWS: list[tuple[Mapping[str, Any], str]] = [
+    ({"type": "alpcaa"}, "datasets[0].type: there is no type 'alpcaa' -> did you mean 'alpaca'?"),
+    ({"type": "alpaca:chta"}, "type alpaca has no variant 'chta' -> did you mean 'alpaca:chat'?"),
+    ({"type": "metharme"}, "type metharme is not supported yet -> write the rows as messages: chat_template"),
+    (
+        {"chat_template": "chatmll"},
+        "datasets[0].chat_template: there is no template 'chatmll' -> did you mean 'chatml'?",
+    ),
+    ({"chat_template": "jinja"}, "datasets[0].chat_template: there is no chat_template_jinja"),
+    ({"chat_template": "chatml", "chat_template_jinja": "{{x}}"}, "not used, for chat_template is chatml"),
+    ({"shards": 3}, "datasets[0].shards: shards_idx is not written"),
+    ({"shards_idx": 3}, "datasets[0].shards_idx: shards is not written"),
+    ({"shards": 3, "shards_idx": 3}, "datasets[0].shards_idx: 3 is no part of 3 -> write a number from 0 to 2"),
+    (
+        {"message_field_role": "from", "message_property_mappings": {"role": "who"}},
+        "from, and message_property_mappings.role is who",
+    ),
+]
+
+NOTED: list[tuple[str, Mapping[str, Any], str]] = [
+    (
+        "adam_options_need_adam",
+        {"adam_beta1": 0.8, "optimizer": "sgd"},
+        "adam_beta1 changes nothing: sgd does not use it",
+    ),
+    ("evaluations_without_rows", {"evals_per_epoch": 1, "val_set_size": 0.0}, "no evaluation takes place"),
+    (
+        "checkpointing_options_need_checkpointing",
+        {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        "gradient_checkpointing is off",
+    ),
+    ("compile_options_need_compiling", {"torch_compile_mode": "default"}, "torch_compile is off"),
+    ("wandb_options_need_a_project", {"wandb_name": "x"}, "there is no wandb_project"),
+    ("hub_options_need_a_repository", {"hub_revision": "x"}, "there is no hub_model_id"),
+    ("patience_needs_a_threshold", {"loss_watchdog_patience": 2}, "there is no loss_watchdog_threshold"),
+]
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        make_config({**BASE, **values})
+    return [str(problem) for problem in error.value.problems]
+
+
+@pytest.mark.parametrize(("rule", "values", "message"), BROKEN)
+def test_a_contradiction_is_told_and_how_to_end_it(rule: str, values: Mapping[str, Any], message: str) -> None:
+    (problem,) = problems(values)
+    assert message in problem
+
+
+def test_every_rule_has_a_config_that_breaks_it() -> None:
+    assert {rule.__name__ for rule in RULES} == {name for name, _, _ in BROKEN}
+    assert {rule.__name__ for rule in REMARKS} == {name for name, _, _ in NOTED}
+
+
+@pytest.mark.parametrize(("row", "message"), ROWS)
+@pytest.mark.parametrize("key", ["datasets", "test_datasets"])
+def test_a_row_that_contradicts_itself_is_told(row: Mapping[str, Any], message: str, key: str) -> None:
+    values = {key: [{"path": "org/d", "type": "chat_template", **row}]}
+    (problem,) = problems(values)
+    assert message.replace("datasets[0]", f"{key}[0]", 1) in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chatml.intel", "type chatml.intel is not supported yet -> leave type out"),
+        ("chat_template.argilla_chat", "type chat_template.argilla_chat is not supported yet"),
+        ("chat_templte", "there is no preference type 'chat_templte' -> did you mean 'chat_template'?"),
+    ],
+)
+def test_preference_rows_have_their_own_types(name: str, message: str) -> None:
+    (problem,) = problems({"rl": "dpo", "datasets": [{"path": "org/d", "type": name}]})
+    assert message in problem
+    for good in (None, "chat_template", "chat_template.default"):
+        make_config({**BASE, "rl": "dpo", "datasets": [{"path": "org/d", "type": good}]})
+
+
+@pytest.mark.parametrize(("remark", "values", "message"), NOTED)
+def test_what_changes_nothing_is_said_and_stops_nothing(remark: str, values: Mapping[str, Any], message: str) -> None:
+    (warning,) = make_config({**BASE, **values}).warnings
+    assert message in str(warning)
+
+
+def test_an_option_that_the_type_of_its_row_does_not_read_is_said() -> None:
+    rows = [
+        {"path": "org/d", "type": "alpaca", "roles_to_train": ["user"]},
+        {"path": "org/e", "field": "x", "type": "completion"},
+    ]
+    (warning,) = make_config({**BASE, "datasets": rows}).warnings
+    assert str(warning) == (
+        "datasets.0.roles_to_train: datasets[0].roles_to_train changes nothing: type alpaca does not read it -> "
+        "remove the line"
+    )
+
+
+GOOD: list[Mapping[str, Any]] = [
+    {},
+    {"adapter": "qlora", "load_in_4bit": True, "lora_target_modules": ".*proj", "bnb_4bit_quant_type": "nf4"},
+    {"adapter": "lora", "lora_model_dir": "org/adapter"},
+    {"adapter": None, "lora_r": None, "lora_model_dir": None, "lora_dropout": 0.0},
+    {
+        "val_set_size": 0.1,
+        "eval_steps": 4,
+        "save_steps": 8,
+        "load_best_model_at_end": True,
+        "early_stopping_patience": 2,
+    },
+    {"val_set_size": 0.1, "save_strategy": "best", "metric_for_best_model": "eval_loss"},
+    {"val_set_size": 100, "eval_steps": 0.2, "save_steps": 0.4},
+    {"eval_strategy": "no", "save_strategy": "no"},
+    {"chat_template": "jinja", "chat_template_jinja": "{{ messages }}"},
+    {"chat_template": "tokenizer_default_fallback_chatml"},
+    {"attn_implementation": "kernels-community/vllm-flash-attn3"},
+    {"bf16": "auto", "fp16": True},
+    {"bf16": False, "float32": True},
+    {"batch_size": 8, "micro_batch_size": 2},
+    {"lr_scheduler": "rex", "cosine_min_lr_ratio": 0.1},
+    {**DPO, "rl_beta": 0.2, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [0.8, 0.2]},
+    {"datasets": [{"path": "org/d"}, {"path": "org/e", "type": "alpaca:chat"}, {"path": "x/y", "type": "sharegpt"}]},
+]
+
+
+@pytest.mark.parametrize("values", GOOD)
+def test_what_does_not_contradict_itself_passes_without_a_word(values: Mapping[str, Any]) -> None:
+    config = make_config({**BASE, **values})
+    assert config.warnings == ()
+
+
+def runnable(values: Mapping[str, Any], hardware: Hardware) -> list[str]:
+    config: Config = make_config({**BASE, **values})
+    return [problem.found for problem in check_runnable(config, hardware)]
+
+
+def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
+    cpu, old = Hardware("cpu"), Hardware("cuda", "T4", bf16=False)
+    new, two = Hardware("cuda", "H100", bf16=True), Hardware("cuda", world_size=2, bf16=True)
+    assert runnable({"fsdp": ["full_shard"]}, new) == ["fsdp is understood, and does not run in this version"]
+    assert runnable({"deepspeed": {"zero_optimization": {}}}, new) == [
+        "deepspeed is understood, and does not run in this version"
+    ]
+    assert runnable({"bf16": True}, old) == ["bf16: T4 has no bfloat16"]
+    assert runnable({"bfloat16": True}, old) == ["bfloat16: T4 has no bfloat16"]
+    assert runnable({"fp16": True}, cpu) == ["fp16 is true, and a CPU does not train in float16"]
+    assert runnable({"device_map": "auto"}, two) == ["device_map is for one process, and this run has 2"]
+    for values in ({}, {"bf16": True}, {"fp16": True, "device_map": "auto"}):
+        assert runnable(values, new) == []
+    assert runnable({"bf16": True}, cpu) == []
+    assert len(RUN_RULES) == 4
