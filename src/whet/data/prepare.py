@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from whet.data.readers import BadRow, Row
 from whet.data.sources import Source, locate
 from whet.data.store import Origin, PreparedSet, SampleWriter, SourceFile
 from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
+from whet.data.workers import EncoderRecipe, encode_chunks
 
 ROWS_PER_CALL = 1000
 """Rows that are tokenised together: enough to keep the tokenizer busy, few enough to hold."""
@@ -66,24 +68,35 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
     return store.open_prepared(final)
 
 
+def find_prepared(config: Config, resolved: ResolvedRun, tokenizer: Any) -> PreparedSet | None:
+    """The prepared set of a config if it was made before; raises as `prepare` where a source cannot be found."""
+    _, folder = _name(_locate_all(config), config, resolved, tokenizer)
+    return store.open_prepared(folder) if store.is_published(folder) else None
+
+
 @dataclass(frozen=True)
 class _Part:
     """A dataset to be read, with its place in the YAML."""
 
+    key: Literal["datasets", "test_datasets"]
+    number: int
     dataset: DatasetConfig
     where: str
     source: Source
     name: str
-    is_test: bool
+
+    @property
+    def is_test(self) -> bool:
+        return self.key == "test_datasets"
 
 
 def _locate_all(config: Config) -> list[_Part]:
     folder = Path(config.file).parent if config.file else None
-    rows = [(dataset, "datasets", number) for number, dataset in enumerate(config.data.datasets)]
-    rows += [(dataset, "test_datasets", number) for number, dataset in enumerate(config.data.test_datasets)]
+    keys: tuple[Literal["datasets", "test_datasets"], ...] = ("datasets", "test_datasets")
+    rows = [(key, number, dataset) for key in keys for number, dataset in enumerate(getattr(config.data, key))]
     parts: list[_Part] = []
     problems: list[Problem] = []
-    for dataset, key, number in rows:
+    for key, number, dataset in rows:
         where = config.where((key, number, "path"))
         try:
             source = locate(dataset, where, folder)
@@ -91,10 +104,17 @@ def _locate_all(config: Config) -> list[_Part]:
             problems.extend(error.problems)
         else:
             name = _unique_name(source.name, [part.name for part in parts])
-            parts.append(_Part(dataset, where, source, name, key == "test_datasets"))
+            parts.append(_Part(key, number, dataset, where, source, name))
     if problems:
         raise DataError(problems)
     return parts
+
+
+def _name(parts: Sequence[_Part], config: Config, resolved: ResolvedRun, tokenizer: Any) -> tuple[str, Path]:
+    """The set's fingerprint, and its folder."""
+    datasets, sources = [part.dataset for part in parts], [part.source for part in parts]
+    key = fingerprint(config, resolved.seed, tokenizer, datasets, sources)
+    return key, Path(resolved.prepared_path) / key[:32]
 
 
 def _unique_name(path: str, taken: Sequence[str]) -> str:
@@ -145,8 +165,7 @@ def _make(final: Path, key: str, parts: Sequence[_Part], config: Config, resolve
         with SampleWriter(folder / store.SAMPLES, kind) as writer:
             intake = _Intake(writer, config, resolved)
             for number, part in enumerate(parts):
-                encoder = SampleEncoder(part.dataset, config, tokenizer)
-                intake.take(number, part, encoder)
+                intake.take(number, part, EncoderRecipe(config, part.key, part.number, tokenizer))
         _refuse_faults(intake.ledgers, parts, config, resolved)
         train, validation = _divide(intake, parts, config, resolved.seed)
         store.write_indices(folder, "train", train)
@@ -188,21 +207,22 @@ class _Intake:
         self._seen: set[bytes] | None = set() if config.data.dataset_exact_deduplication else None
         self._seed = resolved.seed.to_bytes(16, "little", signed=True) if config.data.val_set_size else None
         self.ledgers: list[Ledger] = []
-        self.sources: list[int] = []
-        self.draws: list[int] = []
+        self.sources = array("h")
+        self.draws = array("Q")
 
     @property
     def files(self) -> list[SourceFile]:
         return list(self._file_numbers)
 
-    def take(self, number: int, part: _Part, encoder: SampleEncoder) -> None:
+    def take(self, number: int, part: _Part, recipe: EncoderRecipe) -> None:
         """Read, encode and write one dataset."""
+        encoder = recipe.make()
         ledger = Ledger(part.name)
         self.ledgers.append(ledger)
         limits = self._limits(part, encoder)
-        for rows in _chunks(part.source.rows(), ROWS_PER_CALL):
-            readable = [row.value for row in rows if not isinstance(row.value, BadRow)]
-            encoded = iter(encoder.encode_rows(readable))
+        chunks = _chunks(part.source.rows(), ROWS_PER_CALL)
+        for rows, outcomes in encode_chunks(chunks, encoder, recipe, self._resolved.num_proc):
+            encoded = iter(outcomes)
             for row in rows:
                 ledger.read += 1
                 outcome = row.value if isinstance(row.value, BadRow) else next(encoded)

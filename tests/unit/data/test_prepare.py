@@ -22,7 +22,8 @@ from whet.config.resolve import resolve
 from whet.core.errors import DataError, RowError
 from whet.core.types import Hardware
 from whet.data import prepare as module
-from whet.data.prepare import draw_validation, prepare
+from whet.data import workers
+from whet.data.prepare import draw_validation, find_prepared, prepare
 from whet.data.store import PreferenceSplit
 from whet.data.summary import ledgers_of, summary
 from whet.data.tokenise import Encoded, EncodedPreference
@@ -60,7 +61,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 def numbers(monkeypatch):
     """Rows are numbers; counts how many datasets were encoded."""
     fresh = type("Encoder", (NumbersEncoder,), {"made": 0})
-    monkeypatch.setattr(module, "SampleEncoder", fresh)
+    monkeypatch.setattr(workers, "SampleEncoder", fresh)
     return fresh
 
 
@@ -94,6 +95,11 @@ def config_of(*paths, tests=(), **keys) -> Config:
     return make_config(values, check_files=False)
 
 
+def with_type(config, kind):
+    rows = tuple(row.model_copy(update={"type": kind}) for row in config.data.datasets)
+    return config.model_copy(update={"data": config.data.model_copy(update={"datasets": rows})})
+
+
 def run(config, tokenizer=TOKENIZER, **options):
     return prepare(config, resolve(config, Hardware("cpu")), tokenizer, **options)
 
@@ -120,6 +126,29 @@ def test_conversations_become_samples_whose_targets_are_the_answers(in_empty_fol
     assert prepared.train.names == ("chat",)
     assert prepared.train.place(1) == "chat.jsonl:2"
     assert prepared.validation is None
+
+
+def test_rows_of_tokens_text_and_preferences_are_prepared_too(in_empty_folder):
+    write(
+        in_empty_folder / "tokens.jsonl",
+        [{"input_ids": [1, 2, 3], "labels": [-100, -100, 3], "attention_mask": [1] * 3}],
+    )
+    ids, supervised = run(with_type(config_of("tokens.jsonl"), None)).train.tokens(0)
+    assert (ids.tolist(), supervised.tolist()) == ([1, 2, 3], [False, False, True])
+
+    write(in_empty_folder / "text.jsonl", [{"text": "a long text of many words " * 5}])
+    pieces = run(with_type(config_of("text.jsonl"), "completion")).train
+    assert len(pieces) > 1
+    assert set(pieces.lengths[:-1].tolist()) == {10}
+    whole = np.concatenate([pieces.tokens(index)[0] for index in range(len(pieces))])
+    assert TOKENIZER.decode(whole, skip_special_tokens=True) == "a long text of many words " * 5
+
+    turns = [{"role": "user", "content": "1 + 1?"}]
+    answers = {"chosen": {"role": "assistant", "content": "2"}, "rejected": {"role": "assistant", "content": "3"}}
+    write(in_empty_folder / "dpo.jsonl", [{"messages": turns, **answers}])
+    prompt, chosen, rejected = run(config_of("dpo.jsonl", rl="dpo", sequence_len=512)).train.pair(0)
+    assert TOKENIZER.decode(prompt) == TOKENIZER.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert [TOKENIZER.decode(answer) for answer in (chosen, rejected)] == ["2<|im_end|>", "3<|im_end|>"]
 
 
 def test_every_row_is_kept_or_dropped_with_its_reason(in_empty_folder, numbers):
@@ -273,7 +302,10 @@ def test_preferences_are_stored_for_a_method_that_learns_from_them(in_empty_fold
 
 def test_the_same_content_is_prepared_once(in_empty_folder, numbers):
     write_lengths(in_empty_folder / "a.jsonl", [4, 5])
-    first = run(config_of("a.jsonl"))
+    config = config_of("a.jsonl")
+    assert find_prepared(config, resolve(config, Hardware("cpu")), TOKENIZER) is None
+    first = run(config)
+    assert find_prepared(config, resolve(config, Hardware("cpu")), TOKENIZER).path == first.path
     again = run(config_of("a.jsonl", learning_rate=5e-3, num_epochs=7))
     assert (again.path, again.manifest["created"]) == (first.path, first.manifest["created"])
     assert numbers.made == 1
@@ -321,6 +353,23 @@ def test_of_several_that_prepare_at_once_one_works(in_empty_folder, numbers):
     assert numbers.made == 1
 
 
+def test_several_processes_make_the_set_of_one(in_empty_folder, monkeypatch, caplog):
+    caplog.set_level("INFO", "whet")
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": "x " * (n % 9)}]}
+        for n in range(90)
+    ]
+    write(in_empty_folder / "chat.jsonl", [*rows[:50], "{", {"other": 1}, *rows[50:]])
+    monkeypatch.setattr(module, "ROWS_PER_CALL", 10)
+    monkeypatch.setattr(workers, "CHUNKS_BEFORE_WORKERS", 2)
+    keys = {"sequence_len": 512, "on_bad_row": "drop", "val_set_size": 9}
+    sets = [run(config_of("chat.jsonl", dataset_num_proc=number, **keys), refresh=True) for number in (1, 2)]
+    assert caplog.messages.count("encoding with 2 processes") == 1
+    one, two = ({**prepared.manifest, "created": None} for prepared in sets)
+    assert one == two
+    assert one["hashes"]["samples.arrow"]["bytes"] > 1000
+
+
 def test_a_killed_preparation_leaves_no_set_and_the_next_one_clears_up(in_empty_folder, monkeypatch):
     """The child dies, as by SIGKILL, when half of the rows are written."""
     write_lengths(in_empty_folder / "a.jsonl", [4] * 3000)
@@ -335,7 +384,7 @@ def test_a_killed_preparation_leaves_no_set_and_the_next_one_clears_up(in_empty_
                 return os._exit(9) if Dying.calls == 2 else super().encode_rows(rows)
 
         t.module.store.TOKENS_PER_RECORD_BATCH = 100
-        t.module.SampleEncoder = Dying
+        t.workers.SampleEncoder = Dying
         t.run(t.config_of("a.jsonl"))
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -344,7 +393,7 @@ def test_a_killed_preparation_leaves_no_set_and_the_next_one_clears_up(in_empty_
     assert child.returncode == 9
     assert len(list(folder.glob(".*/samples.arrow"))) == 1
     assert not list(folder.glob("*/manifest.json"))
-    monkeypatch.setattr(module, "SampleEncoder", NumbersEncoder)
+    monkeypatch.setattr(workers, "SampleEncoder", NumbersEncoder)
     assert len(run(config_of("a.jsonl")).train) == 3000
     assert not list(folder.glob(".*"))
 
