@@ -13,7 +13,7 @@ from whet.config.config import Config
 from whet.config.fitting import shape_of
 from whet.config.keys import Findings, canonical, ours
 from whet.config.known_keys import ALIASES, ATTENTION_SWITCHES, INTERNAL, NO_EFFECT, REFUSED, RENAMED
-from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, SpecialTokens, fields
+from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Section, SpecialTokens, fields, owner
 from whet.config.tree import plant
 
 SOURCE = Path(whet.__file__).parent
@@ -25,8 +25,6 @@ BLOCKS = {
     "special_tokens": (SpecialTokens, False),
     "fsdp_config": (FsdpConfig, False),
 }
-CHECKED_ONLY = set(FsdpConfig.model_fields) - set(fields())
-"""Sub-keys whose types are checked now and that run in a later version; a run with their block is refused."""
 
 
 def typos(word: str) -> Iterator[str]:
@@ -85,34 +83,43 @@ def test_every_one_letter_typo_inside_a_block_is_refused(block: str) -> None:
                 assert "unknown key" in findings.problems[0].found or "not supported" in findings.problems[0].found
 
 
-def attributes_read(folder: Path) -> set[str]:
-    """Names of attributes, and words in quotes, that code outside the schema looks up."""
-    names: set[str] = set()
-    for path in folder.rglob("*.py"):
-        if "schema" in path.parts or path.name in ("known_keys.py", "names.py"):
+ALWAYS_SO = {"save_safetensors"}
+"""Keys whose one accepted value is what always happens."""
+RUNS_LATER = {"fsdp", "fsdp_version", "fsdp_config", "deepspeed"}
+"""Keys that are checked now; a run with one of them is refused (check_runnable)."""
+
+
+def modules() -> Iterator[tuple[str, set[str], list[tuple[str, str]]]]:
+    """Of each module that acts on a config: its text, the attributes it names, and (attribute, of what) it looks up.
+
+    Rules and explanations do not count: a key that is only checked is a key that does nothing.
+    """
+    for path in sorted(SOURCE.rglob("*.py")):
+        if path.relative_to(SOURCE).parts[0] == "config" and path.name != "resolve.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                names.add(node.attr)
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-                names.update(str(item.value) for item in node.args[1:2] if isinstance(item, ast.Constant))
-    return names
+        text = path.read_text(encoding="utf-8")
+        found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+        yield text, {node.attr for node in found}, [(node.attr, ast.unparse(node.value)) for node in found]
 
 
 def test_every_accepted_key_is_read_by_something() -> None:
-    """Rules do not count: a key that is only checked is a key that does nothing."""
-    read_by = attributes_read(SOURCE / "config" / "resolve.py")
-    for folder in sorted(SOURCE.iterdir()):
-        if folder.is_dir() and folder.name != "config":
-            read_by |= attributes_read(folder)
-    for module in (SOURCE / "run.py", SOURCE / "config" / "resolve.py"):
-        if module.exists():
-            read_by |= {
-                node.attr for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Attribute)
-            }
-    keys = {*fields(), *DatasetConfig.model_fields, *SpecialTokens.model_fields, *LrGroup.model_fields}
-    distributed_later = {"fsdp", "fsdp_version", "fsdp_config", "deepspeed"} | CHECKED_ONLY
-    assert sorted(keys - read_by - distributed_later) == []
+    read_keys: set[str] = set()
+    for text, named, lookups in modules():
+        for attribute, of in lookups:
+            if attribute in fields() and owner(attribute) in named and of != "torch":
+                read_keys.add(attribute)
+        read_keys |= {key for key in ("bfloat16", "float16", "float32") if f'"{key}"' in text and "precision" in named}
+    assert sorted(set(fields()) - read_keys - ALWAYS_SO - RUNS_LATER) == []
+
+
+@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup])
+def test_every_accepted_key_of_a_block_is_read_by_something(block: type[Section]) -> None:
+    read_keys: set[str] = set()
+    for text, _, lookups in modules():
+        if block is SpecialTokens and ".special_tokens" in text and ".model_dump(" in text:
+            read_keys |= set(block.model_fields)  # all of them, as a mapping
+        read_keys |= {name for name, of in lookups if of.rsplit(".", 1)[-1] not in SECTIONS}
+    assert sorted(set(block.model_fields) - read_keys) == []
 
 
 def test_every_section_of_the_schema_is_a_section_of_the_config() -> None:

@@ -9,7 +9,7 @@ from whet.config.names import (
     ADAPTERS,
     ATTENTION,
     CHAT_TEMPLATES,
-    DATASET_TYPE_VARIANTS,
+    DATASET_TYPES,
     METHODS,
     OPTIMIZERS,
     SCHEDULERS,
@@ -42,8 +42,7 @@ def json_schema() -> dict[str, Any]:
     for block in definitions.values():
         block["properties"] = {name: _presented(name, entry) for name, entry in block["properties"].items()}
     if "DatasetConfig" in definitions:
-        types = [base + variant for base, variants in DATASET_TYPE_VARIANTS.items() for variant in ("", *variants)]
-        definitions["DatasetConfig"]["properties"]["type"]["examples"] = types
+        definitions["DatasetConfig"]["properties"]["type"]["examples"] = list(DATASET_TYPES)
     properties = {name: _presented(name, entry) for name, entry in properties.items()}
     for alias, name in ALIASES.items():
         properties[alias] = {**properties[name], "description": f"Another spelling of {name}."}

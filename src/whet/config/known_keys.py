@@ -183,6 +183,7 @@ NO_EFFECT: dict[str, str] = _table(
         "the model goes to its device when it is loaded": "experimental_skip_move_to_device",
         "there is no table of predictions; `whet inference` talks to the model": "eval_table_size",
         "only sequence_len limits a prompt": "max_prompt_len",
+        "there is one way to merge, and it gives the same weights": "merge_method",
     }
 )
 """Keys whose purpose is met without them -> why; a warning says so."""
@@ -244,6 +245,7 @@ OFF: dict[str, Any] = {
     "sample_packing_group_size": 100000,
     "sample_packing_bin_size": 200,
     "include_tkps": True,
+    "merge_method": "memory_efficient",
     "tokenizer_save_jinja_files": True,
     "experimental_skip_move_to_device": True,
 }
@@ -256,6 +258,7 @@ ROW_REFUSED: dict[str, str] = _table(
         "knowledge distillation is not built: remove the line": "logprobs_field temperature",
         "write `field` with `type: completion`": "text_column",
         "cut the rows out of the file": "skip",
+        "datasets no longer runs code of the hub: name its Parquet files in data_files": "trust_remote_code",
         "process rewards are not built: remove the line": """
             step_separator max_completion_length train_on_last_step_only""",
         "synthetic rows are not built: write a small JSONL file": """

@@ -117,61 +117,87 @@ ATTENTION_SHORT = {
 }
 ATTENTION_NOT_YET = ("fp8", "sage", "xformers")
 
-DATASET_TYPES = (
+STYLED_TYPES = (
     "alpaca",
     "alpaca_chat",
+    "alpaca_chat.load",
+    "alpaca_chat.load_camel_ai",
+    "alpaca_chat.load_concise",
+    "alpaca_chat.load_no_prompt",
+    "alpaca_chat.load_qa",
     "alpaca_instruct",
+    "alpaca_instruct.load",
+    "alpaca_instruct.load_no_prompt",
     "alpaca_w_system",
+    "alpaca_w_system.load",
+    "alpaca_w_system.load_chat",
+    "alpaca_w_system.load_instruct",
+    "alpaca_w_system.load_open_orca",
+    "alpaca_w_system.load_open_orca_chatml",
+    "gpteacher",
+    "jeopardy",
+    "oasst",
+    "orcamini",
+    "summarizetldr",
+)
+"""Types of instructions; `:style` may stand behind each."""
+STYLES = ("chat", "chatml", "instruct", "phi")
+
+DATASET_TYPES = (
+    *STYLED_TYPES,
     "chat_template",
+    "chat_template.default",
     "completion",
     "input_output",
+    "metharme",
     "sharegpt",
 )
-"""What stands before the first '.' or ':' in a dataset's `type`."""
-
-DATASET_TYPE_VARIANTS: dict[str, tuple[str, ...]] = {
-    "alpaca": (":instruct", ":chat", ":chatml", ":phi"),
-    "alpaca_chat": (".load", ".load_concise", ".load_qa", ".load_camel_ai", ".load_no_prompt"),
-    "alpaca_instruct": (".load", ".load_no_prompt"),
-    "alpaca_w_system": (".load", ".load_chat", ".load_instruct", ".load_open_orca", ".load_open_orca_chatml"),
-    "chat_template": (".default",),
-    "completion": (),
-    "input_output": (),
-    "sharegpt": (),
-}
-"""What may stand behind it. Nothing behind it is always allowed."""
+"""Values of a dataset's `type`; no type at all means rows of token ids."""
 
 DATASET_TYPES_NOT_YET = (
     "_synthetic",
+    "axolotl",
     "bradley_terry",
     "concisechoice",
     "context_qa",
     "creative_acr",
     "explainchoice",
-    "gpteacher",
-    "jeopardy",
     "llama2_chat",
     "messages",
-    "metharme",
-    "oasst",
-    "orcamini",
     "pretrain",
     "pygmalion",
     "reflection",
     "stepwise_supervised",
-    "summarizetldr",
 )
-PREFERENCE_TYPES = ("chat_template", "chat_template.default")
-"""Types of a dataset's rows under `rl: dpo`; none at all means prompt, chosen and rejected columns."""
-PREFERENCE_TYPES_NOT_YET = ("chatml", "llama3", "zephyr", "passthrough", "chat_template.argilla_chat", "user_defined")
+"""What stands before the first '.' or ':' in types that are not read yet."""
+
+PREFERENCE_TYPES = (
+    "chat_template",
+    "chat_template.argilla_chat",
+    "chat_template.default",
+    *(
+        f"{style}.{name}"
+        for style in ("chatml", "llama3")
+        for name in ("argilla_chat", "default", "icr", "intel", "prompt_pairs", "ultra")
+    ),
+    "prompt_pairs",
+)
+"""Values of `type` under `rl: dpo`; no type at all means prompt, chosen and rejected columns."""
+PREFERENCE_TYPES_NOT_YET = ("chat_template.argilla", "passthrough.default", "zephyr.nectar")
 
 CHAT_TEMPLATES = (
     "alpaca",
     "chatml",
+    "cohere",
     "deepseek_v2",
+    "deepseek_v3",
+    "exaone",
     "gemma",
     "gemma3",
+    "gemma3n",
     "llama3",
+    "llama4",
+    "metharme",
     "mistral_v1",
     "mistral_v2v3",
     "mistral_v3_tekken",
@@ -184,22 +210,16 @@ CHAT_TEMPLATES = (
 """Templates that whet ships. Beside them: tokenizer_default, tokenizer_default_fallback_<name>, jinja."""
 CHAT_TEMPLATES_NOT_YET = (
     "aya",
-    "cohere",
     "command_a",
     "command_a_rag",
     "command_a_tool_use",
-    "deepseek_v3",
-    "exaone",
     "exaone4",
     "falcon_h1",
-    "gemma3n",
     "gemma4",
     "gemma4_unified",
     "jamba",
     "llama3_2_vision",
-    "llama4",
     "llava",
-    "metharme",
     "nemotron_h",
     "pixtral",
     "qwen2_vl",

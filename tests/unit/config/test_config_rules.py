@@ -190,8 +190,10 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
 
 ROWS: list[tuple[Mapping[str, Any], str]] = [
     ({"type": "alpcaa"}, "datasets[0].type: there is no type 'alpcaa' -> did you mean 'alpaca'?"),
-    ({"type": "alpaca:chta"}, "type alpaca has no variant 'chta' -> did you mean 'alpaca:chat'?"),
-    ({"type": "metharme"}, "type metharme is not supported yet -> write the rows as messages: chat_template"),
+    ({"type": "alpaca:chta"}, "type alpaca has no style 'chta' -> did you mean 'chat'?"),
+    ({"type": "completion:chat"}, "type completion has no style 'chat' -> write completion"),
+    ({"type": "alpaca_chat.load_qq"}, "there is no type 'alpaca_chat.load_qq' -> did you mean 'alpaca_chat.load_qa'?"),
+    ({"type": "context_qa.load_404"}, "type context_qa.load_404 is not supported yet -> write the rows as messages"),
     (
         {"chat_template": "chatmll"},
         "datasets[0].chat_template: there is no template 'chatmll' -> did you mean 'chatml'?",
@@ -254,15 +256,15 @@ def test_a_row_that_contradicts_itself_is_told(row: Mapping[str, Any], message: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chatml.intel", "type chatml.intel is not supported yet -> leave type out"),
-        ("chat_template.argilla_chat", "type chat_template.argilla_chat is not supported yet"),
-        ("chat_templte", "there is no preference type 'chat_templte' -> did you mean 'chat_template'?"),
+        ("zephyr.nectar", "type zephyr.nectar is not supported yet -> leave type out"),
+        ("chat_templte", "there is no type 'chat_templte' of preference rows -> did you mean 'chat_template'?"),
+        ("alpaca", "there is no type 'alpaca' of preference rows -> "),
     ],
 )
 def test_preference_rows_have_their_own_types(name: str, message: str) -> None:
     (problem,) = problems({"rl": "dpo", "datasets": [{"path": "org/d", "type": name}]})
     assert message in problem
-    for good in (None, "chat_template", "chat_template.default"):
+    for good in (None, "chat_template", "chatml.intel"):
         make_config({**BASE, "rl": "dpo", "datasets": [{"path": "org/d", "type": good}]})
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from whet.config.config import Config
 from whet.config.names import (
-    DATASET_TYPE_VARIANTS,
     DATASET_TYPES,
     DATASET_TYPES_NOT_YET,
     PREFERENCE_TYPES,
     PREFERENCE_TYPES_NOT_YET,
+    STYLED_TYPES,
+    STYLES,
 )
 from whet.config.rules.base import Place, contributed, shown_place
 from whet.config.rules.names import template_problem
@@ -55,33 +56,34 @@ def base_type(name: str) -> str:
 
 
 def _type(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
-    at = (*place, "type")
     if row.type is None:
         return None
+    at = (*place, "type")
     if config.method.rl is not None:
-        if row.type in PREFERENCE_TYPES:
+        return _preference_type(config, at, row.type)
+    name, _, style = row.type.partition(":")
+    if name in DATASET_TYPES:
+        styles = STYLES if name in STYLED_TYPES else ()
+        if not style or style in styles:
             return None
-        if row.type in PREFERENCE_TYPES_NOT_YET or base_type(row.type) in PREFERENCE_TYPES_NOT_YET:
-            found = f"type {row.type} is not supported yet"
-            return _row_problem(config, at, found, "leave type out and name the columns prompt, chosen and rejected")
-        return _row_problem(
-            config, at, f"there is no preference type '{row.type}'", suggestion(row.type, PREFERENCE_TYPES)
-        )
-    base = base_type(row.type)
-    if base in DATASET_TYPES:
-        variant = row.type.removeprefix(base)
-        variants = DATASET_TYPE_VARIANTS[base]
-        if not variant or variant in variants:
-            return None
-        full = [base, *(base + known for known in variants)]
-        return _row_problem(config, at, f"type {base} has no variant '{variant[1:]}'", suggestion(row.type, full))
-    if base in DATASET_TYPES_NOT_YET:
-        return _row_problem(
-            config, at, f"type {row.type} is not supported yet", "write the rows as messages: chat_template"
-        )
-    if contributed("formats", base):
+        fix = suggestion(style, styles) if styles else f"write {name}"
+        return _row_problem(config, at, f"type {name} has no style '{style}'", fix)
+    if contributed("formats", name):
         return None
-    return _row_problem(config, at, f"there is no type '{row.type}'", suggestion(base, DATASET_TYPES))
+    if base_type(name) in DATASET_TYPES_NOT_YET:
+        fix = "write the rows as messages, with `type: chat_template`"
+        return _row_problem(config, at, f"type {row.type} is not supported yet", fix)
+    return _row_problem(config, at, f"there is no type '{row.type}'", suggestion(row.type, DATASET_TYPES))
+
+
+def _preference_type(config: Config, at: Place, name: str) -> Problem | None:
+    if name in PREFERENCE_TYPES or contributed("preference_formats", name):
+        return None
+    if name in PREFERENCE_TYPES_NOT_YET:
+        fix = "leave type out and name the columns prompt, chosen and rejected"
+        return _row_problem(config, at, f"type {name} is not supported yet", fix)
+    found = f"there is no type '{name}' of preference rows"
+    return _row_problem(config, at, found, suggestion(name, PREFERENCE_TYPES))
 
 
 def _template(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
@@ -146,7 +148,7 @@ _CHAT_OPTIONS = (
 _READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_CHAT_OPTIONS, ("chat_template", "sharegpt")),
     "field": ("completion",),
-    "conversation": ("sharegpt", "alpaca", "alpaca_chat", "alpaca_w_system"),
+    "conversation": ("sharegpt", "alpaca_chat"),
 }
 
 

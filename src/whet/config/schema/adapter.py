@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, Section
@@ -51,9 +49,6 @@ class AdapterSection(Section):
         None, description="Keep adapter weights in float32 when the base is 16-bit (PEFT's default is true)."
     )
     merge_adapters: bool = Field(False, description="Write the merged model after training.")
-    merge_method: Literal["legacy", "memory_efficient"] = Field(
-        "memory_efficient", description="Merge shard by shard (memory_efficient) or in one loaded model (legacy)."
-    )
     loraplus_lr_ratio: PositiveNumber | None = Field(
         None, description="LoRA+: learning rate of the B matrices over that of the A matrices."
     )

@@ -23,7 +23,6 @@ class DatasetConfig(Section):
     ds_type: Literal["json", "csv", "parquet", "arrow", "text"] | None = Field(
         None, description="Format of a local file; told from its ending by default."
     )
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with a hub dataset.")
     shards: Positive | None = Field(None, description="Cut the rows into this many parts and read one of them.")
     shards_idx: Natural | None = Field(None, description="Number of the part to read, from 0.")
     field: str | None = Field(None, description="Column of the text, for `type: completion`; `text` by default.")
