@@ -24,12 +24,12 @@ def main() -> None:
     config = load_config(options.config)
     train(config)
     lines = (Path(config.output.output_dir) / "metrics.jsonl").read_text().splitlines()
-    steps = [line for line in map(json.loads, lines) if line.get("event") == "train"]
+    steps = [line for line in map(json.loads, lines) if line["kind"] == "train"]
     if options.startup:
         print(json.dumps({"first_step_seconds": steps[0]["unix_seconds"] - STARTED}))
         return
     timed = steps[options.warmup :]
-    tokens = timed[-1]["supervised_tokens_total"] - steps[options.warmup - 1]["supervised_tokens_total"]
+    tokens = timed[-1]["supervised_tokens_seen"] - steps[options.warmup - 1]["supervised_tokens_seen"]
     seconds = timed[-1]["unix_seconds"] - steps[options.warmup - 1]["unix_seconds"]
     print(
         json.dumps(

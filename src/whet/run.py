@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,10 +104,18 @@ def preprocess(config: Config, *, refresh: bool = False) -> tuple[PreparedSet, P
     return prepared, tokenizer
 
 
-def evaluate(config: Config) -> dict[str, float]:
-    """Losses of the run's model (what stands in `output_dir`, else the base model) on its evaluation data."""
+def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
+    """Losses of the model that the config's run has made, on its evaluation data.
+
+    Args:
+        untrained: measure the base model as it was before the run.
+
+    Raises:
+        WhetError: there is no evaluation data, or nothing has been trained yet.
+    """
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
+    from whet.serving.trained import as_trained, find_trained
     from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
@@ -119,7 +127,9 @@ def evaluate(config: Config) -> dict[str, float]:
         raise ConfigError(Problem(config.where("val_set_size"), found, fix, "val_set_size"))
     order = training_order(resolved, prepared.train)
     plan = plan_steps(resolved, order, prepared.train.supervised, has_validation=True)
-    model, isolates = _model(resolved, tokenizer, trained=Path(resolved.output_dir))
+    if not untrained:
+        resolved = replace(resolved, config=as_trained(config, find_trained(config)))
+    model, isolates = _model(resolved, tokenizer)
     inputs = MethodInputs(
         resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
     )
@@ -217,9 +227,7 @@ def _prepare(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refre
     return prepare(resolved.config, resolved, tokenizer, refresh=refresh)
 
 
-def _model(
-    resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, trained: Path | None = None
-) -> tuple[torch.nn.Module, bool]:
+def _model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tuple[torch.nn.Module, bool]:
     """The model with its adapter, and whether it keeps the documents of a packed row apart (promise G4).
 
     Raises:

@@ -64,3 +64,21 @@ def _newest_checkpoint(output_dir: Path) -> Path | None:
     from whet.training.checkpoint import newest_complete
 
     return newest_complete(output_dir).path if output_dir.is_dir() else None
+
+
+def as_trained(config: Config, trained: Trained) -> Config:
+    """The config with what was trained in the place of what was trained from."""
+    if trained.kind == "adapter":
+        section = config.adapter.model_copy(update={"lora_model_dir": str(trained.folder)})
+        return config.model_copy(update={"adapter": section})
+    if trained.kind == "base":
+        return config
+    # The trained folder's own files say everything that the overrides said.
+    changes = {
+        "base_model": str(trained.folder),
+        "base_model_config": None,
+        "revision_of_model": None,
+        "overrides_of_model_config": None,
+        "reinit_weights": False,
+    }
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})

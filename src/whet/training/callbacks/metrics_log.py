@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,7 +22,7 @@ class MetricsLog(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._path: Path | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -31,7 +32,7 @@ class MetricsLog(TrainerCallback):
         path = Path(args.output_dir or ".") / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_until(path, state.global_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
 
     def on_log(
         self,
@@ -41,17 +42,12 @@ class MetricsLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._file is None or not logs:
+        if self._path is None or not logs:
             return
-        self._file.write(json.dumps(metrics_line(state.global_step, state.max_steps, logs)) + "\n")
-        self._file.flush()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        line = metrics_line(state.global_step, state.max_steps, logs) | {"unix_seconds": time.time()}
+        # Opened for each line: a run may end anywhere, and nothing would close the file then.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[str, Any]:
