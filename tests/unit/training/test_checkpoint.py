@@ -1,0 +1,111 @@
+"""Only a whole checkpoint is resumed from, and a whole one is kept at all times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from whet.core.errors import ArtefactError
+from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete, publish, remove_old
+
+
+def make(output_dir: Path, step: int, *, published: bool = True) -> Path:
+    folder = output_dir / f"checkpoint-{step}"
+    (folder / "global_step").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * step)
+    (folder / "global_step" / "optimizer.pt").write_bytes(b"state")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if published:
+        publish(folder, step)
+    return folder
+
+
+def test_the_newest_is_by_number_not_by_name(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        make(tmp_path, step)
+    assert newest_complete(tmp_path).path == tmp_path / "checkpoint-100"
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert newest_complete(tmp_path / "nowhere").path is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / MANIFEST).unlink(), "it has no whet-checkpoint.json, so it was not finished"),
+        (lambda folder: (folder / MANIFEST).write_text('{"step": 2'), "its whet-checkpoint.json cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "global_step/optimizer.pt").write_bytes(b"st"), "has 2 bytes and should have 5"),
+        (lambda folder: (folder / "global_step/optimizer.pt").write_bytes(b"stale"), "the content of .* has changed"),
+    ],
+    ids=["no manifest", "half a manifest", "a file missing", "a file cut", "a byte changed"],
+)
+def test_a_checkpoint_that_is_not_whole_is_passed_over(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    good, bad = make(tmp_path, 1), make(tmp_path, 2)
+    damage(bad)
+    found = newest_complete(tmp_path)
+    assert found.path == good
+    (passed_over,) = found.passed_over
+    assert passed_over.path == bad
+    import re
+
+    assert re.search(reason, passed_over.reason)
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        make(tmp_path, step)
+    make(tmp_path, 5, published=False)  # being written
+    removed = remove_old(tmp_path, keep=2, best=tmp_path / "checkpoint-1")
+    assert removed == [tmp_path / "checkpoint-2"]
+    assert {folder.name for folder in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (1, 3, 4, 5)}
+
+
+def test_leftovers_older_than_the_newest_whole_one_go(tmp_path: Path) -> None:
+    make(tmp_path, 1, published=False)
+    make(tmp_path, 2)
+    assert remove_old(tmp_path, keep=1) == [tmp_path / "checkpoint-1"]
+
+
+def test_nothing_goes_before_something_is_whole_or_when_all_are_kept(tmp_path: Path) -> None:
+    make(tmp_path, 1, published=False)
+    assert remove_old(tmp_path, keep=1) == []
+    make(tmp_path, 2)
+    assert remove_old(tmp_path, keep=0) == []
+
+
+def test_a_new_run_asks_for_no_checkpoint(tmp_path: Path) -> None:
+    make(tmp_path, 1)
+    for asked in (None, False):
+        assert checkpoint_to_resume(asked, str(tmp_path), "a.yaml:1:1") == (None, ())
+
+
+def test_asking_for_the_newest_where_there_is_none_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path, 3, published=False)
+    message = "a.yaml:1:1: .* holds no complete checkpoint; checkpoint-3: it has no whet-checkpoint.json"
+    with pytest.raises(ArtefactError, match=message):
+        checkpoint_to_resume(True, str(tmp_path), "a.yaml:1:1")
+
+
+def test_a_named_folder_must_be_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="there is no folder"):
+        checkpoint_to_resume(str(tmp_path / "no"), str(tmp_path), "here")
+    with pytest.raises(ArtefactError, match=r"has no trainer_state.json, so it is no checkpoint"):
+        checkpoint_to_resume(str(tmp_path), str(tmp_path), "here")
+    folder = make(tmp_path, 1)
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ArtefactError, match="is damaged: model.safetensors has 5 bytes"):
+        checkpoint_to_resume(str(folder), str(tmp_path), "here")
+
+
+def test_a_named_checkpoint_of_another_program_is_taken_and_told(tmp_path: Path) -> None:
+    folder = make(tmp_path, 1, published=False)
+    path, passed_over = checkpoint_to_resume(str(folder), str(tmp_path), "here")
+    assert path == folder
+    assert [item.reason for item in passed_over] == ["it was not written by whet and is taken unverified"]
