@@ -1,0 +1,67 @@
+"""TensorBoard, W&B (offline) and MLflow each get the figures that metrics.jsonl has."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
+
+from whet.training.fit import fit
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains two steps with the given tracker keys; returns the logged losses. The environment is put back."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "MLFLOW_", "HF_MLFLOW", "TENSORBOARD_")):
+            monkeypatch.delenv(name)
+
+    def train(**keys: Any) -> list[float]:
+        before = dict(os.environ)
+        prepared = write_prepared(tmp_path / "prepared", random_samples(8, seed=6))
+        resolved = make_resolved(tmp_path / "out", max_steps=2, logging_steps=1, save_strategy="no", **keys)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the trackers, about themselves
+                fit(make_trainer(prepared, resolved), resolved)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if line["kind"] == "train"]
+
+    return train
+
+
+def test_tensorboard(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    losses = run(use_tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "out" / "runs"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses)
+    assert {"train/tokens_per_second", "train/supervised_tokens_per_second"} <= set(events.Tags()["scalars"])
+
+
+def test_mlflow(run: Any, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    losses = run(mlflow_experiment_name="tiny", mlflow_run_name="first")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert found.info.run_name == "first"
+    assert [metric.value for metric in client.get_metric_history(found.info.run_id, "loss")] == pytest.approx(losses)
+
+
+def test_wandb_offline(run: Any, tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    losses = run(wandb_project="tiny", wandb_mode="offline", wandb_run_id="abc123")
+    wandb.finish()
+    (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*-abc123")
+    (file,) = folder.glob("run-abc123.wandb")
+    assert all(f"{loss}".encode() in file.read_bytes() for loss in losses)
