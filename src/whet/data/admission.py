@@ -51,7 +51,7 @@ def admit(sample: Encoded | EncodedPreference, limits: Limits) -> Kept | Dropped
     """Apply the limits to one sample."""
     if isinstance(sample, EncodedPreference):
         return _admit_preference(sample, limits)
-    tokens = len(sample)
+    tokens = num_tokens(sample)
     if tokens < limits.fewest:
         return _dropped(TOO_SHORT, tokens)
     if num_supervised(sample) == 0:
@@ -71,6 +71,13 @@ def admit(sample: Encoded | EncodedPreference, limits: Limits) -> Kept | Dropped
     return _dropped(TOO_LONG, tokens)
 
 
+def num_tokens(sample: Encoded | EncodedPreference) -> int:
+    """Tokens of a sample; of a preference, those of the prompt and the longer answer."""
+    if isinstance(sample, EncodedPreference):
+        return len(sample.prompt_ids) + max(len(sample.chosen_ids), len(sample.rejected_ids))
+    return len(sample)
+
+
 def num_supervised(sample: Encoded | EncodedPreference) -> int:
     """Targets of a sample; the first token, which nothing predicts, is none."""
     if isinstance(sample, EncodedPreference):
@@ -79,15 +86,14 @@ def num_supervised(sample: Encoded | EncodedPreference) -> int:
 
 
 def _admit_preference(sample: EncodedPreference, limits: Limits) -> Kept | Dropped:
-    prompt = len(sample.prompt_ids)
-    tokens = prompt + max(len(sample.chosen_ids), len(sample.rejected_ids))
+    tokens = num_tokens(sample)
     if tokens < limits.fewest:
         return _dropped(TOO_SHORT, tokens)
     if tokens <= limits.most:
         return Kept((sample,), tokens)
     if limits.strategy != "truncate":
         return _dropped(TOO_LONG, tokens)
-    room = limits.most - prompt
+    room = limits.most - len(sample.prompt_ids)
     if room < 1:
         return _dropped(NOTHING_LEFT, tokens)
     cut = replace(sample, chosen_ids=sample.chosen_ids[:room], rejected_ids=sample.rejected_ids[:room])

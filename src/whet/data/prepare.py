@@ -25,7 +25,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import DataError, Problem, RowError
 from whet.core.log import say
 from whet.data import store
-from whet.data.admission import Dropped, Limits, admit, num_supervised
+from whet.data.admission import Dropped, Limits, admit, num_supervised, num_tokens
 from whet.data.fingerprint import fingerprint, options
 from whet.data.ledger import DUPLICATE, Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
 from whet.data.readers import BadRow, Row
@@ -167,7 +167,7 @@ def _make(final: Path, key: str, parts: Sequence[_Part], config: Config, resolve
             for number, part in enumerate(parts):
                 intake.take(number, part, EncoderRecipe(config, part.key, part.number, tokenizer))
         _refuse_faults(intake.ledgers, parts, config, resolved)
-        train, validation = _divide(intake, parts, config, resolved.seed)
+        train, validation = _divide(intake, parts, config, resolved)
         store.write_indices(folder, "train", train)
         if validation is not None:
             store.write_indices(folder, "validation", validation)
@@ -197,6 +197,7 @@ class _Intake:
         ledgers: one for each dataset taken.
         files: every file that gave a row.
         sources: dataset number of each sample written.
+        lengths: tokens of each.
         draws: a number for each sample, from the seed and the row's content alone; made only if rows are drawn.
     """
 
@@ -208,6 +209,7 @@ class _Intake:
         self._seed = resolved.seed.to_bytes(16, "little", signed=True) if config.data.val_set_size else None
         self.ledgers: list[Ledger] = []
         self.sources = array("h")
+        self.lengths = array("q")
         self.draws = array("Q")
 
     @property
@@ -255,6 +257,7 @@ class _Intake:
         for piece in new:
             self._writer.add(_sequences(piece), num_supervised(piece), origin)
             self.sources.append(number)
+            self.lengths.append(num_tokens(piece))
             self.draws.append(draw)
         ledger.kept += 1
         ledger.samples += len(new)
@@ -307,7 +310,7 @@ def _refuse_faults(ledgers: Sequence[Ledger], parts: Sequence[_Part], config: Co
 
 
 def _divide(
-    intake: _Intake, parts: Sequence[_Part], config: Config, seed: int
+    intake: _Intake, parts: Sequence[_Part], config: Config, resolved: ResolvedRun
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
     """Sample numbers to train and to validate on."""
     sources = np.array(intake.sources, dtype=np.int64)
@@ -318,15 +321,16 @@ def _divide(
         found = "every row of the test datasets is also a row of the training datasets"
         raise DataError(Problem(config.where("test_datasets"), found, "use rows that are not trained on"))
     if config.data.val_set_size:
-        draws = np.array(intake.draws, dtype=np.uint64)
-        train, validation = draw_validation(draws, config.data.val_set_size, config.where("val_set_size"))
+        draws, lengths = np.array(intake.draws, dtype=np.uint64), np.array(intake.lengths)
+        allowed = lengths <= resolved.eval_sequence_len
+        train, validation = draw_validation(draws, allowed, config.data.val_set_size, config.where("val_set_size"))
     if config.data.shuffle_before_merging_datasets:
-        train = _shuffled_within(train, sources, seed)
+        train = _shuffled_within(train, sources, resolved.seed)
     return train, validation
 
 
 def draw_validation(
-    draws: npt.NDArray[np.uint64], val_set_size: float, where: str
+    draws: npt.NDArray[np.uint64], allowed: npt.NDArray[np.bool_], val_set_size: float, where: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Split samples in training and validation.
 
@@ -335,20 +339,24 @@ def draw_validation(
 
     Args:
         draws: uint64[N].
-        val_set_size: a share below 1, or a number of samples.
+        allowed: bool[N], samples that may be taken (no longer than eval_sequence_len).
+        val_set_size: a share of all samples, below 1, or a number of them.
 
     Returns:
         Sample numbers of both, each in order, each at least one.
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: nothing would be left to train on, or too few samples may be taken.
     """
-    share = val_set_size < 1
-    count = max(1, round(len(draws) * val_set_size)) if share else int(val_set_size)
+    count = max(1, round(len(draws) * val_set_size)) if val_set_size < 1 else int(val_set_size)
     if count >= len(draws):
         found = f"val_set_size {val_set_size:g} takes all {len(draws):,} samples, nothing is left to train on"
         raise DataError(Problem(where, found, "set it lower, or to 0 for no validation"))
-    taken = np.argsort(draws, kind="stable")[:count]
+    candidates = np.flatnonzero(allowed)
+    if count > len(candidates):
+        found = f"val_set_size {val_set_size:g} takes {count:,} samples, only {len(candidates):,} fit eval_sequence_len"
+        raise DataError(Problem(where, found, "set it lower, or raise eval_sequence_len"))
+    taken = candidates[np.argsort(draws[candidates], kind="stable")[:count]]
     mask = np.zeros(len(draws), dtype=np.bool_)
     mask[taken] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)

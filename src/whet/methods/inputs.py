@@ -46,4 +46,5 @@ def training_order(resolved: ResolvedRun, train: Split | PreferenceSplit) -> Ord
         packed=resolved.sample_packing,
         micro_batch_size=resolved.micro_batch_size,
         seed=resolved.seed,
+        shuffle=resolved.config.data.shuffle_merged_datasets,
     )

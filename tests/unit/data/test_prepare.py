@@ -248,7 +248,18 @@ def test_validation_never_takes_everything():
     with pytest.raises(
         DataError, match=r"^a\.yaml:9:1: val_set_size 5 takes all 5 samples, nothing is left to train on"
     ):
-        draw_validation(np.arange(5, dtype=np.uint64), 5, "a.yaml:9:1")
+        draw_validation(np.arange(5, dtype=np.uint64), np.ones(5, bool), 5, "a.yaml:9:1")
+
+
+def test_validation_takes_only_what_fits_eval_sequence_len(in_empty_folder, numbers):
+    write_lengths(in_empty_folder / "a.jsonl", [4, 9] * 10)
+    prepared = run(config_of("a.jsonl", val_set_size=10, eval_sequence_len=5))
+    assert prepared.validation.lengths.tolist() == [4] * 10
+    assert prepared.train.lengths.tolist() == [9] * 10
+    with pytest.raises(
+        DataError, match="val_set_size 11 takes 11 samples, only 10 fit eval_sequence_len -> set it lower"
+    ):
+        run(config_of("a.jsonl", val_set_size=11, eval_sequence_len=5))
 
 
 def test_test_datasets_are_the_validation_split_with_their_own_length_limit(in_empty_folder, numbers):

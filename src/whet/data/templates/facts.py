@@ -108,7 +108,7 @@ def _refuse_lost_traces(text: str, runs: Sequence[Run], conversation: list[dict[
 
 
 def _after_last(text: str, runs: Sequence[Run]) -> str:
-    return text[max((run.end for run in runs if run.source.field != "role"), default=0) :]
+    return text[max((run.end for run in runs if run.source.field not in ("role", "generation")), default=0) :]
 
 
 def _generation_prompt(template: Template, conversation: list[dict[str, Any]], special: Sequence[str]) -> str:
@@ -125,8 +125,8 @@ def _generation_prompt(template: Template, conversation: list[dict[str, Any]], s
 def _shared(one: str, other: str, special: Sequence[str]) -> int:
     """Length of the common beginning, not counting a part of a control token.
 
-    >>> _shared("<|end|>\n<|assistant|>", "<|end|>\n<|endoftext|>", ["<|end|>", "<|assistant|>", "<|endoftext|>"])
-    8
+    >>> _shared("<|end|><|assistant|>", "<|end|><|endoftext|>", ["<|end|>", "<|assistant|>", "<|endoftext|>"])
+    7
     """
     pairs = enumerate(zip(one, other, strict=False))
     length = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
