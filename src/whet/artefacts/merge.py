@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,7 +28,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
 from whet.model.adapters import tying_understood
-from whet.model.load import load_model_config
+from whet.model.load import load_model_config, refuse_random_weights
 from whet.model.source import cannot_load, locate
 from whet.model.tokenizer import highest_id, load_tokenizer
 
@@ -132,16 +132,19 @@ def _load_base(config: Config) -> PreTrainedModel:
         )
     options = {"revision": config.model.revision_of_model} if config.model.revision_of_model else {}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source,
+            output_loading_info=True,
             config=model_config,
             dtype=torch.float32,
             trust_remote_code=config.model.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
-    return model
+    refuse_random_weights(loading["missing_keys"], config)
+    base: PreTrainedModel = model
+    return base
 
 
 def _tokenizer_of(adapter: Path, config: Config) -> tuple[PreTrainedTokenizerBase, bool]:

@@ -170,13 +170,13 @@ def _load(
         )
     except (OSError, ValueError, ImportError, TypeError, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
-    _refuse_random_weights(loading["missing_keys"], config)
+    refuse_random_weights(loading["missing_keys"], config)
     loaded: PreTrainedModel = model
     return loaded
 
 
-def _refuse_random_weights(missing: Iterable[str], config: Config) -> None:
-    """transformers fills weights that a checkpoint lacks with random numbers and logs it; nobody trains that on purpose.
+def refuse_random_weights(missing: Iterable[str], config: Config) -> None:
+    """A checkpoint must hold every weight: transformers fills those that are missing with random numbers, and logs it.
 
     Raises:
         ModelError: names the weights.
