@@ -81,7 +81,7 @@ def _located(node: Node, folder: Path) -> Node:
 def _exists(path: str) -> bool:
     try:
         return Path(path).exists() or ("*" in path and bool(glob.glob(path, recursive=True)))
-    except OSError:  # a text too long for a file's name
+    except (OSError, ValueError):  # a text too long for a file's name, or with a NUL in it
         return False
 
 

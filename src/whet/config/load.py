@@ -41,7 +41,9 @@ def load_config(
     findings.problems += problems
     options, problems = from_command_line(overrides)
     findings.problems += problems
-    return _build(root, [*from_environment(environ), *options], str(path), findings, check_files=check_files)
+    variables, problems = from_environment(environ)
+    findings.problems += problems
+    return _build(root, [*variables, *options], str(path), findings, check_files=check_files)
 
 
 def make_config(values: Mapping[str, Any], *, check_files: bool = True) -> Config:

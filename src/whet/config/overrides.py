@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,36 +74,45 @@ def _switch(name: str) -> tuple[tuple[str, ...], bool]:
     return key_path(name), True
 
 
-def from_environment(environ: Mapping[str, str] | None) -> list[Setting]:
+def from_environment(environ: Mapping[str, str] | None) -> tuple[list[Setting], list[Problem]]:
     """Read ``WHET_LEARNING_RATE=1e-4``; ``__`` goes into a block: ``WHET_DATASETS__0__PATH``.
 
     Args:
         environ: the variables; None takes those of the process over those of a ``.env`` in the working folder.
     """
     found: dict[str, tuple[str, str]] = {}
+    problems: list[Problem] = []
     if environ is None:
-        found.update(_dotenv(Path(".env")))
+        found, problems = _dotenv(Path(".env"))
         environ = os.environ
     found.update({name: (text, f"environment variable {name}") for name, text in environ.items()})
-    return [
+    settings = [
         _setting(key_path(name.removeprefix(PREFIX).lower().replace("__", ".")), text, Origin("environment", where))
         for name, (text, where) in sorted(found.items())
         if name.startswith(PREFIX)
     ]
+    return settings, problems
 
 
-def _dotenv(path: Path) -> dict[str, tuple[str, str]]:
+def _dotenv(path: Path) -> tuple[dict[str, tuple[str, str]], list[Problem]]:
+    """Our variables in a ``.env``, with their places, and its lines that look like ours and cannot be read."""
     if not path.is_file():
-        return {}
+        return {}, []
     from dotenv.parser import parse_stream
 
-    with path.open(encoding="utf-8") as stream:
-        bindings = list(parse_stream(stream))
-    return {
-        binding.key: (binding.value or "", f"{path}:{binding.original.line} {binding.key}")
-        for binding in bindings
-        if binding.key and not binding.error
-    }
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [Problem(str(path), f"the file cannot be read: {error}", "save it as UTF-8, or remove it")]
+    found: dict[str, tuple[str, str]] = {}
+    problems: list[Problem] = []
+    for binding in parse_stream(io.StringIO(text)):
+        line = binding.original.line
+        if binding.error and PREFIX in binding.original.string:
+            problems.append(Problem(f"{path}:{line}", "the line cannot be read", "write NAME=value"))
+        elif binding.key:
+            found[binding.key] = (binding.value or "", f"{path}:{line} {binding.key}")
+    return found, problems
 
 
 def _setting(path: tuple[str, ...], text: str, origin: Origin) -> Setting:

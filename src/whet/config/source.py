@@ -79,8 +79,10 @@ def read_yaml(path: Path, name: str) -> tuple[Node, list[Problem]]:
         raise ConfigError(Problem(name, "there is no such file", _files_nearby(path))) from None
     except IsADirectoryError:
         raise ConfigError(Problem(name, "this is a folder", "name a YAML file in it")) from None
-    except PermissionError:
-        raise ConfigError(Problem(name, "the file may not be read", "check its permissions")) from None
+    except OSError as error:
+        raise ConfigError(
+            Problem(name, f"the file cannot be read: {error.strerror}", "check path and permissions")
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(
@@ -131,6 +133,8 @@ def _compose(text: str, name: str) -> YamlNode | None:
         ) from None
     except YAMLError as error:
         raise ConfigError(Problem(name, f"this is not YAML: {error}", "remove the characters it names")) from None
+    except RecursionError:
+        raise ConfigError(Problem(name, "brackets are nested hundreds deep", "close them")) from None
     return node
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from whet.config import Config, explain, load_config, make_config
-from whet.core.errors import ConfigError
+from whet.config.known_keys import every_name
+from whet.config.schema import fields
+from whet.core.errors import ConfigError, Problem
 
 BASE = """\
 base_model: org/model
@@ -258,3 +263,33 @@ def test_a_config_is_read_without_torch(yaml: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_env_file_that_cannot_be_read_is_told(yaml: Path) -> None:
+    Path(".env").write_text("WHET_SEED\nOTHER '\nWHET_ 'x\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(yaml)
+    assert ".env:" in str(error.value)
+    Path(".env").write_bytes(b"WHET_SEED=\xff\n")
+    with pytest.raises(ConfigError, match=r"\.env: the file cannot be read: .* -> save it as UTF-8"):
+        load_config(yaml)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = sorted({*fields(), *every_name(), *(f"{key}x" for key in fields())})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6))
+def test_no_values_cause_anything_but_problems_with_a_cure(values: dict[str, Any]) -> None:
+    base = {"base_model": "org/m", "learning_rate": 1e-4, "datasets": [{"path": "org/d", "type": "alpaca"}]}
+    problems: tuple[Problem, ...]
+    try:
+        problems = make_config({**base, **values}).warnings
+    except ConfigError as error:
+        problems = error.problems
+    assert all(problem.found and problem.fix for problem in problems)

@@ -118,7 +118,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "the adapter has nothing to adapt -> add `lora_target_linear: true`",
     ),
     (
-        "target_patterns_compile",
+        "patterns_compile",
         {"adapter": "lora", "lora_target_modules": ["q_(proj"]},
         "'q_(proj' is no regular expression",
     ),

@@ -70,18 +70,22 @@ def the_adapter_has_targets(config: Config) -> Problem | None:
     )
 
 
-def target_patterns_compile(config: Config) -> Problem | None:
-    targets = config.adapter.lora_target_modules or ()
-    for pattern in (targets,) if isinstance(targets, str) else targets:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            return at(
-                config,
-                "lora_target_modules",
-                f"lora_target_modules: '{pattern}' is no regular expression: {error}",
-                "write a layer's name",
-            )
+def patterns_compile(config: Config) -> Problem | None:
+    adapter = config.adapter
+    patterns = {
+        "lora_target_modules": adapter.lora_target_modules,
+        "lora_exclude_modules": adapter.lora_exclude_modules,
+        "lora_rank_pattern": tuple(adapter.lora_rank_pattern or ()),
+        "lora_alpha_pattern": tuple(adapter.lora_alpha_pattern or ()),
+        "unfrozen_parameters": config.model.unfrozen_parameters,
+    }
+    for key, written in patterns.items():
+        for pattern in (written,) if isinstance(written, str) else written or ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                found = f"{key}: '{pattern}' is no regular expression: {error}"
+                return at(config, key, found, "write a name, or put a backslash before the character")
     return None
 
 
@@ -115,7 +119,7 @@ ADAPTER_RULES: tuple[Rule, ...] = (
     four_bit_options_need_4bit,
     adapter_options_need_an_adapter,
     the_adapter_has_targets,
-    target_patterns_compile,
+    patterns_compile,
     adapted_parameters_have_no_dropout,
     layers_pattern_counts_layers,
     unfrozen_parameters_are_full_weights,

@@ -14,7 +14,7 @@ class LoopSection(Section):
 
     num_epochs: PositiveNumber = Field(1.0, description="Passes over the data; a fraction is allowed.")
     max_steps: Positive | None = Field(None, description="Stop after this many optimiser steps.")
-    seed: Natural = Field(42, description="Seed of the order, the adapter's start and dropout.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of the order, the adapter's start and dropout.")
     max_grad_norm: NaturalNumber = Field(1.0, description="Gradients are scaled down to this norm; 0 leaves them.")
     logging_steps: Positive | None = Field(None, description="Log every so many steps.")
     eval_steps: Positive | PositiveNumber | None = Field(
