@@ -185,8 +185,8 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     call = {key: value for key, value in call.items() if value is not None}
     if isinstance(call.get("function"), Mapping):
         call["function"] = _tool_call(call["function"])
-    if "arguments" in call:
-        call["arguments"] = parsed(call["arguments"])
+    if isinstance(arguments := parsed(call.get("arguments")), Mapping):
+        call["arguments"] = arguments
     return call
 
 

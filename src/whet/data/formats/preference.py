@@ -14,7 +14,7 @@ from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
 from whet.core.types import Preference, Turn
-from whet.data.formats.base import CONFIGURED, Row, kind, listed, parsed, required, text
+from whet.data.formats.base import CONFIGURED, Row, kind, listed, required, text
 from whet.data.formats.chat import read_tools
 from whet.data.formats.messages import MessageReader
 
@@ -28,7 +28,7 @@ class Pairs:
         prompt: fields of the prompt, the first that is there counts; empty: it is what both answers begin with.
         chosen, rejected: fields of the answers, likewise.
         whole: the answers are whole conversations; what they share is the prompt.
-        only_last: of an answer that is a list, its last message alone is the answer.
+        only_last: the prompt is a list of messages; of an answer that is one, its last message alone is the answer.
         system: field of a system text.
         default_system: system message of rows without one.
         template: as in `Format`.
@@ -62,12 +62,12 @@ class Pairs:
         return Preference(self._with_system(prompt, row), chosen, rejected, read_tools(row.get(self.tools)))
 
     def _prompt(self, row: Row) -> tuple[Turn, ...]:
-        value = parsed(required(row, *self.prompt))
-        return self._turns(value, "user", self.prompt)
+        if self.only_last:
+            return self.reader.read(listed(row, *self.prompt))
+        return self._turns(required(row, *self.prompt), "user", self.prompt)
 
     def _answer(self, row: Row, names: Sequence[str]) -> tuple[Turn, ...]:
-        value = parsed(required(row, *names))
-        return self._turns(value, "assistant", names)
+        return self._turns(required(row, *names), "assistant", names)
 
     def _turns(self, value: Any, role: str, names: Sequence[str]) -> tuple[Turn, ...]:
         if isinstance(value, str):

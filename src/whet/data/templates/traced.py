@@ -106,7 +106,7 @@ class Traced(str):
         begin, left = 0, int(count)
         while left and (found := self.find(old, begin)) >= 0:
             end = found + len(old)
-            written = new if isinstance(new, Traced) else derive(new, self._part(found, end))
+            written = new if sources_of(new) else derive(str.__str__(new), self._part(found, end))
             pieces += (self._part(begin, found), written)
             begin, left = end, left - 1
         return concat([*pieces, self._part(begin, len(self))])
