@@ -91,7 +91,7 @@ def missing_files(config: Config) -> list[Problem]:
         _missing(config, (key,), config.value(key))
         for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir")
     ]
-    problems.append(_missing(config, ("score_dataset",), config.score.score_dataset, must_be_local=True))
+    problems.append(_no_file(config, ("score_dataset",), config.score.score_dataset))
     problems.append(_missing_template(config, ("chat_template_jinja",), config.template.chat_template_jinja))
     resume = config.loop.resume_from_checkpoint
     if isinstance(resume, str):
@@ -110,15 +110,21 @@ def _missing(
 ) -> Problem | None:
     if name is None or _exists(name) or not (must_be_local or is_local(name)):
         return None
-    key = str(path[0])
-    shown = key if len(path) == 1 else f"{key}[{path[1]}].{path[2]}"
-    return Problem(config.where(path), f"{shown}: there is no '{name}'", _nearby(Path(name)), key)
+    return Problem(config.where(path), f"{_shown(path)}: there is no '{name}'", _nearby(Path(name)), str(path[0]))
+
+
+def _no_file(config: Config, path: tuple[str | int, ...], name: str | None) -> Problem | None:
+    if name is None or not _exists(name) or not Path(name).is_dir():
+        return _missing(config, path, name, must_be_local=True)
+    return Problem(config.where(path), f"{_shown(path)}: '{name}' is a folder", "name a file in it", str(path[0]))
+
+
+def _shown(path: tuple[str | int, ...]) -> str:
+    return str(path[0]) if len(path) == 1 else f"{path[0]}[{path[1]}].{path[2]}"
 
 
 def _missing_template(config: Config, path: tuple[str | int, ...], text: str | None) -> Problem | None:
-    if text is None or is_template_text(text):
-        return None
-    return _missing(config, path, text, must_be_local=True)
+    return None if text is None or is_template_text(text) else _no_file(config, path, text)
 
 
 def _missing_data_files(config: Config, key: str, index: int, row: DatasetConfig) -> list[Problem | None]:
@@ -138,7 +144,10 @@ def _nearby(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"the folder '{folder}' does not exist; paths count from the working folder, then from the YAML's"
-    names = sorted(entry.name for entry in folder.iterdir())
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"the folder '{folder}' cannot be listed: {error.strerror}"
     close = nearest(path.name, names)
     return f"did you mean '{folder / close}'?" if close else "paths count from the working folder, then from the YAML's"
 
@@ -148,11 +157,12 @@ def _bad_deepspeed(config: Config) -> Problem | None:
     if not isinstance(name, str):
         return None
     where = config.where("deepspeed")
-    if not _exists(name):
-        return Problem(where, f"deepspeed: there is no '{name}'", _nearby(Path(name)), "deepspeed")
+    absent = _no_file(config, ("deepspeed",), name)
+    if absent is not None:
+        return absent
     try:
         settings = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         return Problem(where, f"deepspeed: '{name}' is not JSON: {error}", "correct the file", "deepspeed")
     if not isinstance(settings, dict):
         return Problem(where, f"deepspeed: '{name}' holds no JSON object", "write {...} in it", "deepspeed")

@@ -252,6 +252,10 @@ def test_missing_files_are_named_with_their_neighbours(yaml: Path) -> None:
         f"my.yaml:13:5: datasets[2].path: there is no 'data/*.csv' -> {rules}",
     ]
     assert [problem for problem in problems_of(yaml) if "datasets[3]" in problem] == []
+    assert problems_of(yaml, "--deepspeed", "data", "--score-dataset", "data")[-2:] == [
+        "--score-dataset: score_dataset: 'data' is a folder -> name a file in it",
+        "--deepspeed: deepspeed: 'data' is a folder -> name a file in it",
+    ]
 
 
 def test_a_config_is_read_without_torch(yaml: Path) -> None:

@@ -38,7 +38,7 @@ def error_of(path: Path) -> str:
         (b"a: *nowhere\n", "F/my.yaml:1:4: this is not YAML: found undefined alias"),
         (b"a: \x00\n", "F/my.yaml: this is not YAML: "),
         (b"a: " + b"[" * 5000, "F/my.yaml: brackets are nested hundreds deep -> close them"),
-        (b"base_model: org/m\nseed: " + b"9" * 5000, "F/my.yaml: learning_rate is missing"),
+        (b"base_model: org/m\nseed: " + b"9" * 5000, "F/my.yaml:2:1: seed is inf -> write a whole number"),
     ],
 )
 def test_an_unreadable_file_names_its_line(tmp_path: Path, content: bytes, message: str) -> None:
