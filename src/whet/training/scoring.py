@@ -156,7 +156,8 @@ def _greedy(
             attention_mask=encoded["attention_mask"].to(model.device),
             generation_config=settings,
         )
-    return tokenizer.batch_decode(generated_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(generated_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
+    return texts
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
