@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 from rich.console import Console
 
@@ -96,9 +97,11 @@ def _talk(conversation: Conversation) -> None:
 
 def _show(reply: Reply, console: Console) -> None:
     if isinstance(reply, Answer):
-        for piece in reply.pieces:
-            console.file.write(printable(piece))
-            console.file.flush()
+        # Closed at once when Ctrl-C comes, so that nothing goes on generating behind the next prompt.
+        with closing(reply.pieces) as pieces:
+            for piece in pieces:
+                console.file.write(printable(piece))
+                console.file.flush()
         console.file.write("\n")
     elif not isinstance(reply, Leave):
         console.print(reply.text, style="cyan", markup=False)

@@ -50,7 +50,10 @@ def inference(
     /help lists the commands; from a pipe each line is a prompt and each answer is printed plainly.
     """
     from whet.cli.session import open_config
+    from whet.serving.sampling import Sampling
 
+    settings = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    Sampling().with_values(**settings)
     arguments = arguments_of(context)
     if base_model is not None:
         arguments = replace(arguments, overrides=(*arguments.overrides, "--base-model", base_model))
@@ -61,5 +64,5 @@ def inference(
 
     names_the_model_itself = base_model is not None and config.adapter.adapter is None and lora_model_dir is None
     engine = load_engine(config, lora_model_dir=lora_model_dir, untrained=untrained or names_the_model_itself)
-    sampling = engine.default_sampling.with_values(temperature=temperature, max_new_tokens=max_new_tokens)
+    sampling = engine.default_sampling.with_values(**settings)
     raise typer.Exit(chat(engine, sampling, prompt=prompt, system=system, keep_history=history))

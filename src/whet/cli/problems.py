@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,11 +10,16 @@ from whet.core.errors import Problem
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """One ``error:`` line for each problem, and their number when there are several."""
+    """One ``error:`` line for each problem, and their number when there are several.
+
+    Ranks other than the first say which they are: they meet the same mistakes, as a rule.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    speaker = f"rank {rank}: " if rank else ""
     for problem in problems:
-        print_error_line(f"error: {problem}")
+        print_error_line(f"{speaker}error: {problem}")
     if len(problems) > 1:
-        print_error_line(f"{len(problems)} errors")
+        print_error_line(f"{speaker}{len(problems)} errors")
 
 
 def print_error_line(line: str) -> None:

@@ -47,15 +47,19 @@ def launch_ranks(
     One process prepares because two would do the same work twice; and a mistake in the data is told once, before any
     rank exists.
     """
-    from whet.distributed.launch import torchrun_command
+    from whet.distributed.elastic import refuse_unknown, share_threads
+    from whet.distributed.hardware import num_cpus
+    from whet.distributed.launch import default_num_processes, torchrun_command
     from whet.run import preprocess
 
+    refuse_unknown(arguments.launcher)
     preprocess(config)
     command = torchrun_command(
         ["train", str(config_file), *_resume_tokens(resume), *arguments.overrides],
         num_processes=num_processes,
         launcher_args=arguments.launcher,
     )
+    share_threads(num_processes or default_num_processes(), num_cpus())
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(command[0], command)

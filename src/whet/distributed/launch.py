@@ -33,7 +33,7 @@ def torchrun_command(
         own.append("--standalone")
     if "nproc-per-node" not in given:
         own.append(f"--nproc-per-node={num_processes or default_num_processes()}")
-    return [sys.executable, "-m", "torch.distributed.run", *own, *launcher_args, "-m", "whet", *words]
+    return [sys.executable, "-m", "whet.distributed.elastic", *own, *launcher_args, "-m", "whet", *words]
 
 
 def default_num_processes() -> int:

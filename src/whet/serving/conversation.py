@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,9 +22,9 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's answer, in pieces; the conversation remembers it as far as it was read."""
+    """The model's answer, in pieces; the conversation remembers it as far as it was read. Close it to stop early."""
 
-    pieces: Iterator[str]
+    pieces: Generator[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Conversation:
         self.turns.append({"role": "user", "content": prompt})
         return Answer(self._answer())
 
-    def _answer(self) -> Iterator[str]:
+    def _answer(self) -> Generator[str]:
         said: list[str] = []
         pieces = self.engine.stream(self.messages, self.sampling)
         finished = False

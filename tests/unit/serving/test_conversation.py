@@ -153,7 +153,7 @@ def test_an_answer_cut_short_is_remembered_as_far_as_it_was_read(chat: Conversat
     reply = chat.reply("one")
     assert isinstance(reply, Answer)
     assert next(reply.pieces) == "1 "
-    reply.pieces.close()  # type: ignore[attr-defined]  # a generator; the terminal lets Ctrl-C do this
+    reply.pieces.close()
     assert chat.turns == [{"role": "user", "content": "one"}, {"role": "assistant", "content": "1 "}]
 
 
