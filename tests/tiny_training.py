@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 
+from tests.models import VOCAB_SIZE, tiny_model, tiny_tokenizer
 from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
 from whet.config.schema import SECTIONS, owner

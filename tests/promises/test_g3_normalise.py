@@ -40,7 +40,13 @@ class KeepGradients(TrainerCallback):
 
 def gradients(prepared: PreparedSet, output_dir: Path, *, world_size: int = 1, rank: int = 0, **keys: Any) -> Any:
     """float32[steps, parameters] of one epoch, and the losses that were logged. The weights do not move."""
-    still = {"optimizer": "sgd", "learning_rate": 1e-30, "max_grad_norm": 0.0, "save_strategy": "no", "logging_steps": 1}
+    still = {
+        "optimizer": "sgd",
+        "learning_rate": 1e-30,
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
     keys = {"sequence_len": 64, "pad_to_sequence_len": False, **still, **keys}
     trainer = make_trainer(prepared, make_resolved(output_dir, world_size=world_size, rank=rank, **keys))
     kept = KeepGradients()
@@ -163,7 +169,11 @@ def test_gradients_do_not_depend_on_ranks(two_ranks: dict[int, Any], whole: Any,
 
 def one_rank(prepared_path: str, output_dir: str) -> None:
     """What each of the two processes does."""
-    prepared, rank, world_size = open_prepared(Path(prepared_path)), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    prepared, rank, world_size = (
+        open_prepared(Path(prepared_path)),
+        int(os.environ["RANK"]),
+        int(os.environ["WORLD_SIZE"]),
+    )
     results = {
         size: gradients(
             prepared,

@@ -56,7 +56,16 @@ def build(prepared: PreparedSet, output_dir: Path, **keys: Any) -> Any:
 
 def outcome(trainer: Any, output_dir: Path) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """The final weights, and what metrics.jsonl says of the steps, times left out."""
-    names = ("step", "loss", "grad_norm", "learning_rate", "epoch", "eval_loss")
+    names = (
+        "step",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "epoch",
+        "eval_loss",
+        "tokens_seen",
+        "supervised_tokens_seen",
+    )
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     told = [{name: line[name] for name in names if name in line} for line in lines if line["kind"] != "summary"]
     return parameters_to_vector(trainer.model.parameters()).detach(), told

@@ -57,7 +57,8 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
             make_scheduler=lambda optimizer, steps: build_scheduler(optimizer, schedule),
         )
     except (ValueError, NotImplementedError) as error:
-        raise ConfigError(Problem(config.where("rl"), f"TRL refuses these settings: {error}", "change them", "rl")) from error
+        found = f"TRL refuses these settings: {error}"
+        raise ConfigError(Problem(config.where("rl"), found, "change them", "rl")) from error
     if starts_as_nothing(config):
         drop_reference_adapter(trainer.model)
     add_callbacks(trainer, resolved)

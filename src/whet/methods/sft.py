@@ -58,7 +58,8 @@ def training_samples(
 ) -> Samples:
     """The training split as the trainer wants it."""
     row_length = resolved.sequence_len if resolved.pad_to_sequence_len else None
-    return Samples(split, order, _collate(resolved, isolates_documents, pad_token_id, row_length, order.micro_batch_size))
+    collate = _collate(resolved, isolates_documents, pad_token_id, row_length, order.micro_batch_size)
+    return Samples(split, order, collate)
 
 
 def evaluation_samples(split: Split, resolved: ResolvedRun, isolates_documents: bool, pad_token_id: int) -> Samples:
@@ -71,7 +72,8 @@ def evaluation_samples(split: Split, resolved: ResolvedRun, isolates_documents: 
         seed=resolved.seed,
         shuffle=False,
     )
-    return Samples(split, order, _collate(resolved, isolates_documents, pad_token_id, None, order.micro_batch_size))
+    collate = _collate(resolved, isolates_documents, pad_token_id, None, order.micro_batch_size)
+    return Samples(split, order, collate)
 
 
 def _collate(

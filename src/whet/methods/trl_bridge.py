@@ -1,7 +1,7 @@
 """TRL's trainers on our data, optimizers and figures. The only file that imports trl.
 
-Our data stage has tokenised the rows (chat template, one render, spans), so TRL's own preparation is skipped; it is given
-the columns that its preparation would have made.
+Our data stage has tokenised the rows (chat template, one render, spans), so TRL's own preparation is skipped; it is
+given the columns that its preparation would have made.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 class PreferenceTrainer(DPOTrainer):
     """`trl.DPOTrainer` on rows that are tokens already, with our optimizers, schedules and throughput figures."""
+
+    # What the base class makes, for the type checker.
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def __init__(self, *, make_optimizer: MakeOptimizer, make_scheduler: MakeScheduler, **arguments: Any) -> None:
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
@@ -54,7 +58,7 @@ class PreferenceTrainer(DPOTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            self.lr_scheduler = self.make_scheduler(optimizer or self.optimizer, num_training_steps)
+            self.lr_scheduler = self.make_scheduler(optimizer or self.create_optimizer(), num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -88,9 +92,9 @@ def dpo_trainer(
     """A trainer for direct preference optimisation (Rafailov et al., 2023, arXiv:2305.18290).
 
     Args:
-        model: a causal language model, or a PEFT model around one, whose adapter is then switched off for the reference.
+        model: a causal language model, or a PEFT model around one, whose adapter is switched off for the reference.
         reference: what the model is held to; None for a PEFT model, or when ``precompute_reference``.
-        arguments: TrainingArguments by name.
+        arguments: of TrainingArguments, by name.
         beta: how strongly the reference is held to.
         losses: names of TRL's losses, added up with ``loss_weights``.
 
@@ -124,7 +128,7 @@ def as_dataset(split: PreferenceSplit) -> Dataset:
     return Dataset.from_dict(dict(zip(COLUMNS, map(list, zip(*pairs, strict=True)), strict=True)))
 
 
-def drop_reference_adapter(model: torch.nn.Module) -> None:
+def drop_reference_adapter(model: PreTrainedModel) -> None:
     """Take away the copy that TRL makes of a PEFT model's adapter, to serve as the reference.
 
     Where the adapter starts as nothing, the model without an adapter is the same reference: without the copy there is

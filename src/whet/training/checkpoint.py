@@ -61,7 +61,7 @@ def step_of(folder: Path) -> int:
 
 def newest_complete(output_dir: Path) -> Found:
     """The newest checkpoint that is whole."""
-    passed_over = []
+    passed_over: list[PassedOver] = []
     for folder in reversed(checkpoints(output_dir)):
         reason = what_is_wrong(folder)
         if reason is None:
@@ -132,7 +132,9 @@ def remove_old(output_dir: Path, keep: int, best: Path | None = None) -> list[Pa
     return old
 
 
-def checkpoint_to_resume(asked: bool | str | None, output_dir: str, where: str) -> tuple[Path | None, Sequence[PassedOver]]:
+def checkpoint_to_resume(
+    asked: bool | str | None, output_dir: str, where: str
+) -> tuple[Path | None, Sequence[PassedOver]]:
     """The checkpoint a run goes on from.
 
     Args:
@@ -152,7 +154,9 @@ def checkpoint_to_resume(asked: bool | str | None, output_dir: str, where: str) 
         if found.path is None:
             reasons = "".join(f"; {item.path.name}: {item.reason}" for item in found.passed_over)
             raise ArtefactError(
-                Problem(where, f"{output_dir} holds no complete checkpoint{reasons}", "start without resume_from_checkpoint")
+                Problem(
+                    where, f"{output_dir} holds no complete checkpoint{reasons}", "leave out resume_from_checkpoint"
+                )
             )
         return found.path, found.passed_over
     folder = Path(asked)

@@ -86,7 +86,8 @@ def evaluation_metrics(losses: ExampleLosses, split: Split, prefix: str) -> dict
     present = np.unique(sources).tolist()
     if len(present) > 1:
         keys = metric_names([split.names[source] for source in present])
-        metrics |= {f"{prefix}_{key}_loss": losses.mean(sources == source) for key, source in zip(keys, present, strict=True)}
+        for key, source in zip(keys, present, strict=True):
+            metrics[f"{prefix}_{key}_loss"] = losses.mean(sources == source)
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""One rank's micro-batches as a PyTorch DataLoader: the order says which samples, the layout how they become tensors."""
+"""One rank's micro-batches as a PyTorch DataLoader: the order says which samples, the layout how they are tensors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class MicroBatchLoader(DataLoader[Any]):
         super().__init__(
             samples,
             batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists; the stub asks for Sampler
-            collate_fn=_as_fetched,
+            collate_fn=_as_fetched,  # type: ignore[arg-type]  # it gets a batch, not a list, by `__getitems__`
             num_workers=num_workers,
             prefetch_factor=prefetch_factor if num_workers else None,
             pin_memory=pin_memory,

@@ -155,7 +155,7 @@ def cosine_factor(step: int, schedule: Schedule) -> float:
 
 
 def rex(optimizer: torch.optim.Optimizer, schedule: Schedule) -> LRScheduler:
-    """REX (Chen, Wolfe, Kyrillidis: "REX: Revisiting Budgeted Training with an Improved Schedule", arXiv:2107.04197)."""
+    """REX (Chen, Wolfe and Kyrillidis, "REX: Revisiting Budgeted Training ...", 2021, arXiv:2107.04197)."""
     if schedule.arguments:
         raise ValueError("it takes none")
     return LambdaLR(optimizer, partial(rex_factor, schedule=schedule))

@@ -1,4 +1,4 @@
-"""How many optimiser steps a run takes, and at which of them it logs, evaluates and saves: exact, before the first one."""
+"""How many optimiser steps a run takes, and at which of them it logs, evaluates and saves: exactly, in advance."""
 
 from __future__ import annotations
 
@@ -109,12 +109,10 @@ def plan_steps(
     if steps_per_epoch == 0:
         raise ConfigError(Problem(config.where("datasets"), "there is no sample to train on", "check the datasets"))
     total_steps = count_steps(steps_per_epoch, config.loop.num_epochs, config.loop.max_steps)
-    rows_per_step = order.rows_per_step(accumulation, world_size)
-    counts = np.stack([order.lengths, np.asarray(supervised, dtype=np.int64)])
-    tokens, supervised_tokens = _count_tokens(order, counts, rows_per_step, steps_per_epoch, total_steps)
+    tokens, supervised_tokens = count_tokens(order, supervised, total_steps, accumulation, world_size)
     plan = StepPlan(
         num_rows=order.num_rows,
-        rows_per_step=rows_per_step,
+        rows_per_step=order.rows_per_step(accumulation, world_size),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         warmup_steps=count_warmup(total_steps, config.optimizer.warmup_steps, config.optimizer.warmup_ratio),
@@ -176,7 +174,7 @@ def _evaluating(config: Config, steps_per_epoch: int, total_steps: int) -> Inter
 def _interval(
     strategy: str | None, steps: float | None, per_epoch: float | None, steps_per_epoch: int, total_steps: int
 ) -> Interval:
-    """A number of steps (a share of the run when below 1), a number per epoch, or a strategy; by default every epoch."""
+    """Every so many steps (below 1: a share of the run), so often an epoch, or by strategy; by default every epoch."""
     if strategy in ("no", "epoch", "best"):
         return Interval(strategy)  # type: ignore[arg-type]  # the three literals just tested
     if steps == 0 or per_epoch == 0:
@@ -204,24 +202,25 @@ def _conflicts(config: Config, plan: StepPlan) -> Iterator[Problem]:
         yield Problem(where, "no evaluation says which model is best", "set val_set_size or test_datasets")
     elif plan.saving.strategy not in ("best", plan.evaluating.strategy):
         found = f"saving is by '{plan.saving.strategy}' and evaluating by '{plan.evaluating.strategy}'"
-        yield Problem(where, found, "give save_steps and eval_steps, or saves_per_epoch and evals_per_epoch, the same value")
+        yield Problem(where, found, "give save_steps and eval_steps (or saves_per_epoch and evals_per_epoch) one value")
     elif plan.saving.steps and plan.evaluating.steps and plan.saving.steps % plan.evaluating.steps:
         found = f"checkpoints every {plan.saving.steps} steps are not all evaluated every {plan.evaluating.steps} steps"
         yield Problem(where, found, "make save_steps a multiple of eval_steps")
 
 
-def _count_tokens(
-    order: Order, counts: npt.NDArray[np.int64], rows_per_step: int, steps_per_epoch: int, total_steps: int
+def count_tokens(
+    order: Order, supervised: npt.ArrayLike, num_steps: int, accumulation: int, world_size: int = 1
 ) -> tuple[int, int]:
-    """Tokens and targets of the run's steps; the epoch that is cut short is counted row by row.
+    """Tokens and targets of a run's first ``num_steps`` optimiser steps, exactly.
 
     Args:
-        counts: int64[2, N], tokens and targets of each sample.
+        supervised: int[N], targets of each sample.
     """
-    whole_epochs, steps_of_last = divmod(total_steps, steps_per_epoch)
+    counts = np.stack([order.lengths, np.asarray(supervised, dtype=np.int64)])
+    whole_epochs, steps_of_last = divmod(num_steps, order.steps_per_epoch(accumulation, world_size))
     total = counts.sum(axis=1) * whole_epochs
     if steps_of_last:
         rows = order.epoch(whole_epochs)
-        last = rows.members[: rows.offsets[min(steps_of_last * rows_per_step, len(rows))]]
-        total = total + counts[:, last].sum(axis=1)
+        num_rows = min(steps_of_last * order.rows_per_step(accumulation, world_size), len(rows))
+        total = total + counts[:, rows.members[: rows.offsets[num_rows]]].sum(axis=1)
     return int(total[0]), int(total[1])

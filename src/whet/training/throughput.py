@@ -18,17 +18,24 @@ class Throughput(TrainerCallback):
 
     Args:
         clock: seconds of a monotonic clock.
+        tokens_until: tokens and targets of the run's first so many steps, for a run that is resumed; without it the
+            last figures that the checkpoint knows are taken.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        tokens_until: Callable[[int], tuple[int, int]] | None = None,
+    ) -> None:
         self._clock = clock
+        self._tokens_until = tokens_until
         self._step_began = clock()
         self._seconds, self._steps = 0.0, 0
         self._counts: list[torch.Tensor] = []
         self.tokens_seen = self.supervised_tokens_seen = 0
 
     def add(self, counts: torch.Tensor) -> None:
-        """int64[2], tokens and targets of the step that begins; may live on a device, read only when figures are due."""
+        """Count a step: int64[2], its tokens and targets. May live on a device; read only when figures are due."""
         self._counts.append(counts)
 
     @contextmanager
@@ -42,6 +49,7 @@ class Throughput(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._step_began = self._clock()
+        self.tokens_seen, self.supervised_tokens_seen = self._seen_before(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = self._clock()
@@ -54,7 +62,7 @@ class Throughput(TrainerCallback):
         self._step_began = self._clock()
 
     def figures(self, device: torch.device) -> dict[str, float]:
-        """Rates over the steps since the last call, totals since the process began, and the most memory used so far."""
+        """Rates over the steps since the last call, totals of the run, and the most memory used so far."""
         tokens, supervised = torch.stack(self._counts).sum(dim=0).tolist() if self._counts else (0, 0)
         self.tokens_seen += tokens
         self.supervised_tokens_seen += supervised
@@ -71,6 +79,12 @@ class Throughput(TrainerCallback):
             "supervised_tokens_seen": self.supervised_tokens_seen,
             "peak_memory_bytes": peak_memory_bytes(device),
         }
+
+    def _seen_before(self, state: TrainerState) -> tuple[int, int]:
+        if self._tokens_until is not None:
+            return self._tokens_until(state.global_step)
+        logged = [entry for entry in state.log_history if "tokens_seen" in entry]
+        return (logged[-1]["tokens_seen"], logged[-1]["supervised_tokens_seen"]) if logged else (0, 0)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
 
 from whet.data.batch import Batch
 from whet.model.loss import supervised_logits_loss
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import EpochBatches, MicroBatchLoader, Samples
+from whet.training.steps import count_tokens
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -43,6 +51,11 @@ class WhetTrainer(Trainer):
     # The loss returned by `compute_loss` is normalised over the whole step. Read by transformers from 5.18 on.
     loss_is_scaled_for_ga = True
 
+    # What the base class makes, for the type checker.
+    control: TrainerControl
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -57,7 +70,7 @@ class WhetTrainer(Trainer):
     ) -> None:
         self.train_samples, self.eval_samples = train, evaluation
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.throughput = Throughput()
+        self.throughput = Throughput(tokens_until=self._tokens_until)
         self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
         super().__init__(
             model=model,
@@ -104,7 +117,8 @@ class WhetTrainer(Trainer):
         assert not return_outputs, "evaluation does not come through here"
         parts = supervised_logits_loss(model, inputs)
         self.step_losses.append((parts.total.detach(), inputs["example_ids"]))
-        return parts.total * (self.args.world_size / torch.as_tensor(num_items_in_batch).clamp(min=1))
+        share: torch.Tensor = self.args.world_size / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        return parts.total * share
 
     def evaluate(
         self, eval_dataset: Samples | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -117,7 +131,11 @@ class WhetTrainer(Trainer):
         assert samples is not None, "there is nothing to evaluate on"
         with self.throughput.elsewhere():
             losses = evaluate_examples(
-                self._model_for_evaluation(), self._loader(samples), self._prepare_inputs, self.accelerator, len(samples)
+                self._model_for_evaluation(),
+                self._loader(samples),
+                self._prepare_inputs,
+                self.accelerator,
+                len(samples),
             )
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
         if self.is_world_process_zero():
@@ -131,7 +149,7 @@ class WhetTrainer(Trainer):
         return torch.stack([loss for loss, _ in self.step_losses]).sum() if self.step_losses else None
 
     def places_of_step(self, step: int) -> list[str]:
-        """``file:row`` of the samples in optimiser step ``step`` (from 1); where losses tell, only of bad micro-batches."""
+        """``file:row`` of the samples in optimiser step ``step`` (from 1); where losses tell, of the bad ones only."""
         split, order, args = self.train_samples.split, self.train_samples.order, self.args
         bad = [ids for loss, ids in self.step_losses if not bool(torch.isfinite(loss))]
         if bad and args.world_size == 1:
@@ -150,7 +168,7 @@ class WhetTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            self.lr_scheduler = self.make_scheduler(optimizer or self.optimizer, num_training_steps)
+            self.lr_scheduler = self.make_scheduler(optimizer or self.create_optimizer(), num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -161,8 +179,15 @@ class WhetTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """6 operations per parameter and token (Kaplan et al., 2020); transformers would count parameters every time."""
-        return 6 * inputs["input_ids"].numel() * self._num_parameters
+        """6 operations per parameter and token (Kaplan et al., 2020), without counting parameters every time."""
+        num_tokens: int = inputs["input_ids"].numel()
+        return 6 * num_tokens * self._num_parameters
+
+    def _tokens_until(self, step: int) -> tuple[int, int]:
+        samples, args = self.train_samples, self.args
+        return count_tokens(
+            samples.order, samples.split.supervised, step, args.gradient_accumulation_steps, args.world_size
+        )
 
     def _loader(self, samples: Samples, accumulation: int = 1) -> MicroBatchLoader:
         args = self.args
@@ -175,7 +200,8 @@ class WhetTrainer(Trainer):
         )
 
     def _model_for_evaluation(self) -> torch.nn.Module:
-        """The model as it computes in training (autocast included), without data parallelism: ranks go their own pace."""
+        """The model as it computes in training, autocast included, but each rank at its own pace."""
         if not self.is_in_train and not self.accelerator._models:
-            return self.accelerator.prepare_model(self.model, evaluation_mode=True)
-        return self.model
+            self.accelerator.prepare_model(self.model, evaluation_mode=True)  # adds autocast to the model it is given
+        model: torch.nn.Module = self.model
+        return model

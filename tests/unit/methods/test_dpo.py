@@ -110,5 +110,5 @@ def test_several_losses_are_added_up_by_weight(prepared: PreparedSet, tmp_path: 
 
 
 def test_what_trl_refuses_is_an_error_of_the_config(prepared: PreparedSet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="TRL refuses these settings: Label smoothing must be greater than 0.0"):
+    with pytest.raises(ConfigError, match=r"TRL refuses these settings: Label smoothing must be greater than 0\.0"):
         run(prepared, tmp_path, tiny_model(attention=NAME), dpo_loss_type=("exo_pair",))

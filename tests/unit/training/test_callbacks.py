@@ -138,7 +138,7 @@ def test_throughput_counts_training_alone() -> None:
 
     clock = Clock()
     throughput = Throughput(clock)
-    throughput.on_train_begin(None, None, None)
+    throughput.on_train_begin(None, state_at(0), None)
     for _ in range(2):
         throughput.add(torch.tensor([100, 40]))
         clock.now += 2.0
@@ -217,7 +217,9 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(prepared: PreparedSet, tm
 
 def test_a_loss_out_of_hand_ends_the_run(prepared: PreparedSet, tmp_path: Path) -> None:
     resolved = make_resolved(tmp_path, logging_steps=1, loss_watchdog_threshold=0.5, loss_watchdog_patience=2)
-    with pytest.raises(TrainingStopped, match=r"step 2: the loss was above loss_watchdog_threshold 0.5 2 times in a row: 6"):
+    with pytest.raises(
+        TrainingStopped, match=r"step 2: the loss was above loss_watchdog_threshold 0.5 2 times in a row: 6"
+    ):
         fit(make_trainer(prepared, resolved), resolved)
 
 

@@ -88,7 +88,7 @@ def test_a_new_run_asks_for_no_checkpoint(tmp_path: Path) -> None:
 
 def test_asking_for_the_newest_where_there_is_none_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, 3, published=False)
-    message = "a.yaml:1:1: .* holds no complete checkpoint; checkpoint-3: it has no whet-checkpoint.json"
+    message = r"a.yaml:1:1: .* holds no complete checkpoint; checkpoint-3: it has no whet-checkpoint.json"
     with pytest.raises(ArtefactError, match=message):
         checkpoint_to_resume(True, str(tmp_path), "a.yaml:1:1")
 
@@ -100,7 +100,7 @@ def test_a_named_folder_must_be_a_checkpoint(tmp_path: Path) -> None:
         checkpoint_to_resume(str(tmp_path), str(tmp_path), "here")
     folder = make(tmp_path, 1)
     (folder / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(ArtefactError, match="is damaged: model.safetensors has 5 bytes"):
+    with pytest.raises(ArtefactError, match=r"is damaged: model\.safetensors has 5 bytes"):
         checkpoint_to_resume(str(folder), str(tmp_path), "here")
 
 

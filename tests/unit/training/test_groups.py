@@ -70,5 +70,5 @@ def test_a_group_that_matches_nothing_is_an_error() -> None:
 
 
 def test_a_model_with_nothing_to_train_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no parameter is trainable -> check unfrozen_parameters and adapter"):
+    with pytest.raises(ConfigError, match="no parameter is trainable -> look at unfrozen_parameters"):
         rates_and_decays(tiny_model().requires_grad_(False))

@@ -22,7 +22,13 @@ from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.checkpoint import newest_complete
 from whet.training.fit import fit
 
-KEYS: dict[str, Any] = {"micro_batch_size": 2, "num_epochs": 3.0, "save_steps": 1, "logging_steps": 1, "warmup_steps": 0}
+KEYS: dict[str, Any] = {
+    "micro_batch_size": 2,
+    "num_epochs": 3.0,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "warmup_steps": 0,
+}
 
 
 class Poison(TrainerCallback):
@@ -98,7 +104,9 @@ def test_the_rows_of_the_bad_step_are_named(
 
 def test_three_in_a_row_end_the_run_with_the_last_good_checkpoint(prepared: PreparedSet, tmp_path: Path) -> None:
     trainer, resolved, poison = poisoned(prepared, tmp_path, {1, 4, 5, 6}, "loss")
-    with pytest.raises(TrainingStopped, match=r"step 6: 3 steps in a row could not be used \(the loss is nan") as caught:
+    with pytest.raises(
+        TrainingStopped, match=r"step 6: 3 steps in a row could not be used \(the loss is nan"
+    ) as caught:
         fit(trainer, resolved)
     assert caught.value.exit_code == 1
     assert str(tmp_path) in str(caught.value)

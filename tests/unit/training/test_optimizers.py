@@ -47,7 +47,7 @@ def test_adam_keys_reach_the_optimizer(tmp_path: Path) -> None:
 
 
 def test_an_argument_the_optimizer_does_not_know_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'momentun' is no argument of SGD -> did you mean 'momentum'?"):
+    with pytest.raises(ConfigError, match=r"'momentun' is no argument of SGD -> did you mean 'momentum'\?"):
         build(tmp_path, "sgd", optim_args={"momentun": 0.9})
 
 

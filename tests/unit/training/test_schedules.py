@@ -53,7 +53,10 @@ def test_one_cycle_rises_for_the_warm_up() -> None:
     ("keys", "message"),
     [
         ({"lr_scheduler": "polynomial", "lr_scheduler_kwargs": {"powr": 2}}, "unexpected keyword argument 'powr'"),
-        ({"lr_scheduler": "rex", "lr_scheduler_kwargs": {"power": 2}}, "scheduler 'rex' refuses its arguments: it takes none"),
+        (
+            {"lr_scheduler": "rex", "lr_scheduler_kwargs": {"power": 2}},
+            "scheduler 'rex' refuses its arguments: it takes none",
+        ),
         ({"lr_scheduler": "cosin"}, "'cosin' is not among the schedulers -> did you mean 'cosine'?"),
     ],
 )

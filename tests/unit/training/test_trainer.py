@@ -132,7 +132,9 @@ def test_only_trainable_parameters_move_and_all_of_them_do(prepared: PreparedSet
         assert torch.equal(parameter, before[name]) != ("mlp" in name), name
 
 
-@pytest.mark.parametrize("keys", [{"gradient_checkpointing": True}, {"bf16": True}, {"torch_compile": False, "tf32": True}])
+@pytest.mark.parametrize(
+    "keys", [{"gradient_checkpointing": True}, {"bf16": True}, {"torch_compile": False, "tf32": True}]
+)
 def test_precision_and_memory_options_train(prepared: PreparedSet, tmp_path: Path, keys: dict[str, Any]) -> None:
     resolved = make_resolved(tmp_path, num_epochs=4.0, micro_batch_size=4, save_strategy="no", logging_steps=1, **keys)
     trainer = make_trainer(prepared, resolved)
@@ -159,7 +161,13 @@ def test_gradient_checkpointing_gives_the_same_losses(prepared: PreparedSet, tmp
 
 def test_the_best_model_is_loaded_at_the_end(prepared: PreparedSet, tmp_path: Path) -> None:
     """With a learning rate that spoils the model, the best is an early one, and it is kept beside the newest."""
-    keys = {"learning_rate": 0.3, "num_epochs": 4.0, "micro_batch_size": 4, "lr_scheduler": "constant", "warmup_steps": 0}
+    keys = {
+        "learning_rate": 0.3,
+        "num_epochs": 4.0,
+        "micro_batch_size": 4,
+        "lr_scheduler": "constant",
+        "warmup_steps": 0,
+    }
     resolved = make_resolved(tmp_path, load_best_model_at_end=True, save_total_limit=1, **keys)
     trainer = make_trainer(prepared, resolved)
     result = fit(trainer, resolved)
@@ -168,11 +176,20 @@ def test_the_best_model_is_loaded_at_the_end(prepared: PreparedSet, tmp_path: Pa
     assert best != max(losses)
     assert result.best_checkpoint == str(tmp_path / f"checkpoint-{best}")
     assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-6)
-    assert {folder.name for folder in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{best}", f"checkpoint-{max(losses)}"}
+    assert {folder.name for folder in tmp_path.glob("checkpoint-*")} == {
+        f"checkpoint-{best}",
+        f"checkpoint-{max(losses)}",
+    }
 
 
 def test_early_stopping_ends_the_run(prepared: PreparedSet, tmp_path: Path) -> None:
-    keys = {"learning_rate": 0.5, "num_epochs": 9.0, "micro_batch_size": 4, "lr_scheduler": "constant", "warmup_steps": 0}
+    keys = {
+        "learning_rate": 0.5,
+        "num_epochs": 9.0,
+        "micro_batch_size": 4,
+        "lr_scheduler": "constant",
+        "warmup_steps": 0,
+    }
     resolved = make_resolved(tmp_path, early_stopping_patience=2, save_strategy="no", **keys)
     trainer = make_trainer(prepared, resolved)
     result = fit(trainer, resolved)

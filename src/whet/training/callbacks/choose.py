@@ -31,9 +31,7 @@ def add_callbacks(
 
     trainer.remove_callback(PrinterCallback)  # transformers adds it where its own progress bar is off
     loop = resolved.config.loop
-    guard = NonFiniteGuard(
-        step_loss, rows, resolved.output_dir, scaler=lambda: trainer.accelerator.scaler is not None
-    )
+    guard = NonFiniteGuard(step_loss, rows, resolved.output_dir, scaler=lambda: trainer.accelerator.scaler is not None)
     chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
     if loop.save_first_step:
         chosen.append(SaveFirstStep())

@@ -79,4 +79,4 @@ def _is_kept(line: str, step: int) -> bool:
         entry = json.loads(line)
     except ValueError:
         return False
-    return bool(0 < step and entry["step"] <= step and entry["kind"] != "summary")
+    return bool(step > 0 and entry["step"] <= step and entry["kind"] != "summary")

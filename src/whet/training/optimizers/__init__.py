@@ -45,8 +45,8 @@ OPTIMIZERS = Registry(
 )
 """Name -> a builder ``(model, groups, config, args) -> torch.optim.Optimizer``.
 
-``groups`` are the model's parameter groups with ``lr`` and ``weight_decay`` set (`whet.training.optimizers.groups`), ``config`` the
-run's `Config`, ``args`` its TrainingArguments.
+``groups`` are the model's parameter groups with ``lr`` and ``weight_decay`` set (`whet.training.optimizers.groups`),
+``config`` is the run's `Config`, ``args`` are its TrainingArguments.
 """
 
 _TORCH_ONLY = frozenset({"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"})

@@ -11,7 +11,7 @@ from whet.config import Config
 from whet.core.errors import ConfigError, Problem
 
 LORA_PLUS_EMBEDDING_LR = 1e-6
-"""Learning rate of LoRA's embedding factors under LoRA+ (Hayou et al., 2024, arXiv:2402.12354, their code's default)."""
+"""Learning rate of LoRA's embedding factors under LoRA+ (Hayou et al., 2024, arXiv:2402.12354; as in their code)."""
 
 
 def parameter_groups(model: torch.nn.Module, config: Config) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def parameter_groups(model: torch.nn.Module, config: Config) -> list[dict[str, A
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise ConfigError(
-            Problem(config.where("unfrozen_parameters"), "no parameter is trainable", "check unfrozen_parameters and adapter")
+            Problem(config.where("unfrozen_parameters"), "no parameter is trainable", "look at unfrozen_parameters")
         )
     rates = learning_rates(model, trainable, config)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -49,17 +49,15 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
-def learning_rates(
-    model: torch.nn.Module, trainable: Mapping[str, torch.Tensor], config: Config
-) -> dict[str, float]:
+def learning_rates(model: torch.nn.Module, trainable: Mapping[str, torch.Tensor], config: Config) -> dict[str, float]:
     """Name of each trainable parameter -> its learning rate."""
     settings, adapter = config.optimizer, config.adapter
     rates = dict.fromkeys(trainable, settings.learning_rate)
     if adapter.loraplus_lr_ratio is not None:
-        embedding_rate = adapter.loraplus_lr_embedding or LORA_PLUS_EMBEDDING_LR
+        factor_rate = adapter.loraplus_lr_embedding or LORA_PLUS_EMBEDDING_LR
         for name, parameter in trainable.items():
             if "lora_embedding" in name:
-                rates[name] = embedding_rate
+                rates[name] = factor_rate
             elif "lora_B" in name or (parameter.ndim == 1 and "lora_" in name):
                 rates[name] = settings.learning_rate * adapter.loraplus_lr_ratio
     embedding_rate = _embedding_rate(config)
@@ -70,7 +68,8 @@ def learning_rates(
         members = [name for name in trainable if any(part in name for part in group.modules)]
         if not members:
             found = f"the modules {', '.join(group.modules)} of group '{group.name}' match no trainable parameter"
-            problems.append(Problem(config.where(("lr_groups", index, "modules")), found, "name parts of parameter names"))
+            where = config.where(("lr_groups", index, "modules"))
+            problems.append(Problem(where, found, "write parts of parameter names"))
         rates |= dict.fromkeys(members, group.lr)
     if problems:
         raise ConfigError(problems)
@@ -88,7 +87,8 @@ def _embedding_rate(config: Config) -> float | None:
 
 def _embedding_parameters(model: torch.nn.Module) -> set[str]:
     """Names of the parameters of embeddings and of the output head."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    get_output = getattr(model, "get_output_embeddings", None)
+    output = get_output() if get_output is not None else None
     modules = {
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding) or module is output
     }

@@ -59,7 +59,7 @@ def split_arguments(name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def _keep_embeddings_in_32_bits(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Gradients of embeddings are too uneven for states of 8 bits (Dettmers et al., 2021, arXiv:2110.02861, section 2.3).
+    """Gradients of embeddings are too uneven for states of 8 bits (Dettmers et al., arXiv:2110.02861, section 2.3).
 
     The optimizer is given a manager of its own: the shared one knows parameters by their place in the groups, and would
     take those of the next optimizer in this process for them.
@@ -71,4 +71,4 @@ def _keep_embeddings_in_32_bits(model: torch.nn.Module, optimizer: torch.optim.O
     manager.initialize()
     manager.override_config(embeddings, "optim_bits", 32)
     manager.register_parameters(optimizer.param_groups)
-    optimizer.mng = manager
+    optimizer.mng = manager  # type: ignore[attr-defined]  # of bitsandbytes, which has no types
