@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from whet.core.errors import ModelError
+from whet.model.stops import stop_ids, template_turn_end
 from whet.serving.generation import GenerationEngine
 from whet.serving.incremental import IncrementalText
 from whet.serving.sampling import Sampling
-from whet.model.stops import stop_ids, template_turn_end
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
