@@ -138,7 +138,7 @@ class GenerationEngine:
         )
 
 
-class _Pieces(BaseStreamer):  # type: ignore[misc]  # transformers is untyped to mypy (see pyproject)
+class _Pieces(BaseStreamer):
     """The text of a generation, as an iterator for another thread.
 
     transformers' own TextStreamer holds text back until a space and forgets the tokens before a line break, which
@@ -174,7 +174,7 @@ class _Pieces(BaseStreamer):  # type: ignore[misc]  # transformers is untyped to
                 yield piece
 
 
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]  # as above
+class _Cancelled(StoppingCriteria):
     def __init__(self, cancelled: Event) -> None:
         self._cancelled = cancelled
 
