@@ -55,6 +55,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     from whet.artefacts.save import save_model
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
+    from whet.training.fit import fit
     from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
@@ -77,7 +78,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         )
         trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
         before = _score(resolved, trainer, tokenizer, "before training")
-        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        output = fit(trainer, resolved, checkpoint)
         if is_first_rank:
             save_model(trainer.model, tokenizer, output_dir, config.template.eot_tokens or ())
         after = _score(resolved, trainer, tokenizer, "after training")
@@ -134,7 +135,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
         resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
     )
     trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
-    return dict(trainer.evaluate())
+    return {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
 
 
 def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path | None = None) -> Path:
@@ -159,8 +160,6 @@ def _resolve(config: Config) -> ResolvedRun:
     if problems := check_runnable(config, hardware):
         raise ConfigError(problems)
     resolved = resolve(config, hardware)
-    for key, choice in resolved.choices.items():
-        say(f"{key}: {choice}")
     return resolved
 
 
@@ -233,6 +232,8 @@ def _model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tuple[t
     Raises:
         ModelError: packing is asked for and this model cannot be packed.
     """
+    import torch
+
     from whet.model.adapters import adapt
     from whet.model.architecture import Unsupported
     from whet.model.attention import isolates_documents
@@ -241,7 +242,8 @@ def _model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tuple[t
     config = resolved.config
     loaded = load_model(config, resolved, tokenizer)
     say(f"attention: {loaded.attention.name or 'default'}: {loaded.attention.why}")
-    isolates = isolates_documents(loaded.model)
+    autocast = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None
+    isolates = isolates_documents(loaded.model, autocast_dtype=autocast)
     if isinstance(isolates, Unsupported) and resolved.sample_packing:
         found = f"sample_packing: this model mixes packed documents: {isolates.reason}"
         fix = "write sample_packing: false, or leave attn_implementation to whet"
@@ -251,6 +253,8 @@ def _model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tuple[t
 
 def _announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> None:
     train, validation = prepared.train, prepared.validation
+    for key, choice in resolved.choices.items():
+        say(f"{key}: {choice}")
     held_out = f", {len(validation):,} for evaluation" if validation is not None else ""
     say(f"data: {len(train):,} samples for training{held_out} ({prepared.path})")
     say(
@@ -292,7 +296,11 @@ def _say_what_next(config: Config, result: RunResult) -> None:
     if result.score_before is not None and result.score_after is not None:
         say(f"score: {result.score_before.share:.1%} before, {result.score_after.share:.1%} after")
     say(f"saved: {result.output_dir}")
-    commands = [f"whet chat {config.file}"]
-    if config.adapter.adapter and result.merged_dir is None:
-        commands.append(f"whet merge-lora {config.file}")
-    say("try next: " + "   or   ".join(commands))
+    words = ["chat"] if not config.adapter.adapter or result.merged_dir else ["chat", "merge-lora"]
+    say("try next: " + "   or   ".join(f"whet {word} {config.file}{_same_place(config)}" for word in words))
+
+
+def _same_place(config: Config) -> str:
+    """The option that leads another command to the same output folder, where the file alone does not."""
+    said_elsewhere = config.origin("output_dir").kind == "command line"
+    return f" --output-dir {config.output.output_dir}" if said_elsewhere else ""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from whet.checks.base import Subject
 from whet.core.errors import Problem
-from whet.data.fingerprint import fingerprint
-from whet.data.sources import locate
-from whet.data.store import PreparedSet, is_published, open_prepared
+from whet.data.prepare import find_prepared
 from whet.methods.inputs import training_order
 from whet.training.steps import plan_steps
 
@@ -17,7 +14,7 @@ from whet.training.steps import plan_steps
 def check(subject: Subject) -> Iterator[str | Problem]:
     """Steps, tokens and when it saves and evaluates; counted from the prepared set, so only if there is one."""
     resolved = subject.resolved
-    prepared = find_prepared(subject)
+    prepared = find_prepared(subject.config, resolved, subject.tokenizer)
     if prepared is None:
         yield f"steps are known after 'whet preprocess {subject.config.file}'; training prepares the data itself, too"
         return
@@ -30,19 +27,6 @@ def check(subject: Subject) -> Iterator[str | Problem]:
         f"{plan.tokens:,} tokens, {plan.supervised_tokens:,} of them trained; {plan.warmup_steps:,} steps of warm-up"
     )
     yield f"saves {_times(plan.save_steps)}, evaluates {_times(plan.eval_steps)}"
-
-
-def find_prepared(subject: Subject) -> PreparedSet | None:
-    """The prepared set of this run, if it stands on the disk."""
-    config, resolved = subject.config, subject.resolved
-    folder = Path(config.file).parent if config.file else None
-    data = config.data
-    keyed = [("datasets", data.datasets), ("test_datasets", data.test_datasets)]
-    datasets = [(key, index, dataset) for key, rows in keyed for index, dataset in enumerate(rows)]
-    sources = [locate(dataset, config.where((key, index, "path")), folder) for key, index, dataset in datasets]
-    name = fingerprint(config, resolved.seed, subject.tokenizer, [dataset for *_, dataset in datasets], sources)
-    prepared = Path(resolved.prepared_path) / name[:32]
-    return open_prepared(prepared) if is_published(prepared) else None
 
 
 def _times(steps: list[int]) -> str:

@@ -26,8 +26,6 @@ from whet.cli.problems import print_error_line, print_problems
 from whet.core.errors import ConfigError, Problem, WhetError
 from whet.core.nearest import nearest, suggestion
 
-REPORT_AT = "https://github.com/whet-ai/whet/issues"
-
 USAGE_CODE = 2
 FAULT_CODE = 1
 INTERRUPTED_CODE = 130
@@ -60,7 +58,9 @@ def run_command(argv: Sequence[str]) -> int:
     # Not a hiding place: this is the one spot where a fault of ours is shown in full, with what to do about it.
     except Exception:  # noqa: BLE001
         traceback.print_exc()
-        print_error_line(f"\nThis is a fault in whet, not in your file. Please report it, with the above: {REPORT_AT}")
+        print_error_line(
+            "\nThis is a fault in whet, not in your file. Please report it to the project, with the above."
+        )
         return FAULT_CODE
     return code
 

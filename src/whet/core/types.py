@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+IGNORED = -100
+"""The label of a token that is not a target; the value that PyTorch's cross entropy skips."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainRange:
     """Characters ``[begin, end)`` of a message's content, and whether they are trained."""

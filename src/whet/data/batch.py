@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IGNORED = -100
-"""The label of a token that is not a target; the value that PyTorch's cross entropy skips."""
+from whet.core.types import IGNORED
 
 Sample = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 Batch = dict[str, Any]

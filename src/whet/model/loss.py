@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-IGNORED = -100
-"""The label of a token that is not a target."""
+from whet.core.types import IGNORED
 
 MODEL_INPUTS = (
     "input_ids",

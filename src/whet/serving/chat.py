@@ -13,7 +13,7 @@ from whet.model.load import load_model
 from whet.model.stops import stop_ids
 from whet.serving.generation import GenerationEngine
 from whet.serving.sampling import Sampling
-from whet.serving.trained import Trained, find_trained
+from whet.serving.trained import Trained, as_trained, find_trained
 from whet.training.tokenizer import run_tokenizer
 
 # Generation reads one token at a time from a cache; a kernel for packed documents gains nothing there.
@@ -60,25 +60,13 @@ def _for_inference(resolved: ResolvedRun) -> ResolvedRun:
 
 def _load(config: Config, resolved: ResolvedRun, tokenizer: Any, trained: Trained) -> Any:
     if trained.kind == "full":
-        config = _with_base(config, str(trained.folder))
+        config = as_trained(config, trained)
     model: Any = load_model(config, resolved, tokenizer).model
     if trained.kind == "adapter":
         model = _with_adapter(model, trained.folder, config)
     if resolved.quantization == "none" and config.model.device_map is None:
         model = model.to(resolved.device)
     return model.eval()
-
-
-def _with_base(config: Config, folder: str) -> Config:
-    """The config with the trained folder as its base model, whose own files say everything the overrides said."""
-    changes = {
-        "base_model": folder,
-        "base_model_config": None,
-        "revision_of_model": None,
-        "overrides_of_model_config": None,
-        "reinit_weights": False,
-    }
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
 
 
 def _with_adapter(model: Any, folder: Path | None, config: Config) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,14 @@ class TrainingResult:
     Attributes:
         steps: optimiser steps done, those before a resume included.
         train_loss: mean over the steps of this process, in nats per supervised token.
+        metrics: what transformers sums up at the end (``train_loss``, ``train_runtime`` in seconds, ...).
         best_checkpoint: the checkpoint that is loaded now, under `load_best_model_at_end`.
         stopped_early: whether early stopping ended it.
     """
 
     steps: int
     train_loss: float
+    metrics: Mapping[str, float]
     best_checkpoint: str | None
     stopped_early: bool
 
@@ -52,10 +54,11 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
             for callback in trainer.callback_handler.callbacks:
                 if isinstance(callback, Progress):
                     callback.close()
-    interrupt.raise_if_stopped(resolved.output_dir, resolved.config.file, loop.save_only_model)
+    interrupt.raise_if_stopped(resolved.output_dir, loop.save_only_model)
     return TrainingResult(
         steps=output.global_step,
         train_loss=output.training_loss,
+        metrics=output.metrics,
         best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
         stopped_early=output.global_step < trainer.state.max_steps,
     )

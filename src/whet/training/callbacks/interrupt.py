@@ -82,7 +82,7 @@ class Interrupt(TrainerCallback):
         control.should_evaluate = control.should_evaluate and is_epoch_end
         control.should_save = control.should_evaluate
 
-    def raise_if_stopped(self, output_dir: str, config_file: str, save_only_model: bool) -> None:
+    def raise_if_stopped(self, output_dir: str, save_only_model: bool) -> None:
         """After training: tell how the run ended, if it was stopped.
 
         Raises:
@@ -91,7 +91,7 @@ class Interrupt(TrainerCallback):
         if self.stopped_at is None or self.received is None:
             return
         found = f"stopped by {signal.Signals(self.received).name}; {output_dir}/checkpoint-{self.stopped_at} is saved"
-        fix = f"go on with: whet train {config_file or 'CONFIG'} --resume-from-checkpoint"
+        fix = "go on with the same command and --resume-from-checkpoint"
         if save_only_model:
             fix = "it holds the weights only (save_only_model), so the run cannot be resumed"
         raise TrainingInterrupted(Problem(f"step {self.stopped_at}", found, fix), self.received)
