@@ -9,15 +9,26 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RECORD_NAME = "run.json"
-PACKAGES = ("whet", "torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "numpy")
+PACKAGES = (
+    "whet",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "trl",
+    "datasets",
+    "bitsandbytes",
+    "numpy",
+)
 
 
 class RunRecord:
@@ -25,16 +36,14 @@ class RunRecord:
 
     Args:
         folder: the run's output folder; None keeps the record in memory only (ranks other than the first).
-        command: the words of the command that started the run.
     """
 
-    def __init__(self, folder: Path | None, command: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._path = folder / RECORD_NAME if folder is not None else None
         self._facts: dict[str, Any] = {
             "started": _now(),
             "finished": None,
             "outcome": "running",
-            "command": list(command) or [Path(sys.argv[0]).name, *sys.argv[1:]],
             "versions": installed_versions(),
             "platform": platform.platform(),
         }
@@ -60,7 +69,7 @@ class RunRecord:
         if self._path is None:
             return
         temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(self._facts, indent=1, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(self._facts, indent=1, default=_plain) + "\n", encoding="utf-8")
         os.replace(temporary, self._path)
 
 
@@ -73,6 +82,13 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: records as objects, mappings of other kinds, anything else as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _now() -> str:

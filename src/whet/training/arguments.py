@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from whet.config.resolve import ResolvedRun
+from whet.core.errors import ConfigError, Problem
 from whet.training.schedules import FOLLOW_EVALUATIONS, SCHEDULERS
 from whet.training.steps import StepPlan
 
@@ -25,7 +26,11 @@ def training_arguments(resolved: ResolvedRun, plan: StepPlan) -> TrainingArgumen
 
 
 def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
-    """The arguments by name; a method whose trainer has arguments of its own adds them to these."""
+    """The arguments by name; a method whose trainer has arguments of its own adds them to these.
+
+    Raises:
+        ConfigError: activations are to be offloaded to disk, which nothing here does.
+    """
     config = resolved.config
     loop, optimizer, data, distributed = config.loop, config.optimizer, config.data, config.distributed
     values: dict[str, Any] = {
@@ -127,9 +132,16 @@ def _stock_scheduler(name: str) -> str:
 def _checkpointing_kwargs(resolved: ResolvedRun) -> dict[str, Any] | None:
     if not resolved.gradient_checkpointing:
         return None
+    config = resolved.config
     kwargs = dict(resolved.gradient_checkpointing_kwargs)
-    if resolved.config.memory.gradient_checkpointing == "offload":
+    if config.memory.gradient_checkpointing == "offload":
         kwargs["offload"] = True
+    if config.memory.gradient_checkpointing == "offload_disk":
+        where, found = (
+            config.where("gradient_checkpointing"),
+            "gradient_checkpointing: offload_disk is not supported yet",
+        )
+        raise ConfigError(Problem(where, found, "write offload, which keeps activations in the host's memory"))
     return kwargs
 
 

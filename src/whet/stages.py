@@ -1,0 +1,189 @@
+"""The stages of a run, each a few lines around the package that does the work. `whet.run` says in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whet.config import Config
+from whet.config.resolve import ResolvedRun, resolve
+from whet.core.errors import ConfigError, ModelError, Problem, TrainingStopped, WhetError
+from whet.core.log import say, warn
+from whet.record import RunRecord
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from whet.data.store import PreparedSet
+    from whet.training.scoring import Score
+    from whet.training.steps import StepPlan
+
+
+def resolve_run(config: Config) -> ResolvedRun:
+    """Every open value decided for this machine.
+
+    Raises:
+        ConfigError: this machine cannot run it.
+    """
+    from whet.config.rules.machine import check_runnable
+    from whet.distributed.hardware import probe
+
+    hardware = probe()
+    if problems := check_runnable(config, hardware):
+        raise ConfigError(problems)
+    return resolve(config, hardware)
+
+
+def open_output(resolved: ResolvedRun) -> Path:
+    """The output folder, made if it is not there and tried by writing to it.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    folder = Path(resolved.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".whet-can-write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        where = resolved.config.where("output_dir")
+        found = f"output_dir '{folder}' cannot be written to ({error.strerror})"
+        raise ConfigError(Problem(where, found, "name a folder that you may write to", "output_dir")) from error
+    return folder
+
+
+@contextmanager
+def recorded(resolved: ResolvedRun, output_dir: Path) -> Iterator[RunRecord]:
+    """The run's record, closed with how the run ended, whatever that was."""
+    from whet.config.explain import explain
+
+    record = RunRecord(output_dir if resolved.hardware.rank == 0 else None)
+    record.note("config", {row.key: {"value": row.value, "origin": row.origin} for row in explain(resolved.config)})
+    record.note("hardware", resolved.hardware)
+    record.note("choices", dict(resolved.choices))
+    record.note("warnings", [str(problem) for problem in resolved.config.warnings])
+    try:
+        yield record
+    except KeyboardInterrupt:
+        record.finish("interrupted")
+        raise
+    except TrainingStopped as error:
+        record.finish(f"stopped: {error}")
+        raise
+    except WhetError as error:
+        record.finish(f"refused: {error}")
+        raise
+    except BaseException as error:
+        record.finish(f"failed: {type(error).__name__}: {error}")
+        raise
+    record.finish("finished")
+
+
+def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None:
+    """The checkpoint to go on from: what the command line says, else the config."""
+    from whet.training.checkpoint import checkpoint_to_resume, newest_complete
+
+    loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
+    asked = loop.resume_from_checkpoint if resume is None else resume
+    if asked is None and loop.auto_resume_from_checkpoints:
+        asked = newest_complete(Path(resolved.output_dir)).path is not None
+    folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
+    for item in passed_over:
+        warn(f"{item.path}: passed over, because {item.reason}")
+    if folder is not None:
+        say(f"resuming from {folder}")
+    return folder
+
+
+def prepare_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool = False) -> PreparedSet:
+    """The prepared set, made now or found."""
+    from whet.data.prepare import prepare
+
+    return prepare(resolved.config, resolved, tokenizer, refresh=refresh)
+
+
+def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tuple[torch.nn.Module, bool]:
+    """The model with its adapter, and whether it keeps the documents of a packed row apart (promise G4).
+
+    Raises:
+        ModelError: packing is asked for and this model cannot be packed.
+    """
+    import torch
+
+    from whet.model.adapters import adapt
+    from whet.model.architecture import Unsupported
+    from whet.model.attention import isolates_documents
+    from whet.model.load import load_model
+
+    config = resolved.config
+    loaded = load_model(config, resolved, tokenizer)
+    say(f"attention: {loaded.attention.name or 'default'}: {loaded.attention.why}")
+    autocast = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None
+    isolates = isolates_documents(loaded.model, autocast_dtype=autocast)
+    if isinstance(isolates, Unsupported) and resolved.sample_packing:
+        found = f"sample_packing: this model mixes packed documents: {isolates.reason}"
+        fix = "write sample_packing: false, or leave attn_implementation to whet"
+        raise ModelError(Problem(config.where("sample_packing"), found, fix, "sample_packing"))
+    return adapt(loaded.model, config, resolved), not isinstance(isolates, Unsupported)
+
+
+def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> None:
+    """What was chosen, on what data and for how many steps: said before the first one."""
+    train, validation = prepared.train, prepared.validation
+    for key, choice in resolved.choices.items():
+        say(f"{key}: {choice}")
+    held_out = f", {len(validation):,} for evaluation" if validation is not None else ""
+    say(f"data: {len(train):,} samples for training{held_out} ({prepared.path})")
+    say(
+        f"plan: {plan.total_steps:,} steps ({plan.steps_per_epoch:,} an epoch, {plan.num_epochs:.3g} epochs) of "
+        f"{plan.rows_per_step} {'packs' if resolved.sample_packing else 'samples'}; {plan.tokens:,} tokens, "
+        f"{plan.supervised_tokens:,} of them supervised; {plan.warmup_steps} steps of warm-up to a learning rate of "
+        f"{resolved.config.optimizer.learning_rate:g}"
+    )
+
+
+def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
+    """The adapter folded into its base, in ``merged`` of the output folder if no other is given."""
+    from whet.artefacts.merge import merge_lora
+
+    merged = merge_lora(resolved.config, resolved, adapter_dir, output_dir or Path(resolved.output_dir) / "merged")
+    return Path(merged.folder)
+
+
+def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, when: str) -> Score | None:
+    """Exact match on `score_dataset`, on the first rank alone."""
+    section = resolved.config.score
+    if section.score_dataset is None or resolved.hardware.rank != 0:
+        return None
+    from whet.data.sources import read_json_lines
+    from whet.training.scoring import exact_match
+
+    rows = read_json_lines(section.score_dataset, limit=section.score_max_rows)
+    score = exact_match(
+        trainer.model,
+        tokenizer,
+        rows,
+        max_new_tokens=section.score_max_new_tokens,
+        where=resolved.config.where("score_dataset"),
+    )
+    say(f"score {when}: {score}")
+    return score
+
+
+def say_what_next(config: Config, before: Score | None, after: Score | None, merged_dir: Path | None) -> None:
+    """The last words of a run: scores, where the result is, and the commands to try next."""
+    if before is not None and after is not None:
+        say(f"score: {before.share:.1%} before, {after.share:.1%} after")
+    say(f"saved: {config.output.output_dir}")
+    words = ["chat"] if not config.adapter.adapter or merged_dir else ["chat", "merge-lora"]
+    say("try next: " + "   or   ".join(f"whet {word} {config.file}{_same_place(config)}" for word in words))
+
+
+def _same_place(config: Config) -> str:
+    """The option that leads another command to the same output folder, where the file alone does not."""
+    said_elsewhere = config.origin("output_dir").kind == "command line"
+    return f" --output-dir {config.output.output_dir}" if said_elsewhere else ""
