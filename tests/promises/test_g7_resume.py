@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.models import tiny_model
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.utils import parameters_to_vector
@@ -123,3 +124,22 @@ def test_resuming_twice_from_a_scheduled_checkpoint(prepared: PreparedSet, unint
     weights, told = outcome(resumed, tmp_path)
     assert torch.equal(weights, uninterrupted[0])
     assert told == uninterrupted[1]
+
+
+def test_an_adapter_resumes_too(prepared: PreparedSet, tmp_path: Path) -> None:
+    """The checkpoint then holds the adapter alone."""
+
+    def run(folder: Path, resume_from: Path | None = None) -> torch.Tensor:
+        base = tiny_model(attention=NAME)
+        lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        resolved = make_resolved(folder, **{**KEYS, "save_strategy": "steps", "save_steps": 5})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model = get_peft_model(base, lora)
+        fit(make_trainer(prepared, resolved, model), resolved, resume_from)
+        return parameters_to_vector(model.parameters()).detach()
+
+    uninterrupted = run(tmp_path)
+    assert (tmp_path / "checkpoint-5" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "checkpoint-5" / "model.safetensors").exists()
+    assert torch.equal(run(tmp_path, tmp_path / "checkpoint-5"), uninterrupted)

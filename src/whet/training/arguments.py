@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
+from whet.core.log import warn
 from whet.training.schedules import FOLLOW_EVALUATIONS, SCHEDULERS
 from whet.training.steps import StepPlan
 
@@ -134,14 +135,17 @@ def _checkpointing_kwargs(resolved: ResolvedRun) -> dict[str, Any] | None:
         return None
     config = resolved.config
     kwargs = dict(resolved.gradient_checkpointing_kwargs)
-    if config.memory.gradient_checkpointing == "offload":
-        kwargs["offload"] = True
-    if config.memory.gradient_checkpointing == "offload_disk":
-        where, found = (
-            config.where("gradient_checkpointing"),
-            "gradient_checkpointing: offload_disk is not supported yet",
-        )
+    where, asked = config.where("gradient_checkpointing"), config.memory.gradient_checkpointing
+    if asked == "offload_disk":
+        found = "gradient_checkpointing: offload_disk is not supported yet"
         raise ConfigError(Problem(where, found, "write offload, which keeps activations in the host's memory"))
+    if asked == "offload" and resolved.device == "cuda":
+        kwargs["offload"] = True
+    elif asked == "offload":
+        found = (
+            f"gradient_checkpointing: offload moves nothing on {resolved.device}, it frees the memory of CUDA devices"
+        )
+        warn(Problem(where, found, "`true` says the same here"))
     return kwargs
 
 

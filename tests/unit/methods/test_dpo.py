@@ -112,3 +112,16 @@ def test_several_losses_are_added_up_by_weight(prepared: PreparedSet, tmp_path: 
 def test_what_trl_refuses_is_an_error_of_the_config(prepared: PreparedSet, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"TRL refuses these settings: Label smoothing must be greater than 0\.0"):
         run(prepared, tmp_path, tiny_model(attention=NAME), dpo_loss_type=("exo_pair",))
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_resuming_equals_no_interruption(prepared: PreparedSet, tmp_path: Path, kind: str) -> None:
+    def run_from(checkpoint: Path | None) -> torch.Tensor:
+        torch.manual_seed(3)
+        model, keys = (lora_model(), LORA) if kind == "lora" else (tiny_model(attention=NAME), {})
+        resolved = make_resolved(tmp_path, **{**KEYS, **keys, "save_strategy": "steps", "save_steps": 3})
+        trainer = build_trainer(make_inputs(prepared, resolved, model))
+        fit(trainer, resolved, checkpoint)
+        return torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+
+    assert torch.equal(run_from(None), run_from(tmp_path / "checkpoint-3"))

@@ -190,7 +190,7 @@ def test_a_signal_ends_the_run_after_the_step(
         fit(trainer, resolved)
     assert caught.value.exit_code == exit_code
     expected = f"step 3: stopped by {number.name}; {tmp_path}/checkpoint-3 is saved"
-    assert str(caught.value) == f"{expected} -> go on with: whet train CONFIG --resume-from-checkpoint"
+    assert str(caught.value) == f"{expected} -> go on with the same command and --resume-from-checkpoint"
     assert signal.getsignal(number) is before
     assert trainer.state.global_step == 3
     assert not any("eval_loss" in entry for entry in trainer.state.log_history), "an evaluation would delay the end"

@@ -14,6 +14,7 @@ from tests.models import tiny_model
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.functional import cross_entropy
 
+from whet.core.errors import ConfigError
 from whet.data.store import PreparedSet, Split
 from whet.model.attention import NAME
 from whet.training.fit import fit
@@ -145,7 +146,7 @@ def test_precision_and_memory_options_train(prepared: PreparedSet, tmp_path: Pat
 
 def test_gradient_checkpointing_gives_the_same_losses(prepared: PreparedSet, tmp_path: Path) -> None:
     losses = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, "offload"):
         resolved = make_resolved(
             tmp_path / str(checkpointing),
             max_steps=3,
@@ -156,7 +157,12 @@ def test_gradient_checkpointing_gives_the_same_losses(prepared: PreparedSet, tmp
         trainer = make_trainer(prepared, resolved)
         fit(trainer, resolved)
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_offloading_to_disk_is_refused(prepared: PreparedSet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="offload_disk is not supported yet -> write offload"):
+        make_trainer(prepared, make_resolved(tmp_path, gradient_checkpointing="offload_disk"))
 
 
 def test_the_best_model_is_loaded_at_the_end(prepared: PreparedSet, tmp_path: Path) -> None:
@@ -210,3 +216,44 @@ def test_the_rate_falls_on_a_plateau(prepared: PreparedSet, tmp_path: Path) -> N
     assert rates[0] == 0.5
     assert rates[-1] < 0.5
     assert math.log2(0.5 / rates[-1]).is_integer()
+
+
+def test_only_better_models_are_saved(prepared: PreparedSet, tmp_path: Path) -> None:
+    """`save_strategy: best`, with a learning rate that spoils the model after a while."""
+    keys = {
+        "learning_rate": 0.1,
+        "num_epochs": 5.0,
+        "micro_batch_size": 4,
+        "lr_scheduler": "constant",
+        "warmup_steps": 0,
+    }
+    resolved = make_resolved(tmp_path, save_strategy="best", eval_strategy="epoch", save_total_limit=0, **keys)
+    trainer = make_trainer(prepared, resolved)
+    fit(trainer, resolved)
+    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    better = {step for step, loss in losses.items() if loss <= min(other for at, other in losses.items() if at <= step)}
+    assert {int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*")} == better
+    assert better != set(losses)
+
+
+def test_patience_is_remembered_through_a_resume(prepared: PreparedSet, tmp_path: Path) -> None:
+    keys = {
+        "learning_rate": 0.5,
+        "num_epochs": 9.0,
+        "micro_batch_size": 4,
+        "lr_scheduler": "constant",
+        "warmup_steps": 0,
+    }
+    resolved = make_resolved(tmp_path, early_stopping_patience=3, save_total_limit=0, **keys)
+    trainer = make_trainer(prepared, resolved)
+    whole = fit(trainer, resolved).steps
+    steps_per_epoch = trainer.train_samples.order.steps_per_epoch(1)
+    resumed = make_trainer(prepared, resolved)
+    assert fit(resumed, resolved, tmp_path / f"checkpoint-{whole - steps_per_epoch}").steps == whole
+
+
+def test_an_evaluation_before_the_first_step_when_asked(prepared: PreparedSet, tmp_path: Path) -> None:
+    resolved = make_resolved(tmp_path, max_steps=1, eval_on_start=True, save_strategy="no")
+    trainer = make_trainer(prepared, resolved)
+    fit(trainer, resolved)
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [0, 1]
