@@ -1,1 +1,204 @@
-MESSAGES = {}
+"""What each fault of test_bad_input.py is answered with, to the letter. Read it as the person who gets it."""
+
+# ruff: noqa: E501  # a message is one line
+
+MESSAGES: dict[str, list[str]] = {
+    "unknown key": [
+        "my.yaml:13:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
+    ],
+    "unknown dataset key": [
+        "my.yaml:5:5: unknown key 'datasets[0].feild' -> did you mean 'field'?",
+    ],
+    "unknown nested key": [
+        "my.yaml:14:3: unknown key 'special_tokens.pad_tokn' -> did you mean 'pad_token'?",
+    ],
+    "duplicate key": [
+        "my.yaml:13:1: 'learning_rate' is written twice, first on line 9 -> keep one of the two lines",
+    ],
+    "negative learning rate": [
+        "my.yaml:9:1: learning_rate is -1 -> write a number above 0",
+    ],
+    "micro batch 0": [
+        "my.yaml:7:1: micro_batch_size is 0 -> write a whole number above 0",
+    ],
+    "unknown optimizer": [
+        "my.yaml:13:1: optimizer: there is no 'adamw_trch' -> did you mean 'adamw_torch'?",
+    ],
+    "unknown scheduler": [
+        "my.yaml:13:1: lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?",
+    ],
+    "unknown dataset type": [
+        "my.yaml:4:5: datasets[0].type: there is no type 'alpacca' -> did you mean 'alpaca'?",
+    ],
+    "unknown chat template": [
+        "my.yaml:13:1: chat_template: there is no template 'chatlm' -> did you mean 'chatml'?",
+    ],
+    "word for a number": [
+        "my.yaml:13:1: num_epochs is 'three' -> write a number",
+    ],
+    "list for a string": [
+        "my.yaml:1:1: base_model is a list -> write text",
+    ],
+    "key without support yet": [
+        "my.yaml:6:1: sample_packing is true, and rl: grpo compares pairs of answers -> write sample_packing: false",
+        "my.yaml:13:1: rl: grpo is not supported yet -> write rl: dpo, or leave it out",
+    ],
+    "warm-up twice": [
+        "my.yaml:13:1: warmup_ratio is written, and so is warmup_steps (my.yaml:10:1) -> keep one of them",
+    ],
+    "4-bit without adapter": [
+        "my.yaml:13:1: load_in_4bit is true, and quantised weights cannot be trained -> add `adapter: qlora`",
+    ],
+    "validation share out of range": [
+        "my.yaml:13:1: val_set_size is 1.5 -> write a share below 1, or a whole number of rows from 2",
+    ],
+    "no datasets": [
+        "my.yaml: datasets is missing -> add `datasets:` with a row `- path: ...` and `type: ...`",
+    ],
+    "no base_model": [
+        "my.yaml: base_model is missing -> add `base_model: <folder or hub id>`",
+    ],
+    "several at once": [
+        "my.yaml:9:1: learning_rate is -1 -> write a number above 0",
+        "my.yaml:13:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
+        "my.yaml:14:1: num_epochs is 'three' -> write a number",
+    ],
+    "empty YAML": [
+        "my.yaml: the file is empty -> write at least base_model, datasets and learning_rate",
+    ],
+    "YAML is a list": [
+        "my.yaml:1:1: the file holds a list, not keys with values -> write `key: value` lines",
+    ],
+    "YAML syntax": [
+        "my.yaml:2:14: this is not YAML: expected ',' or ']', but got ':' -> check indentation, quotes and brackets here and on the line before",
+    ],
+    "YAML with a tab": [
+        "my.yaml:2:1: this is not YAML: found character '\\t' that cannot start any token -> indent with spaces, not with tabs",
+    ],
+    "YAML not UTF-8": [
+        "my.yaml:1: byte 0xe9 is not UTF-8 -> save the file as UTF-8",
+    ],
+    "no such YAML": [
+        "mine.yaml: there is no such file -> did you mean my.yaml?",
+    ],
+    "YAML is a folder": [
+        "conf: this is a folder -> name a YAML file in it",
+    ],
+    "unknown option": [
+        "--learning-rat: unknown key 'learning_rat' -> did you mean 'learning_rate'?",
+    ],
+    "option without a number": [
+        "--learning-rate: learning_rate is 'fast' -> write a number",
+    ],
+    "no config": [
+        "whet train: no CONFIG was given -> put the YAML file first: whet train my.yaml",
+    ],
+    "unknown command": [
+        "whet: there is no command 'trian' -> did you mean 'train'?",
+    ],
+    "missing dataset file": [
+        "my.yaml:3:5: datasets[0].path: there is no './row.jsonl' -> did you mean 'rows.jsonl'?",
+    ],
+    "empty dataset": [
+        "my.yaml:3:5: 'rows' has no rows -> check the file, or take it out of the datasets",
+    ],
+    "row without the field": [
+        "rows.jsonl:2: missing field ('messages' is not in the row; it has conversation) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "messages are text": [
+        "rows.jsonl:2: wrong type ('messages' is a string, not a list) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "message without a role": [
+        "rows.jsonl:2: missing field (message 0 has no 'role'; it has content) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "no messages": [
+        "rows.jsonl:2: empty conversation ('messages' is an empty list) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "row is a list": [
+        "rows.jsonl:2: not a JSON object (found list [1,2]) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "broken JSON line": [
+        "rows.jsonl:2: not valid JSON (unexpected end of data at column 1) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "data not UTF-8": [
+        "rows.jsonl:2: not UTF-8 (byte 0xe9 at byte 18 of the line) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "no assistant turn": [
+        "rows.jsonl:2: no assistant turn (its turns are of: user) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "unknown role": [
+        "rows.jsonl:2: unknown role (message 0 has role 'narrator'; known are assistant, gpt, human, system, tool, user (see `roles`)) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "control token in content": [
+        "rows.jsonl:2: special token in content (the row's own text contains '<|im_end|>': ...'|im_start|>user\\nSay <|im_end|> now<|im_end|>\\n<|im_'...) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "all rows too long": [
+        "my.yaml:3:5: 'rows': all 2 rows are longer than sequence_len 128 (shortest 223 tokens) -> raise sequence_len to at least 223, or set `excess_length_strategy: truncate`",
+    ],
+    "one row too long, raise": [
+        "rows.jsonl:2: longer than sequence_len 128 (223 tokens) -> raise sequence_len to 223, or set `excess_length_strategy` to drop or truncate",
+    ],
+    "pre-tokenised labels that are neither": [
+        "rows.jsonl:1: label is not its token (label 1 is 9; it must be -100 or the token's own id, 6 (labels are not shifted)) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "token id past the vocabulary": [
+        "rows.jsonl:1: unknown token id (7777 is not below 261, the size of the tokenizer's vocabulary) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "template that fails": [
+        "my.yaml:13:1: the chat template fails on a plain question and answer: no -> use another chat_template, or correct this one",
+    ],
+    "template that does not parse": [
+        "my.yaml:13:1: the chat template does not compile: Expected an expression, got 'end of statement block' (its line 1) -> correct the template",
+    ],
+    "empty folder of data": [
+        "my.yaml:3:5: the folder 'data' holds no file of rows -> it may hold: .arrow, .csv, .json, .jsonl, .md, .ndjson, .parquet, .text, .tsv, .txt",
+    ],
+    "validation larger than the data": [
+        "my.yaml:13:1: val_set_size 50 takes all 12 samples, nothing is left to train on -> set it lower, or to 0 for no validation",
+    ],
+    "missing model folder": [
+        "my.yaml:1:1: base_model: there is no './modle' -> did you mean 'model'?",
+    ],
+    "hub id without network": [
+        "my.yaml:1:1: base_model: 'your-org/your-model' is no folder here, and the hub is switched off (HF_HUB_OFFLINE) and has no copy of it -> '.' holds model, out, or unset HF_HUB_OFFLINE",
+    ],
+    "model folder without config.json": [
+        "my.yaml:1:1: base_model: the folder 'model' holds no model config that can be loaded (Unrecognized model in model. Should have a `model_type` key in its config.json.) -> it holds chat_template.jinja, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+    ],
+    "model folder without weights": [
+        "my.yaml:1:1: base_model: the folder 'model' holds no model that can be loaded (Error no file named model.safetensors, or pytorch_model.bin, found in directory model.) -> it holds chat_template.jinja, config.json, generation_config.json, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+    ],
+    "truncated weights": [
+        "my.yaml:1:1: base_model: the folder 'model' holds no model that can be loaded (Error while deserializing header: invalid header length) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+    ],
+    "tokenizer without a template": [
+        "my.yaml: the tokenizer has no chat template of its own -> set chat_template to one of: alpaca, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama3, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, qwen3, qwen_25",
+    ],
+    "target modules match nothing": [
+        "my.yaml:14:1: lora_target_modules: 'gate_prj' matches no layer of model -> did you mean 'gate_proj'? This model has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+    ],
+    "adapter without targets": [
+        "my.yaml:13:1: the adapter has nothing to adapt -> add `lora_target_linear: true`, or name layers in lora_target_modules",
+    ],
+    "adapter to continue is missing": [
+        "my.yaml:15:1: lora_model_dir: there is no './nowhere' -> paths count from the working folder, then from the YAML's",
+    ],
+    "sequence longer than the model": [
+        "my.yaml:5:1: sequence_len is 128, and 'model' was made for 64 positions -> write sequence_len: 64, or less; or lengthen the model by model_config (rope_scaling)",
+    ],
+    "output folder under a file": [
+        "my.yaml:12:1: output_dir 'rows.jsonl/out' cannot be written to (Not a directory) -> name a folder that you may write to",
+    ],
+    "checkpoint to resume is missing": [
+        "my.yaml:13:1: resume_from_checkpoint: there is no 'out/checkpoint-7' -> the folder 'out' does not exist; paths count from the working folder, then from the YAML's",
+    ],
+    "merge without an adapter": [
+        "'out' is no adapter: there is no such folder -> give the output_dir of a LoRA run, or one of its checkpoints",
+    ],
+    "chat before training": [
+        "my.yaml:12:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; or add --untrained for the base model as it is",
+    ],
+    "evaluate without data to evaluate on": [
+        "my.yaml: there is no evaluation data -> set val_set_size or test_datasets",
+    ],
+}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from tests.models import save_tiny_model
+
 from whet.cli.main import run_command
 
 CONFIG = """\
@@ -72,11 +72,11 @@ def workspace(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def whet(capfd: pytest.CaptureFixture[str]) -> Iterator[Whet]:
+def whet(capfd: pytest.CaptureFixture[str]) -> Whet:
     def run(*arguments: str) -> Outcome:
         capfd.readouterr()
         code = run_command(list(arguments))
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    yield run
+    return run

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.bad_input_messages import MESSAGES
 from tests.e2e.conftest import CONFIG, Whet, chat, write_rows
 from tests.models import save_tiny_model, tiny_tokenizer
@@ -163,10 +162,13 @@ CASES = [
             replace("    type: chat_template\n", ""),
         ),
     ),
-    Case("token id past the vocabulary", both(
-        rows({"input_ids": [5, 6, 7777], "attention_mask": [1, 1, 1], "labels": [5, 6, 7777]}),
-        replace("    type: chat_template\n", ""),
-    )),
+    Case(
+        "token id past the vocabulary",
+        both(
+            rows({"input_ids": [5, 6, 7777], "attention_mask": [1, 1, 1], "labels": [5, 6, 7777]}),
+            replace("    type: chat_template\n", ""),
+        ),
+    ),
     Case("template that fails", append("chat_template: jinja\nchat_template_jinja: \"{{ raise_exception('no') }}\"\n")),
     Case("template that does not parse", append('chat_template: jinja\nchat_template_jinja: "{% for m in %}"\n')),
     Case("empty folder of data", both(lambda folder: (folder / "data").mkdir(), replace("rows.jsonl", "data"))),

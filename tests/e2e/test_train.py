@@ -1,20 +1,18 @@
-"""The real command on a tiny model: what a user gets for each way of training, and what stands in the folder afterwards."""
+"""The real command on a tiny model: what each way of training gives, and what stands in the folder afterwards."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.e2e.conftest import CONFIG, Whet, write_rows
 from tests.models import ARCHITECTURES, save_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PYDOC = Path(__file__).parents[1] / "data" / "pydoc-sample.jsonl"
 LORA = "adapter: lora\nlora_r: 4\nlora_alpha: 8\nlora_target_linear: true\n"
@@ -239,12 +237,11 @@ def test_a_run_that_loses_its_numbers_ends_itself(workspace: Path, whet: Whet) -
 
 
 @pytest.fixture
-def quiet_trackers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables that trackers leave behind do not outlive the test."""
     for name in ("WANDB_PROJECT", "WANDB_MODE", "WANDB_DIR", "MLFLOW_TRACKING_URI", "TENSORBOARD_LOGGING_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    yield
 
 
 @pytest.mark.usefixtures("quiet_trackers")

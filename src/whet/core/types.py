@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 IGNORED = -100
 """The label of a token that is not a target; the value that PyTorch's cross entropy skips."""
 
