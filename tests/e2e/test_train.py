@@ -80,7 +80,7 @@ def test_a_real_tokenizer_trains(workspace: Path, whet: Whet) -> None:
     """Mistral's own tokenizer file, as mistral-common ships it."""
     from tests.mistral_tokenizers import mistral_tokenizer
 
-    tokenizer = mistral_tokenizer("tekken")
+    tokenizer = mistral_tokenizer("mistral_v3_tekken")
     (workspace / "model").unlink()
     save_tiny_model(
         workspace / "model",
@@ -96,7 +96,7 @@ def test_a_real_tokenizer_trains(workspace: Path, whet: Whet) -> None:
     )
     rows = [json.loads(line) for line in PYDOC.read_text(encoding="utf-8").splitlines()[:40]]
     write_rows(workspace / "rows.jsonl", [row for row in rows if row["messages"][0]["role"] == "user"])
-    configure(workspace, "chat_template: mistral_v7_tekken\n", sequence_len=512)
+    configure(workspace, "chat_template: mistral_v3_tekken\n", sequence_len=512)
     outcome = whet("train", "my.yaml")
     assert outcome.code == 0, outcome.err
 
