@@ -1,0 +1,387 @@
+"""Write the pages that can be read off the code: docs/config-keys.md, docs/performance.md, and README's table.
+
+python docs/make_tables.py            # write them
+python docs/make_tables.py --check    # exit code 1, naming the files, if any is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from whet.config import known_keys, names
+from whet.config.fitting import shape_of
+from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Section, SpecialTokens, TrackingSection
+from whet.config.validation import REQUIRED
+from whet.data.formats import FORMATS, PREFERENCE_FORMATS
+from whet.data.formats.instruction import TYPES
+from whet.data.readers import COMPRESSIONS, ENDINGS
+from whet.data.templates.resolve import shipped
+from whet.methods import METHODS
+from whet.training.optimizers import OPTIMIZERS, needs_bitsandbytes
+from whet.training.schedules import SCHEDULERS
+
+DOCS = Path(__file__).resolve().parent
+REPOSITORY = DOCS.parent
+RESULTS = REPOSITORY / "benchmarks" / "results"
+GENERATED = "<!-- Written by docs/make_tables.py (`make docs`); do not edit. -->"
+
+CHOICES: Mapping[str, Collection[str]] = {
+    "adapter": names.ADAPTERS,
+    "attn_implementation": names.ATTENTION,
+    "dpo_loss_type": names.DPO_LOSSES,
+    "lr_scheduler": names.SCHEDULERS,
+    "optimizer": names.OPTIMIZERS,
+    "rl": names.METHODS,
+}
+"""Keys whose values are names of a table."""
+
+BLOCKS: tuple[tuple[str, type[Section]], ...] = (
+    ("A row of `datasets` and `test_datasets`", DatasetConfig),
+    ("`special_tokens`", SpecialTokens),
+    ("A row of `lr_groups`", LrGroup),
+    ("`fsdp_config`", FsdpConfig),
+)
+"""Keys inside keys."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pages, or say which are out of date; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
+    check = parser.parse_args(argv).check
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text("utf-8") != text]
+    for path in stale:
+        if check:
+            sys.stderr.write(f"{path.relative_to(REPOSITORY)} is out of date: run `make docs`\n")
+        else:
+            path.write_text(pages()[path], encoding="utf-8")
+            sys.stdout.write(f"wrote {path.relative_to(REPOSITORY)}\n")
+    return 1 if check and stale else 0
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file and what should be in it."""
+    readme, data = REPOSITORY / "README.md", DOCS / "data.md"
+    return {
+        DOCS / "config-keys.md": config_keys(),
+        DOCS / "performance.md": performance(),
+        readme: with_block(readme.read_text(encoding="utf-8"), "supported", supported()),
+        data: with_block(data.read_text(encoding="utf-8"), "instruction types", instruction_types()),
+    }
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """The text with what stands between the markers of this name replaced.
+
+    >>> with_block("a\\n<!-- x -->\\nold\\n<!-- /x -->\\nb\\n", "x", "new")
+    'a\\n<!-- x -->\\nnew\\n<!-- /x -->\\nb\\n'
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, marker, rest = text.partition(begin)
+    _, closing, after = rest.partition(end)
+    assert marker, f"there is no line {begin}"
+    assert closing, f"there is no line {end}"
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}"
+
+
+# --- README ----------------------------------------------------------------------------------------------------------
+
+
+def supported() -> str:
+    """What whet does, one line a subject, with the names that go into the YAML."""
+    stock = [name for name in OPTIMIZERS.names() if not needs_bitsandbytes(name)]
+    bits = [name for name in OPTIMIZERS.names() if needs_bitsandbytes(name)]
+    methods = [f"rl: {name}" for name in METHODS.names() if name != "sft"]
+    rows = [
+        ("methods", f"supervised fine-tuning; {_codes(methods)}"),
+        (
+            "what is trained",
+            f"every weight, some (`unfrozen_parameters`), or {_codes(names.ADAPTERS)}; DoRA, rsLoRA, LoRA+",
+        ),
+        ("quantised base", "`load_in_4bit` (nf4, fp4, double quantisation) and `load_in_8bit`, by bitsandbytes"),
+        ("precision", "float32; mixed precision in bfloat16 or float16; pure bfloat16 or float16"),
+        ("rows", f"{_codes(supervised_types())}, token ids"),
+        ("preference rows", f"`prompt`, `chosen`, `rejected`; {_codes(preference_types())}"),
+        ("sources", f"{_codes(sorted(ENDINGS))}, each also {_codes(COMPRESSIONS)}; folders, globs, URLs, the hub"),
+        ("chat templates", f"the model's own, your own Jinja, {_codes(shipped())}"),
+        ("packing", "`sample_packing`; documents of a row never see each other, on a CPU too"),
+        ("optimizers", f"{_codes(stock)}; from bitsandbytes {_codes(bits)}"),
+        ("schedulers", _codes(SCHEDULERS.names())),
+        ("devices", "CPU, CUDA, Apple MPS; several processes with `--launcher torchrun` (DDP)"),
+        ("trackers", f"`metrics.jsonl` always; {_codes(trackers())}"),
+    ]
+    table = _table(("", ""), rows)
+    return f"{table}\n\nWhat is refused, and what to write instead: [every key](docs/config-keys.md#not-supported-yet)."
+
+
+def supervised_types() -> list[str]:
+    """Types that a row of `datasets` may name, each family once."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in FORMATS.names() if name != "tokens"))
+
+
+def preference_types() -> list[str]:
+    """The families of types under `rl: dpo`."""
+    families = dict.fromkeys(name.partition(".")[0] for name in PREFERENCE_FORMATS.names() if name != "prompt_pairs")
+    return [f"{name}.*" for name in families]
+
+
+def trackers() -> list[str]:
+    """The trackers, by the switches that turn them on."""
+    return [key.removeprefix("use_") for key in TrackingSection.model_fields if key.startswith("use_")]
+
+
+# --- docs/data.md ----------------------------------------------------------------------------------------------------
+
+
+def instruction_types() -> str:
+    """Which fields each type of instructions reads, and its style."""
+    rows = []
+    for name, form in TYPES.items():
+        bare = name.removesuffix(".load")
+        fields = [form.system, form.instruction, f"{form.input}?" if form.input else None, form.answer]
+        opening = "" if form.system or any(form.opening) else ", without the opening sentence"
+        shown = ", ".join(
+            f"`{field.rstrip('?')}`{' (optional)' if field.endswith('?') else ''}" for field in fields if field
+        )
+        rows.append((_codes(dict.fromkeys([bare, name])), shown, f"`{form.style}`{opening}"))
+    styles = _codes(f":{style}" for style in names.STYLES)
+    table = _table(("type", "columns", "style"), rows)
+    return f"{table}\n\nBehind each type may stand another style: {styles}, as in `type: alpaca:chat`."
+
+
+# --- docs/config-keys.md ---------------------------------------------------------------------------------------------
+
+
+def config_keys() -> str:
+    """Every key: what it takes, its default and meaning; then the keys that are refused, with their advice."""
+    parts = [
+        "# Every key",
+        GENERATED,
+        "Keys are Axolotl's; those that are ours are `on_bad_row`, `score_dataset`, `score_max_new_tokens` and "
+        "`score_max_rows`. An empty value is the same as no line. `whet config explain my.yaml` shows what each key of "
+        "a file is and where it came from; `whet config schema` gives the same list to an editor.",
+        "Any key can be set on the command line (`--learning-rate 1e-4`, `--lora.r 8`, `--no-bf16`) and in the "
+        "environment or a `.env` file (`WHET_LEARNING_RATE=1e-4`). The command line wins over the environment, the "
+        "environment over the file.",
+        "On this page: "
+        + ", ".join(f"[{name}](#{name})" for name in SECTIONS)
+        + ", [keys inside keys](#keys-inside-keys), [other spellings](#other-spellings), "
+        "[refused](#not-supported-yet), [without effect](#without-effect).",
+    ]
+    for name, section in SECTIONS.items():
+        parts += [f"## {name}", _module_sentence(section), fields_table(section.model_fields)]
+    parts.append("## Keys inside keys")
+    for title, block in BLOCKS:
+        parts += [f"### {title}", fields_table(block.model_fields)]
+    parts += _other_spellings() + _refused() + _without_effect()
+    return "\n\n".join(parts) + "\n"
+
+
+def fields_table(fields: Mapping[str, FieldInfo]) -> str:
+    """A table of keys."""
+    rows = [
+        (f"`{key}`", _accepts(key, field), _default(key, field), _cell(field.description or ""))
+        for key, field in fields.items()
+    ]
+    return _table(("key", "takes", "default", "what it does"), rows)
+
+
+def _accepts(key: str, field: FieldInfo) -> str:
+    if key in CHOICES:
+        listed = _codes(CHOICES[key])
+        return f"a list of {listed}" if shape_of(field.annotation).items else listed
+    bounds = [text for item in field.metadata for text in _bounds(item)]
+    shape = shape_of(field.annotation)
+    words = str(shape)
+    if shape.literals:
+        words = " or ".join([*(f"`{word}`" for word in shape.literals), *_kinds(shape, words)])
+    return " ".join([words, *bounds])
+
+
+def _kinds(shape: Any, words: str) -> list[str]:
+    """What a shape takes beside its literals."""
+    rest = words.split(" or ")[len(shape.literals) :]
+    return [" or ".join(rest)] if rest else []
+
+
+def _bounds(item: Any) -> Iterable[str]:
+    spelled = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
+    for name, word in spelled.items():
+        bound = getattr(item, name, None)
+        if bound is not None:
+            yield f"{word} {bound:,}" if bound < 2**31 else f"{word} 2^{bound.bit_length() - 1}"
+    for inner in getattr(item, "metadata", ()):
+        yield from _bounds(inner)
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    if key in REQUIRED or field.is_required():
+        return "**required**"
+    value = field.default
+    if value is None or value == ():
+        return ""
+    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+def _other_spellings() -> list[str]:
+    switches = {old: f"attn_implementation: {new}" for old, new in known_keys.ATTENTION_SWITCHES.items()
+                if new not in names.ATTENTION_NOT_YET}  # fmt: skip
+    rows = [
+        *((f"`{old}`", f"`{new}`", "as good") for old, new in known_keys.ALIASES.items()),
+        *((f"`{old}`", f"`{new}`", "old; a warning says so") for old, new in known_keys.RENAMED.items()),
+        *((f"`{old}: true`", f"`{new}`", "old; a warning says so") for old, new in switches.items()),
+    ]
+    return ["## Other spellings", _table(("written", "means", ""), rows)]
+
+
+def _refused() -> list[str]:
+    values = {
+        "peft_init_lora_weights": dict.fromkeys(
+            # The last two pass the config and are refused by the adapter, for they change the base's weights.
+            sorted({*names.LORA_STARTS_NOT_YET, "olora", "pissa"}),
+            "write true, gaussian or orthogonal",
+        ),
+        "attn_implementation": dict.fromkeys(names.ATTENTION_NOT_YET, "write sdpa, or remove the line"),
+        "chat_template": dict.fromkeys(names.CHAT_TEMPLATES_NOT_YET, "write tokenizer_default, or jinja with its text"),
+        "optimizer": names.OPTIMIZERS_NOT_YET,
+        "rl": dict.fromkeys(names.METHODS_NOT_YET, "write rl: dpo, or leave it out"),
+        "type of a dataset": dict.fromkeys(
+            names.DATASET_TYPES_NOT_YET, "write the rows as messages, with `type: chat_template`"
+        ),
+        "type of a preference dataset": dict.fromkeys(
+            names.PREFERENCE_TYPES_NOT_YET, "leave type out and name the columns prompt, chosen and rejected"
+        ),
+    }
+    rows = [(key, _codes(group), _cell(advice)) for key, table in values.items() for advice, group in _grouped(table)]
+    return [
+        "## Not supported yet",
+        "These keys of Axolotl are known and refused, for nothing that was asked for is ignored in silence. One that "
+        "is written as off (empty, `false`, or Axolotl's own default) passes.",
+        _advice_table({**known_keys.REFUSED, **dict.fromkeys(_switches_not_yet(), "write attn_implementation: sdpa")}),
+        "Keys of a dataset's row:",
+        _advice_table(known_keys.ROW_REFUSED),
+        "Values:",
+        _table(("key", "values", "what to do"), rows),
+        "`fsdp`, `fsdp_config`, `fsdp_version` and `deepspeed` are checked with the file; a run with them is refused. "
+        f"Keys that the run finds out by itself are refused too: {_codes(sorted(known_keys.INTERNAL))}.",
+    ]
+
+
+def _switches_not_yet() -> list[str]:
+    return [old for old, new in known_keys.ATTENTION_SWITCHES.items() if new in names.ATTENTION_NOT_YET]
+
+
+def _without_effect() -> list[str]:
+    return [
+        "## Without effect",
+        "These are accepted with a warning: what they are for is met without them.",
+        _advice_table(known_keys.NO_EFFECT, "why"),
+        f"In a dataset's row: {_codes(known_keys.ROW_NO_EFFECT)}, which were never read.",
+    ]
+
+
+def _advice_table(table: Mapping[str, str], title: str = "what to do") -> str:
+    return _table(("keys", title), [(_codes(group), _cell(advice)) for advice, group in _grouped(table)])
+
+
+def _grouped(table: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Advice -> its keys, in the order of the table."""
+    groups: dict[str, list[str]] = {}
+    for key, advice in table.items():
+        groups.setdefault(advice, []).append(key)
+    return list(groups.items())
+
+
+def _module_sentence(section: type[Section]) -> str:
+    """The first sentence of the file that the section is in."""
+    module = inspect.getmodule(section)
+    assert module is not None
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+# --- docs/performance.md ---------------------------------------------------------------------------------------------
+
+
+def performance() -> str:
+    """The figures that the scripts in benchmarks/ have left."""
+    lines = [
+        "# Performance",
+        GENERATED,
+        "Every figure here was measured by a script in [benchmarks/](../benchmarks); nothing is claimed without one. "
+        "`make bench` runs them all, each ends with one JSON line, and `make docs` writes this page again. Contestants "
+        "run in turn (ours, peer, ours, peer ...), each in a process of its own; a figure is the median. A ratio above "
+        "1 is in our favour.",
+    ]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    if not results:
+        return "\n\n".join([*lines, "There is no result yet: `benchmarks/results/` is empty."]) + "\n"
+    rows = [
+        (
+            f"[{result['name']}](../benchmarks/{_script_of(result['name'])})",
+            _figure(result.get("ours"), result),
+            _figure(result.get("peer"), result),
+            "" if result.get("ratio") is None else f"{result['ratio']:.2f}",
+            _cell(str(result.get("goal", ""))),
+        )
+        for result in results
+    ]
+    lines.append(_table(("benchmark", "ours", "peer", "ratio", "goal"), rows))
+    for result in results:
+        lines += [f"## {result['name']}", *_details(result)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _details(result: Mapping[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
+    told = {"name", "machine", "versions", "ours", "peer", "ratio", "goal", "unit"}
+    more = [
+        (f"`{key}`", _cell(value if isinstance(value, str) else json.dumps(value)))
+        for key, value in result.items()
+        if key not in told and value is not None
+    ]
+    sentences = [f"On {result.get('machine', 'an unknown machine')}; {versions}."]
+    return [*sentences, _table(("figure", "value"), more)] if more else sentences
+
+
+def _figure(value: float | None, result: Mapping[str, Any]) -> str:
+    if value is None:
+        return ""
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{shown} {result.get('unit', '')}".strip()
+
+
+def _script_of(name: str) -> str:
+    """The script that a result comes from: `train-packed` is one of train.py."""
+    scripts = sorted((path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")), key=len, reverse=True)
+    return next((f"{stem}.py" for stem in scripts if name.startswith(stem)), "")
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _codes(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end its cell, or be taken for HTML."""
+    escape: Callable[[str], str] = lambda part: part.replace("<", "&lt;")  # noqa: E731
+    pieces = text.replace("|", "\\|").split("`")
+    return "`".join(escape(piece) if number % 2 == 0 else piece for number, piece in enumerate(pieces))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
