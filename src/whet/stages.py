@@ -85,7 +85,7 @@ def recorded(resolved: ResolvedRun, output_dir: Path) -> Iterator[RunRecord]:
 
 def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None:
     """The checkpoint to go on from: what the command line says, else the config."""
-    from whet.training.checkpoint import checkpoint_to_resume, newest_complete
+    from whet.training.checkpoint import checkpoint_to_resume, newest_complete, set_aside
 
     loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
     asked = loop.resume_from_checkpoint if resume is None else resume
@@ -96,6 +96,8 @@ def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | 
         warn(f"{item.path}: passed over, because {item.reason}")
     if folder is not None:
         say(f"resuming from {folder}")
+    elif resolved.hardware.rank == 0 and (place := set_aside(Path(resolved.output_dir))) is not None:
+        warn(f"{resolved.output_dir} held checkpoints of an earlier run; they are in {place} now")
     return folder
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from whet.core.errors import ArtefactError, Problem
 from whet.model.loss import innermost
 from whet.model.stops import stop_ids
+from whet.training.fit import without_bars
 
 
 def save_model(
@@ -34,7 +35,7 @@ def save_model(
     assert isinstance(base, PreTrainedModel), "only transformers' models are trained"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _ready_to_generate(base):
+        with _ready_to_generate(base), without_bars():
             if isinstance(model, PeftModel):
                 model.save_pretrained(folder, save_embedding_layers=_is_resized(base))
             else:

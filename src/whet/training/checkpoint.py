@@ -132,6 +132,27 @@ def remove_old(output_dir: Path, keep: int, best: Path | None = None) -> list[Pa
     return old
 
 
+def set_aside(output_dir: Path) -> Path | None:
+    """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
+
+    A checkpoint is found by its step; one of an earlier run with a higher step would be taken for the newest of this
+    one. Nothing is deleted: they go to ``earlier-runs/<number>/``, where `save_total_limit` does not count them.
+
+    Returns:
+        The folder they are in now; None when there were none.
+    """
+    folders = checkpoints(output_dir)
+    if not folders:
+        return None
+    earlier = output_dir / "earlier-runs"
+    number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdigit()), default=0)
+    place = earlier / str(number)
+    place.mkdir(parents=True)
+    for folder in folders:
+        folder.rename(place / folder.name)
+    return place
+
+
 def checkpoint_to_resume(
     asked: bool | str | None, output_dir: str, where: str
 ) -> tuple[Path | None, Sequence[PassedOver]]:

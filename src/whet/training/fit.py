@@ -45,7 +45,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         TrainingStopped: the run ended itself (non-finite steps, a loss out of hand).
     """
     loop = resolved.config.loop
-    with Interrupt() as interrupt, _without_bars():
+    with Interrupt() as interrupt, without_bars():
         trainer.add_callback(interrupt)
         try:
             output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -65,7 +65,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Ours is the only progress display; transformers would draw a bar for every file it writes."""
     was_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

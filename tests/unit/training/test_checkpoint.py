@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whet.core.errors import ArtefactError
-from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete, publish, remove_old
+from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete, publish, remove_old, set_aside
 
 
 def make(output_dir: Path, step: int, *, published: bool = True) -> Path:
@@ -109,3 +109,15 @@ def test_a_named_checkpoint_of_another_program_is_taken_and_told(tmp_path: Path)
     path, passed_over = checkpoint_to_resume(str(folder), str(tmp_path), "here")
     assert path == folder
     assert [item.reason for item in passed_over] == ["it was not written by whet and is taken unverified"]
+
+
+def test_checkpoints_of_an_earlier_run_are_set_aside_and_never_mixed_up(tmp_path: Path) -> None:
+    assert set_aside(tmp_path) is None
+    for step in (5, 10):
+        make(tmp_path, step)
+    assert set_aside(tmp_path) == tmp_path / "earlier-runs" / "1"
+    assert newest_complete(tmp_path).path is None
+    make(tmp_path, 2)
+    assert newest_complete(tmp_path).path == tmp_path / "checkpoint-2"
+    assert set_aside(tmp_path) == tmp_path / "earlier-runs" / "2"
+    assert newest_complete(tmp_path / "earlier-runs" / "1").path == tmp_path / "earlier-runs" / "1" / "checkpoint-10"
