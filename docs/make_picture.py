@@ -2,6 +2,7 @@
 
     python docs/make_picture.py                    # examples/quickstart.yaml
     python docs/make_picture.py my.yaml --at 0.5   # another run, taken when half of its steps are done
+    python docs/make_picture.py --at end           # taken when the run has ended
 
 The run goes in a tmux window of 120 x 30; what stands there is captured with its colours and drawn by Rich.
 """
@@ -9,12 +10,14 @@ The run goes in a tmux window of 120 x 30; what stands there is captured with it
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -68,7 +71,7 @@ class Terminal:
 
 
 def record(config: str, folder: Path, share: float, seconds: float) -> str:
-    """Run `whet train` and return the screen, with its colours, once this share of the steps is done.
+    """Run `whet train` and return the screen, with its colours, once this share of the steps is done (inf: at the end).
 
     Raises:
         RuntimeError: the run ended, or took longer than ``seconds``, before it got there.
@@ -80,6 +83,8 @@ def record(config: str, folder: Path, share: float, seconds: float) -> str:
         while time.monotonic() < last:
             text = terminal.screen()
             if progress(text) >= share:
+                return tidied(terminal.screen(colours=True))
+            if END in text and share == math.inf:
                 return tidied(terminal.screen(colours=True))
             if END in text:
                 raise RuntimeError(f"the run ended before the picture was taken:\n{text}")
@@ -98,23 +103,27 @@ def progress(text: str) -> float:
 
 
 def tidied(screen: str) -> str:
-    """Without the marker behind the command, and without the empty lines below."""
-    return re.sub(r"; echo '--'.*", "", screen).rstrip()
+    """Without the marker behind the command and at the end, and without the empty lines below."""
+    return re.sub(r"; echo '--'.*", "", screen).partition(END)[0].rstrip()
 
 
 def as_svg(screen: str, title: str) -> str:
     """A screen with ANSI colours as SVG; the same screen gives the same bytes."""
     lines = Text.from_ansi(screen)
-    console = Console(record=True, width=COLUMNS, file=open("/dev/null", "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
     console.print(lines, no_wrap=True, overflow="crop")
     return console.export_svg(title=title, theme=THEME, unique_id="whet")
+
+
+def _share(word: str) -> float:
+    return math.inf if word == "end" else float(word)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Record, convert, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default="examples/quickstart.yaml")
-    parser.add_argument("--at", type=float, default=0.75, help="share of the steps that is done, 0 to 1")
+    parser.add_argument("--at", type=_share, default=0.75, help="share of the steps that is done, 0 to 1, or 'end'")
     parser.add_argument("--folder", type=Path, default=REPOSITORY, help="where the run is started")
     parser.add_argument("--output", type=Path, default=PICTURE)
     parser.add_argument("--seconds", type=float, default=600.0, help="give up after this long")

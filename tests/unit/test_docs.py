@@ -103,16 +103,26 @@ def encoded(example: Example) -> list[Any]:
     return SampleEncoder(config.data.datasets[0], config, tokenizer).encode_rows(rows)
 
 
-@pytest.fixture(scope="module")
-def make_tables() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("make_tables", REPOSITORY / "docs" / "make_tables.py")
+def script(name: str) -> Iterator[ModuleType]:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules[spec.name]
+    del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def make_tables() -> Iterator[ModuleType]:
+    yield from script("make_tables")
+
+
+@pytest.fixture(scope="module")
+def make_picture() -> Iterator[ModuleType]:
+    yield from script("make_picture")
 
 
 def test_generated_pages_are_up_to_date(make_tables: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,3 +216,16 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_picture_is_the_screen_and_the_same_screen_the_same_picture(make_picture: ModuleType) -> None:
+    screen = make_picture.tidied(
+        f"$ whet train a.yaml; echo '--'' x'\n\x1b[36mstep 3/12\x1b[0m\n{make_picture.END}\n$\n\n"
+    )
+    assert screen == "$ whet train a.yaml\n\x1b[36mstep 3/12\x1b[0m"
+    assert make_picture.progress(screen) == 0.25
+    assert make_picture.progress("") == 0
+    picture = make_picture.as_svg(screen, "whet train a.yaml")
+    assert picture == make_picture.as_svg(screen, "whet train a.yaml")
+    assert "step&#160;3/12" in picture
+    assert "#39c5cf" in picture  # the theme's cyan
