@@ -245,8 +245,7 @@ def _other_spellings() -> list[str]:
 def _refused() -> list[str]:
     values = {
         "peft_init_lora_weights": dict.fromkeys(
-            # The last two pass the config and are refused by the adapter, for they change the base's weights.
-            sorted({*names.LORA_STARTS_NOT_YET, "olora", "pissa"}),
+            names.LORA_STARTS_NOT_YET,
             "write true, gaussian or orthogonal",
         ),
         "attn_implementation": dict.fromkeys(names.ATTENTION_NOT_YET, "write sdpa, or remove the line"),

@@ -71,11 +71,11 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
             resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
         )
         trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
-        before = stages.score(resolved, trainer, tokenizer, "before training")
+        before = stages.score(resolved, trainer, tokenizer)
         output = fit(trainer, resolved, checkpoint)
         if is_first_rank:
             save_model(trainer.model, tokenizer, output_dir, config.template.eot_tokens or ())
-        after = stages.score(resolved, trainer, tokenizer, "after training")
+        after = stages.score(resolved, trainer, tokenizer)
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
         merged_dir = (
             stages.merge_adapter(resolved, output_dir) if config.adapter.merge_adapters and is_first_rank else None

@@ -140,12 +140,19 @@ def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> No
         say(f"{key}: {choice}")
     held_out = f", {len(validation):,} for evaluation" if validation is not None else ""
     say(f"data: {len(train):,} samples for training{held_out} ({prepared.path})")
+    unit = "pack" if resolved.sample_packing else "sample"
     say(
-        f"plan: {plan.total_steps:,} steps ({plan.steps_per_epoch:,} an epoch, {plan.num_epochs:.3g} epochs) of "
-        f"{plan.rows_per_step} {'packs' if resolved.sample_packing else 'samples'}; {plan.tokens:,} tokens, "
-        f"{plan.supervised_tokens:,} of them supervised; {plan.warmup_steps} steps of warm-up to a learning rate of "
-        f"{resolved.config.optimizer.learning_rate:g}"
+        f"plan: {_count(plan.total_steps, 'step')} of {_count(plan.rows_per_step, unit)}, "
+        f"{plan.num_epochs:.3g} epochs of {_count(plan.steps_per_epoch, 'step')}"
     )
+    say(
+        f"      {plan.tokens:,} tokens, {plan.supervised_tokens:,} supervised; learning rate "
+        f"{resolved.config.optimizer.learning_rate:g} after {_count(plan.warmup_steps, 'step')} of warm-up"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
@@ -156,8 +163,8 @@ def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | N
     return Path(merged.folder)
 
 
-def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, when: str) -> Score | None:
-    """Exact match on `score_dataset`, on the first rank alone."""
+def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> Score | None:
+    """Exact match on `score_dataset`, on the first rank alone; None without one."""
     section = resolved.config.score
     if section.score_dataset is None or resolved.hardware.rank != 0:
         return None
@@ -165,21 +172,19 @@ def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenize
     from whet.training.scoring import exact_match
 
     rows = read_json_lines(section.score_dataset, limit=section.score_max_rows)
-    score = exact_match(
+    return exact_match(
         trainer.model,
         tokenizer,
         rows,
         max_new_tokens=section.score_max_new_tokens,
         where=resolved.config.where("score_dataset"),
     )
-    say(f"score {when}: {score}")
-    return score
 
 
 def say_what_next(config: Config, before: Score | None, after: Score | None, merged_dir: Path | None) -> None:
     """The last words of a run: scores, where the result is, and the commands to try next."""
     if before is not None and after is not None:
-        say(f"score: {before.share:.1%} before, {after.share:.1%} after")
+        say(f"score on held-out rows: before {before}, after {after}")
     say(f"saved: {config.output.output_dir}")
     words = ["chat"] if not config.adapter.adapter or merged_dir else ["chat", "merge-lora"]
     say("try next: " + "   or   ".join(f"whet {word} {config.file}{_same_place(config)}" for word in words))

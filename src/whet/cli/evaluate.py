@@ -16,7 +16,8 @@ def evaluate(
 ) -> None:
     """Measure the model that CONFIG trained on its evaluation data.
 
-    Takes test_datasets, or the val_set_size split of the training data. Prints every figure by name.
+    Takes test_datasets, or the val_set_size split of the training data. Prints every figure by name, and writes the
+    loss of every example to eval/examples.jsonl in the output folder.
     """
     from whet.cli.figures import print_figures
     from whet.cli.session import open_config

@@ -83,7 +83,7 @@ REFUSED: dict[str, str] = _table(
         "write adapter: lora with lora_r": """
             relora relora_prune_ratio relora_prune_method relora_cpu_offload lisa_n_layers lisa_step_interval
             lisa_layers_attribute mora peft_layer_replication spectrum_top_fraction spectrum_model_name""",
-        "write peft_init_lora_weights: pissa": "peft",
+        "write peft_init_lora_weights: gaussian": "peft",
         "load on one device: device_map: cpu": "lora_on_cpu qlora_sharded_model_loading",
         "write lr_scheduler: cosine_with_restarts": """
             jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps""",

@@ -226,10 +226,10 @@ CHAT_TEMPLATES_NOT_YET = (
     "qwen3_5",
 )
 
-LORA_STARTS = ("gaussian", "olora", "orthogonal", "pissa")
-"""Names of `peft_init_lora_weights`; pissa_niter_<n> is another."""
-LORA_STARTS_NOT_YET = ("corda", "eva", "loftq", "lora_ga", "mica")
-"""These need data or a second config to start from."""
+LORA_STARTS = ("gaussian", "orthogonal")
+"""Names of `peft_init_lora_weights`."""
+LORA_STARTS_NOT_YET = ("corda", "eva", "loftq", "lora_ga", "mica", "olora", "pissa")
+"""These change the base's weights, or need data or a second config to start from; pissa_niter_<n> is another."""
 
 DPO_LOSSES = (
     "aot",

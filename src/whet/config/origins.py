@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,7 +40,12 @@ class Origin:
         place = self.where or self.kind
         if not self.replaced:
             return place
-        return f"{place} (replaces {', '.join(f'{old.value!r} of {old.where}' for old in self.replaced)})"
+        return f"{place} (replaces {', '.join(f'{_written(old.value)} of {old.where}' for old in self.replaced)})"
+
+
+def _written(value: Any) -> str:
+    """As YAML spells it."""
+    return json.dumps(value, default=str) if not isinstance(value, str) else value
 
 
 DEFAULT = Origin("default")

@@ -31,7 +31,7 @@ def show_on_terminal(rank: int = 0) -> None:
 
 
 class _StandardError(logging.Handler):
-    """Writes to what ``sys.stderr`` is when the sentence is said; a live display or a test may have put another there."""
+    """Writes to what ``sys.stderr`` is when a sentence is said; a live view or a test may have put another there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")

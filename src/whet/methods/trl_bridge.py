@@ -44,6 +44,7 @@ class PreferenceTrainer(DPOTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
+        self.throughput.begin_step()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         tokens = [torch.stack([batch["attention_mask"].sum(), batch["completion_mask"].sum()]) for batch in batches]
         self.throughput.add(self.accelerator.reduce(torch.stack(tokens).sum(dim=0).to(device), reduction="sum"))
@@ -61,11 +62,6 @@ class PreferenceTrainer(DPOTrainer):
             self.lr_scheduler = self.make_scheduler(optimizer or self.create_optimizer(), num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.throughput.elsewhere():
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

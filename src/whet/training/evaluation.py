@@ -105,11 +105,11 @@ def metric_names(names: list[str]) -> list[str]:
     return found
 
 
-def write_examples(losses: ExampleLosses, split: Split, output_dir: str, prefix: str, step: int) -> Path:
+def write_examples(losses: ExampleLosses, split: Split, output_dir: str, prefix: str, step: int | None) -> Path:
     """One line an example: its dataset, where it stands, its mean loss and its targets."""
     folder = Path(output_dir) / prefix
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"examples-step-{step}.jsonl"
+    path = folder / ("examples.jsonl" if step is None else f"examples-step-{step}.jsonl")
     sources = split.source
     with path.open("w", encoding="utf-8") as file:
         for example, (total, count) in enumerate(zip(losses.total.tolist(), losses.num_targets.tolist(), strict=True)):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,28 +37,19 @@ class Throughput(TrainerCallback):
         """Count a step: int64[2], its tokens and targets. May live on a device; read only when figures are due."""
         self._counts.append(counts)
 
-    @contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """Time that is spent on something other than training."""
-        began = self._clock()
-        yield
-        self._step_began += self._clock() - began
+    def begin_step(self) -> None:
+        """A step begins: its samples are about to be fetched. What came since the last one is not training time."""
+        self._step_began = self._clock()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._step_began = self._clock()
         self.tokens_seen, self.supervised_tokens_seen = self._seen_before(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = self._clock()
         self._seconds += now - self._step_began
         self._steps += 1
-        self._step_began = now
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # A checkpoint is written between the end of a step and the begin of the next.
-        self._step_began = self._clock()
 
     def figures(self, device: torch.device) -> dict[str, float]:
         """Rates over the steps since the last call, totals of the run, and the most memory used so far."""

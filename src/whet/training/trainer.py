@@ -93,6 +93,7 @@ class WhetTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor | int]:
         """The micro-batches of an optimiser step and the number of targets in it, over all ranks."""
+        self.throughput.begin_step()
         batches = list(islice(epoch_iterator, num_batches))
         num_tokens = sum(int(self.train_samples.order.lengths[batch["example_ids"].numpy()].sum()) for batch in batches)
         counts = torch.tensor([num_tokens, sum(batch["num_supervised"] for batch in batches)])
@@ -125,21 +126,18 @@ class WhetTrainer(Trainer):
     ) -> dict[str, float]:
         """Mean loss per supervised token: over everything, and over each dataset where there are several.
 
-        The loss of every example goes to ``<output_dir>/eval/examples-step-N.jsonl``.
+        The loss of every example goes to ``<output_dir>/eval/examples-step-N.jsonl``; outside training, to
+        ``examples.jsonl`` there.
         """
         samples = eval_dataset if eval_dataset is not None else self.eval_samples
         assert samples is not None, "there is nothing to evaluate on"
-        with self.throughput.elsewhere():
-            losses = evaluate_examples(
-                self._model_for_evaluation(),
-                self._loader(samples),
-                self._prepare_inputs,
-                self.accelerator,
-                len(samples),
-            )
+        losses = evaluate_examples(
+            self._model_for_evaluation(), self._loader(samples), self._prepare_inputs, self.accelerator, len(samples)
+        )
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
         if self.is_world_process_zero():
-            write_examples(losses, samples.split, self.args.output_dir, metric_key_prefix, self.state.global_step)
+            step = self.state.global_step if self.is_in_train else None
+            write_examples(losses, samples.split, self.args.output_dir, metric_key_prefix, step)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -133,9 +133,7 @@ def test_every_dataset_and_every_reason_is_reported(subject: MakeSubject, tmp_pa
     assert len(facts) == 1
 
 
-def test_bad_rows_are_facts_where_the_config_drops_them_and_some_are_left(
-    subject: MakeSubject, tmp_path: Path
-) -> None:
+def test_bad_rows_are_facts_where_the_config_drops_them_and_some_are_left(subject: MakeSubject, tmp_path: Path) -> None:
     text = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text('{"text": 1}\n' + text)
     facts, problems = findings("data", subject(on_bad_row="drop"))

@@ -171,7 +171,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("the_optimizer_exists", {"optimizer": "muon"}, "optimizer: muon is not supported yet -> use adamw_torch_fused"),
     ("the_scheduler_exists", {"lr_scheduler": "cosin"}, "lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?"),
     ("the_adapter_exists", {**LORA, "adapter": "loar"}, "adapter: there is no 'loar' -> did you mean 'lora'?"),
-    ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "pisa"}, "did you mean 'pissa'?"),
+    ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "gausian"}, "did you mean 'gaussian'?"),
     ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "eva"}, "eva is not supported yet"),
     ("the_attention_exists", {"attn_implementation": "flash"}, "'flash' is short for flash_attention_2"),
     ("the_attention_exists", {"attn_implementation": "xformers"}, "xformers is not supported yet"),

@@ -122,7 +122,9 @@ def test_an_adapter_of_another_model_is_refused_in_a_sentence(config: MakeConfig
         AutoModelForCausalLM.from_pretrained(other), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     )
     adapted.save_pretrained("out")
-    with pytest.raises(ArtefactError, match=r"the adapter does not fit .* -> use the base model that it was trained on"):
+    with pytest.raises(
+        ArtefactError, match=r"the adapter does not fit .* -> use the base model that it was trained on"
+    ):
         load_engine(config(**LORA))
 
 

@@ -58,11 +58,11 @@ def the_adapter_exists(config: Config) -> Problem | None:
 
 def the_adapter_start_exists(config: Config) -> Problem | None:
     name = config.adapter.peft_init_lora_weights
-    if name is None or isinstance(name, bool) or name in LORA_STARTS or name.startswith("pissa_niter_"):
+    if name is None or isinstance(name, bool) or name in LORA_STARTS:
         return None
     key = "peft_init_lora_weights"
-    if name in LORA_STARTS_NOT_YET:
-        return at(config, key, f"{key}: {name} is not supported yet", "write pissa, or true")
+    if name in LORA_STARTS_NOT_YET or name.startswith("pissa_niter_"):
+        return at(config, key, f"{key}: {name} is not supported yet", "write true, gaussian or orthogonal")
     return at(config, key, f"{key}: there is no '{name}'", suggestion(name, (*LORA_STARTS, "true", "false")))
 
 

@@ -36,7 +36,7 @@ class AdapterSection(Section):
     peft_use_dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA).")
     peft_use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (rank-stabilised LoRA).")
     peft_init_lora_weights: bool | str | None = Field(
-        None, description="How the adapter starts: true (B is zero), gaussian, orthogonal, pissa, olora, eva, loftq ..."
+        None, description="How the adapter starts: true (B is zero), gaussian or orthogonal."
     )
     peft_layers_to_transform: tuple[Natural, ...] | None = Field(None, description="Numbers of the layers to adapt.")
     peft_layers_pattern: tuple[str, ...] | None = Field(

@@ -12,6 +12,6 @@ class AttentionSection(Section):
 
     attn_implementation: str | None = Field(
         None,
-        description="eager, sdpa, flash_attention_2, flash_attention_3, flex_attention or a kernel of the hub "
-        "(org/name); whet chooses when empty.",
+        description="Implementation: whet_documents, eager, sdpa, flash_attention_2, flash_attention_3, "
+        "flex_attention or a kernel of the hub (org/name); whet chooses when empty.",
     )

@@ -59,7 +59,8 @@ class Progress(TrainerCallback):
         say(f"step {state.global_step}/{state.max_steps}: {_joined({**figures, **self.times(state)})}")
 
     def show_evaluation(self, state: TrainerState, figures: Mapping[str, str]) -> None:
-        say(f"evaluation after step {state.global_step}: {_joined(figures)}")
+        when = f" after step {state.global_step}" if state.max_steps else ""
+        say(f"evaluation{when}: {_joined(figures)}")
 
     def times(self, state: TrainerState) -> dict[str, str]:
         """Time since training began, and what is left at the pace so far (evaluations and checkpoints included)."""
