@@ -29,7 +29,8 @@ class LoadedModel:
     """A base model and what is known of it.
 
     Attributes:
-        model: in training shape, on the CPU (the Trainer moves it) unless it is quantised or has a device map.
+        model: in training shape and on the device it computes on, so that what is tried on it (whether packed documents
+            stay apart) is tried with the kernels of training.
         architecture: facts of its config.
         attention: the implementation it runs, and why.
         source: the folder or hub id it came from.
@@ -61,6 +62,8 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     if config.model.unfrozen_parameters:
         freeze_all_but(model, config.model.unfrozen_parameters, config)
     _prepare_for_training(model, resolved, tokenizer)
+    if not _placement(config, resolved):
+        model.to(_device(resolved))
     return LoadedModel(model, architecture, attention, source)
 
 
@@ -218,7 +221,10 @@ def _random(
 
 
 def _placement(config: Config, resolved: ResolvedRun) -> dict[str, Any]:
-    """Where the weights go while loading. Quantised ones go to their device at once: they are packed for it."""
+    """Where the weights go while loading; nothing to say for those that are loaded on the CPU and moved as a whole.
+
+    Quantised ones go to their device at once: they are packed for it.
+    """
     section = config.model
     if section.device_map is not None:
         memory = {} if section.max_memory is None else {"max_memory": section.max_memory}
@@ -227,8 +233,12 @@ def _placement(config: Config, resolved: ResolvedRun) -> dict[str, Any]:
         return {"device_map": "auto", "max_memory": section.max_memory}
     if resolved.quantization == "none":
         return {}
-    device = f"cuda:{resolved.hardware.local_rank}" if resolved.device == "cuda" else resolved.device
-    return {"device_map": {"": device}}
+    return {"device_map": {"": _device(resolved)}}
+
+
+def _device(resolved: ResolvedRun) -> str:
+    """This process's own."""
+    return f"cuda:{resolved.hardware.local_rank}" if resolved.device == "cuda" else resolved.device
 
 
 def _prepare_for_training(model: PreTrainedModel, resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> None:

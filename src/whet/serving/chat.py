@@ -64,8 +64,6 @@ def _load(config: Config, resolved: ResolvedRun, tokenizer: Any, trained: Traine
     model: Any = load_model(config, resolved, tokenizer).model
     if trained.kind == "adapter":
         model = _with_adapter(model, trained.folder, config)
-    if resolved.quantization == "none" and config.model.device_map is None:
-        model = model.to(resolved.device)
     return model.eval()
 
 

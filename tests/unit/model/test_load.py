@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import make_config, save_tiny_model, tiny_tokenizer
+from transformers import PreTrainedModel
 
 from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
@@ -42,6 +43,16 @@ def test_a_model_is_loaded_ready_to_train(folder: Path) -> None:
         2,
         str(folder),
     )
+
+
+def test_each_rank_has_its_model_on_its_own_gpu_before_packing_is_tried_on_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[Any] = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *where: moves.append(where))
+    config = make_config(folder)
+    load_model(config, resolve(config, Hardware("cuda", world_size=2, rank=1, local_rank=1)), load_tokenizer(config))
+    assert moves == [("cuda:1",)]
 
 
 def test_a_missing_folder_names_the_near_ones(folder: Path) -> None:
