@@ -48,7 +48,7 @@ def open_output(resolved: ResolvedRun) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".whet-can-write"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another rank may have been quicker
     except OSError as error:
         where = resolved.config.where("output_dir")
         found = f"output_dir '{folder}' cannot be written to ({error.strerror})"
@@ -169,8 +169,9 @@ def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenize
     if section.score_dataset is None or resolved.hardware.rank != 0:
         return None
     from whet.data.sources import read_json_lines
-    from whet.training.scoring import exact_match
+    from whet.training.scoring import Prompting, exact_match
 
+    template = resolved.config.template
     rows = read_json_lines(section.score_dataset, limit=section.score_max_rows)
     return exact_match(
         trainer.model,
@@ -178,6 +179,9 @@ def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenize
         rows,
         max_new_tokens=section.score_max_new_tokens,
         where=resolved.config.where("score_dataset"),
+        prompting=Prompting(
+            template.default_system_message, template.chat_template_kwargs or {}, template.eot_tokens or ()
+        ),
     )
 
 

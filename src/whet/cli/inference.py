@@ -16,7 +16,10 @@ def inference(
     config_file: ConfigFile,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Answer this and leave.")] = None,
     system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="A system message to begin each conversation with.")
+        str | None,
+        typer.Option(
+            "--system", metavar="TEXT", help="Begins each conversation; default_system_message if not given."
+        ),
     ] = None,
     base_model: Annotated[
         str | None,
@@ -27,7 +30,7 @@ def inference(
     lora_model_dir: Annotated[
         Path | None,
         typer.Option(
-            "--lora-model-dir", metavar="FOLDER", help="The adapter; lora_model_dir or output_dir if not given."
+            "--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."
         ),
     ] = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="The base model as it was before the run.")] = False,
@@ -65,4 +68,6 @@ def inference(
     names_the_model_itself = base_model is not None and config.adapter.adapter is None and lora_model_dir is None
     engine = load_engine(config, lora_model_dir=lora_model_dir, untrained=untrained or names_the_model_itself)
     sampling = engine.default_sampling.with_values(**settings)
+    if system is None:
+        system = config.template.default_system_message
     raise typer.Exit(chat(engine, sampling, prompt=prompt, system=system, keep_history=history))

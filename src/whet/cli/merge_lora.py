@@ -17,7 +17,7 @@ def merge_lora(
     lora_model_dir: Annotated[
         Path | None,
         typer.Option(
-            "--lora-model-dir", metavar="FOLDER", help="The adapter; lora_model_dir or output_dir if not given."
+            "--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."
         ),
     ] = None,
     merged_dir: Annotated[

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from whet.core.errors import DataError, Problem
+from whet.model.stops import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +54,27 @@ class Score:
         return f"{self.num_correct} of {self.num_rows} exact ({self.share:.1%})"
 
 
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """What the config adds to a row's own messages, so that a question looks as it did in training.
+
+    Attributes:
+        system: system message of conversations without one.
+        template_kwargs: variables given to the chat template.
+        eot_tokens: tokens that end an answer, beside those the tokenizer, the template and the model know.
+    """
+
+    system: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    eot_tokens: tuple[str, ...] = ()
+
+    def messages(self, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row's messages as the template sees them."""
+        if self.system is None or any(message.get("role") == "system" for message in own):
+            return own
+        return [{"role": "system", "content": self.system}, *own]
+
+
 def exact_match(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -60,16 +82,18 @@ def exact_match(
     max_new_tokens: int = 64,
     batch_size: int = 64,
     where: str = "score_dataset",
+    prompting: Prompting | None = None,
 ) -> Score:
     """Greedy answers to the conversations, compared with their last assistant turns.
 
-    The prompt is the chat template of all earlier messages with its generation prompt; an answer ends at the model's
-    stop tokens or after ``max_new_tokens``. The model is left in the mode (train or eval) and with the ``use_cache``
-    setting it came with, and the random state is not touched: greedy decoding draws nothing.
+    The prompt is the chat template of all earlier messages with its generation prompt; an answer ends where a chat's
+    would (`whet.model.stops`) or after ``max_new_tokens``. The model is left in the mode (train or eval) and with the
+    ``use_cache`` setting it came with, and the random state is not touched: greedy decoding draws nothing.
 
     Args:
         conversations: rows ``{"messages": [..., {"role": "assistant", "content": "the expected answer"}]}``.
         batch_size: prompts that are answered together, padded on the left.
+        prompting: what training added to the messages; nothing by default.
         where: how errors name the source of the rows.
 
     Raises:
@@ -80,13 +104,20 @@ def exact_match(
         raise DataError(Problem(where, "no rows", "name a file with at least one conversation"))
     shortest_first = sorted(range(len(questions)), key=lambda index: _size(questions[index][0]))
     answers: dict[int, Answer] = {}
+    prompting = prompting or Prompting()
+    stops = stop_ids(tokenizer, getattr(model.generation_config, "eos_token_id", None), prompting.eot_tokens)
     with _answering(model):
         for chosen in _batches(shortest_first, batch_size):
             prompts = [
-                tokenizer.apply_chat_template(questions[index][0], tokenize=False, add_generation_prompt=True)
+                tokenizer.apply_chat_template(
+                    prompting.messages(questions[index][0]),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **prompting.template_kwargs,
+                )
                 for index in chosen
             ]
-            replies = _greedy(model, tokenizer, prompts, max_new_tokens)
+            replies = _greedy(model, tokenizer, prompts, stops, max_new_tokens)
             for index, prompt, reply in zip(chosen, prompts, replies, strict=True):
                 answers[index] = Answer(prompt, questions[index][1], reply)
     in_order = [answers[index] for index in range(len(questions))]
@@ -136,7 +167,11 @@ def _answering(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _greedy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    stops: list[int],
+    max_new_tokens: int,
 ) -> list[str]:
     """The model's most likely continuations as text, without special tokens."""
     import torch
@@ -147,7 +182,7 @@ def _greedy(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=_stop_ids(model, tokenizer),
+        eos_token_id=stops or None,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.no_grad():
@@ -158,10 +193,3 @@ def _greedy(
         )
     texts: list[str] = tokenizer.batch_decode(generated_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
     return texts
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end token and those of the model's generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from whet.core.errors import DataError
-from whet.training.scoring import exact_match
+from whet.training.scoring import Prompting, exact_match
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}"
@@ -99,6 +100,33 @@ def test_the_batch_size_changes_no_answer(model: Any, tokenizer: Any, batch_size
 
 def test_an_answer_that_goes_on_after_the_expected_text_is_wrong(model: Any, tokenizer: Any) -> None:
     assert exact_match(model, tokenizer, [row("one", "un")], max_new_tokens=8).num_correct == 0
+
+
+def test_an_answer_ends_at_the_token_the_template_closes_a_turn_with(model: Any, tokenizer: Any) -> None:
+    """A model that was only pre-trained has another end of text, in its tokenizer and in its generation config."""
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"additional_special_tokens": ["<s>", "</s>"], "eos_token": "<pad>"})
+    kept = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = other.eos_token_id
+    try:
+        assert exact_match(model, other, ROWS[:2], max_new_tokens=8).num_correct == 2
+        other.chat_template = TEMPLATE.replace("</s>", "\n")
+        assert exact_match(model, other, ROWS[:2], max_new_tokens=8).num_correct == 0
+        named = Prompting(eot_tokens=("</s>",))
+        assert exact_match(model, other, ROWS[:2], max_new_tokens=8, prompting=named).num_correct == 2
+    finally:
+        model.generation_config.eos_token_id = kept
+
+
+def test_a_question_looks_as_it_did_in_training(model: Any, tokenizer: Any) -> None:
+    with_topic = copy.deepcopy(tokenizer)
+    with_topic.chat_template = "{{ topic }}" + TEMPLATE
+    prompting = Prompting(system="be brief", template_kwargs={"topic": "numbers"})
+    (answer,) = exact_match(model, with_topic, ROWS[:1], max_new_tokens=1, prompting=prompting).examples
+    assert answer.prompt == "numbers<s>system be brief</s><s>user one</s><s>assistant "
+    own = {"messages": [{"role": "system", "content": "mine"}, *ROWS[0]["messages"]]}
+    (answer,) = exact_match(model, with_topic, [own], max_new_tokens=1, prompting=prompting).examples
+    assert answer.prompt.startswith("numbers<s>system mine</s><s>user one</s>")
 
 
 def test_an_answer_cut_by_the_limit_is_wrong(model: Any, tokenizer: Any) -> None:
