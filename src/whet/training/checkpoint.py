@@ -166,7 +166,7 @@ def checkpoint_to_resume(
         The folder, or None for a new run; and checkpoints that were passed over, to be told to the user.
 
     Raises:
-        ArtefactError: there is no whole checkpoint, or the named folder is not one that a run can go on from.
+        ArtefactError: there is no whole checkpoint, or it is not one that a run can go on from.
     """
     if not asked:
         return None, ()
@@ -179,6 +179,7 @@ def checkpoint_to_resume(
                     where, f"{output_dir} holds no complete checkpoint{reasons}", "leave out resume_from_checkpoint"
                 )
             )
+        _refuse_bare_weights(found.path, where)
         return found.path, found.passed_over
     folder = Path(asked)
     if not folder.is_dir():
@@ -187,10 +188,19 @@ def checkpoint_to_resume(
         raise ArtefactError(
             Problem(where, f"{asked} has no {_STATE}, so it is no checkpoint", "name a checkpoint-<step> folder")
         )
+    _refuse_bare_weights(folder, where)
     reason = what_is_wrong(folder)
     if reason is not None and (folder / MANIFEST).is_file():
         raise ArtefactError(Problem(where, f"{asked} is damaged: {reason}", "name another checkpoint"))
     return folder, [PassedOver(folder, "it was not written by whet and is taken unverified")] if reason else []
+
+
+def _refuse_bare_weights(folder: Path, where: str) -> None:
+    """transformers would go on from weights alone without a word, with a new optimizer at the old step."""
+    if any(folder.rglob("*optim*")):
+        return
+    found = f"{folder} holds weights and no optimizer (it was saved with save_only_model)"
+    raise ArtefactError(Problem(where, found, "write it as base_model (or lora_model_dir) of a new run"))
 
 
 def _digests(paths: Sequence[Path]) -> list[str]:

@@ -104,6 +104,15 @@ def test_a_named_folder_must_be_a_checkpoint(tmp_path: Path) -> None:
         checkpoint_to_resume(str(folder), str(tmp_path), "here")
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_weights_without_their_optimizer_are_not_gone_on_from(tmp_path: Path, by_name: bool) -> None:
+    folder = make(tmp_path, 4, published=False)
+    (folder / "global_step" / "optimizer.pt").unlink()
+    publish(folder, 4)
+    with pytest.raises(ArtefactError, match=r"here: .*checkpoint-4 holds weights and no optimizer .* -> write it as"):
+        checkpoint_to_resume(str(folder) if by_name else True, str(tmp_path), "here")
+
+
 def test_a_named_checkpoint_of_another_program_is_taken_and_told(tmp_path: Path) -> None:
     folder = make(tmp_path, 1, published=False)
     path, passed_over = checkpoint_to_resume(str(folder), str(tmp_path), "here")
