@@ -100,6 +100,8 @@ SCHEDULERS = (
     "warmup_stable_decay",
 )
 """Names of `lr_scheduler`: those of transformers, one_cycle and rex."""
+FOLLOW_EVALUATIONS = frozenset({"reduce_lr_on_plateau", "greedy"})
+"""Schedulers that move when an evaluation is done; nobody knows their rates before."""
 
 ADAPTERS = ("lora", "qlora")
 METHODS = ("dpo",)

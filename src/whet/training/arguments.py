@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
-from whet.training.schedules import FOLLOW_EVALUATIONS, SCHEDULERS
+from whet.training.schedules import SCHEDULERS
 from whet.training.steps import StepPlan
 
 if TYPE_CHECKING:

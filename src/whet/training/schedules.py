@@ -16,6 +16,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from whet.config import Config
+from whet.config.names import FOLLOW_EVALUATIONS
 from whet.core.errors import ConfigError, Problem
 from whet.core.registry import Registry
 
@@ -41,9 +42,6 @@ SCHEDULERS = Registry(
     },
 )
 """Name -> a builder ``(optimizer, Schedule) -> LRScheduler``."""
-
-FOLLOW_EVALUATIONS = frozenset({"reduce_lr_on_plateau", "greedy"})
-"""Schedulers that move when an evaluation is done; nobody knows their rates before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,17 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("the_best_is_known_by_evaluating", {"early_stopping_patience": 2}, "early_stopping_patience needs evaluations"),
     ("the_best_is_known_by_evaluating", {"load_best_model_at_end": True}, "load_best_model_at_end needs evaluations"),
     ("the_best_is_known_by_evaluating", {"save_strategy": "best"}, "save_strategy needs evaluations"),
+    ("the_best_is_known_by_evaluating", {"lr_scheduler": "greedy"}, "lr_scheduler: greedy needs evaluations"),
+    (
+        "loss_scaling_needs_float32_gradients",
+        {**LORA, "fp16": True, "peft_autocast_adapter_dtype": False},
+        "fp16 scales the gradients of float32 weights alone -> remove the line",
+    ),
+    (
+        "random_weights_are_trained_in_full",
+        {**LORA, "reinit_weights": True},
+        "an adapter leaves the random weights as they are -> remove one",
+    ),
     (
         "the_best_model_is_saved",
         {"load_best_model_at_end": True, "val_set_size": 0.1, "eval_steps": 4, "save_steps": 6},
@@ -333,9 +344,10 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
     ]
     assert runnable({"bf16": True}, old) == ["bf16: T4 has no bfloat16"]
     assert runnable({"bfloat16": True}, old) == ["bfloat16: T4 has no bfloat16"]
+    assert runnable({"tf32": True}, old) == ["tf32: T4 has no TensorFloat-32"]
     assert runnable({"fp16": True}, cpu) == ["fp16 is true, and a CPU does not train in float16"]
     assert runnable({"device_map": "auto"}, two) == ["device_map is for one process, and this run has 2"]
     for values in ({}, {"bf16": True}, {"fp16": True, "device_map": "auto"}):
         assert runnable(values, new) == []
     assert runnable({"bf16": True}, cpu) == []
-    assert len(RUN_RULES) == 4
+    assert len(RUN_RULES) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whet.config.config import Config
+from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.rules.base import Rule, at, clash, first_set
 from whet.core.errors import Problem
 
@@ -91,10 +92,12 @@ def the_best_is_known_by_evaluating(config: Config) -> Problem | None:
         "early_stopping_patience": loop.early_stopping_patience is not None,
         "load_best_model_at_end": loop.load_best_model_at_end,
         "save_strategy": loop.save_strategy == "best",
+        "lr_scheduler": config.optimizer.lr_scheduler in FOLLOW_EVALUATIONS,
     }
     for key, wanted in wants.items():
         if wanted:
-            return at(config, key, f"{key} needs evaluations, and none take place", "add val_set_size: 0.05")
+            shown = f"lr_scheduler: {config.optimizer.lr_scheduler}" if key == "lr_scheduler" else key
+            return at(config, key, f"{shown} needs evaluations, and none take place", "add val_set_size: 0.05")
     return None
 
 

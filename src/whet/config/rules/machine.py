@@ -85,6 +85,13 @@ def bfloat16_needs_its_device(config: Config, hardware: Hardware) -> Problem | N
     )
 
 
+def tensorfloat_needs_its_device(config: Config, hardware: Hardware) -> Problem | None:
+    if config.precision.tf32 is not True or hardware.device != "cuda" or hardware.bf16:
+        return None
+    found = f"tf32: {hardware.device_name or 'this GPU'} has no TensorFloat-32"
+    return at(config, "tf32", found, "write tf32: auto, or remove the line")
+
+
 def float16_needs_an_accelerator(config: Config, hardware: Hardware) -> Problem | None:
     key = "fp16" if config.precision.fp16 else "float16"
     if not config.value(key) or hardware.device != "cpu":
@@ -108,6 +115,7 @@ def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem 
 RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     sharding_comes_later,
     bfloat16_needs_its_device,
+    tensorfloat_needs_its_device,
     float16_needs_an_accelerator,
     placement_is_for_one_process,
 )

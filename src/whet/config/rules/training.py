@@ -54,6 +54,28 @@ def precision_is_chosen_once(config: Config) -> Problem | None:
     return at(config, chosen[1], f"{' and '.join(chosen)} are all asked for", "keep one of them")
 
 
+def loss_scaling_needs_float32_gradients(config: Config) -> Problem | None:
+    if not config.precision.fp16 or config.adapter.peft_autocast_adapter_dtype is not False:
+        return None
+    return at(
+        config,
+        "peft_autocast_adapter_dtype",
+        "peft_autocast_adapter_dtype is false, and fp16 scales the gradients of float32 weights alone",
+        "remove the line",
+    )
+
+
+def random_weights_are_trained_in_full(config: Config) -> Problem | None:
+    if not config.model.reinit_weights or not config.adapter.adapter:
+        return None
+    return at(
+        config,
+        "reinit_weights",
+        "reinit_weights is true, and an adapter leaves the random weights as they are",
+        "remove one of the two",
+    )
+
+
 def activations_stay_on_the_device(config: Config) -> Problem | None:
     value = config.memory.gradient_checkpointing
     if value in (True, False):
@@ -132,6 +154,8 @@ TRAINING_RULES: tuple[Rule, ...] = (
     cosine_options_need_a_cosine,
     a_held_rate_has_its_height,
     precision_is_chosen_once,
+    loss_scaling_needs_float32_gradients,
+    random_weights_are_trained_in_full,
     activations_stay_on_the_device,
     reentrant_checkpoints_need_gradients_everywhere,
     weights_are_safetensors,
