@@ -46,7 +46,6 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
         TrainingStopped: the run ended itself; the last good checkpoint is kept.
     """
-    from whet.artefacts.save import save_model
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs, training_order
     from whet.training.fit import fit
@@ -54,10 +53,10 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     from whet.training.tokenizer import run_tokenizer
 
     resolved = stages.resolve_run(config)
-    is_first_rank = resolved.hardware.rank == 0
     output_dir = stages.open_output(resolved)
     checkpoint = stages.find_checkpoint(resolved, resume)
     with stages.recorded(resolved, output_dir) as record:
+        stages.open_repository(resolved)
         tokenizer = run_tokenizer(config)
         prepared = stages.prepare_data(resolved, tokenizer)
         record.note("data", {"path": str(prepared.path), "manifest": dict(prepared.manifest)})
@@ -73,13 +72,12 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
         before = stages.score(resolved, trainer, tokenizer)
         output = fit(trainer, resolved, checkpoint)
-        if is_first_rank:
-            save_model(trainer.model, tokenizer, output_dir, config.template.eot_tokens or ())
+        stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
-        merged_dir = (
-            stages.merge_adapter(resolved, output_dir) if config.adapter.merge_adapters and is_first_rank else None
-        )
+        merges = config.adapter.merge_adapters and resolved.hardware.rank == 0
+        merged_dir = stages.merge_adapter(resolved, output_dir) if merges else None
+    stages.push(resolved, output_dir)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
 
@@ -115,7 +113,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
-    resolved = stages.resolve_run(config)
+    resolved = stages.for_measuring(stages.resolve_run(config))
     tokenizer = run_tokenizer(config)
     prepared = stages.prepare_data(resolved, tokenizer)
     if prepared.validation is None:
@@ -124,7 +122,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     order = training_order(resolved, prepared.train)
     plan = plan_steps(resolved, order, prepared.train.supervised, has_validation=True)
     if not untrained:
-        resolved = replace(resolved, config=as_trained(config, find_trained(config)))
+        resolved = replace(resolved, config=as_trained(resolved.config, find_trained(config)))
     model, isolates = stages.make_model(resolved, tokenizer)
     inputs = MethodInputs(
         resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates

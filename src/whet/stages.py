@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,15 @@ def open_output(resolved: ResolvedRun) -> Path:
         found = f"output_dir '{folder}' cannot be written to ({error.strerror})"
         raise ConfigError(Problem(where, found, "name a folder that you may write to", "output_dir")) from error
     return folder
+
+
+def open_repository(resolved: ResolvedRun) -> None:
+    """The repository of `hub_model_id`, where there is one; asked for by the first rank alone."""
+    if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
+        return
+    from whet.artefacts.hub import open_repository
+
+    open_repository(resolved.config)
 
 
 @contextmanager
@@ -153,6 +163,29 @@ def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> No
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:
+    """What was trained, by the first rank."""
+    from whet.artefacts.save import save_model
+
+    if resolved.hardware.rank == 0:
+        save_model(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
+
+
+def push(resolved: ResolvedRun, output_dir: Path) -> None:
+    """The saved result to the hub, where `hub_model_id` asks for it."""
+    if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
+        return
+    from whet.artefacts.hub import push
+
+    push(output_dir, resolved.config)
+
+
+def for_measuring(resolved: ResolvedRun) -> ResolvedRun:
+    """The run without what it tells others: a measurement opens no tracker's run and no repository."""
+    output = resolved.config.output.model_copy(update={"hub_model_id": None})
+    return replace(resolved, report_to=(), config=resolved.config.model_copy(update={"output": output}))
 
 
 def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:

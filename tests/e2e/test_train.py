@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,3 +261,33 @@ def test_trackers_work_without_network(more: str, left_behind: str, workspace: P
     )
     assert done.returncode == 0, done.stderr
     assert list(workspace.glob(left_behind))
+
+
+def test_the_result_is_pushed_once_at_the_end_and_evaluating_pushes_and_reports_nothing(
+    workspace: Path, whet: Whet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    uploaded: list[str] = []
+
+    class FakeHub:
+        def create_repo(self, *args: Any, **options: Any) -> Any:
+            asked.append("create_repo")
+            return SimpleNamespace(repo_id="me/tiny")
+
+        def upload_folder(self, folder_path: Path, **options: Any) -> None:
+            asked.append("upload_folder")
+            uploaded.extend(sorted(path.name for path in Path(folder_path).iterdir() if path.is_file()))
+
+    monkeypatch.setattr("whet.artefacts.hub.HfApi", FakeHub)
+    monkeypatch.setattr("transformers.trainer.hf_api", FakeHub)
+    configure(workspace, "hub_model_id: tiny\nhub_strategy: end\nuse_tensorboard: true\nval_set_size: 0.25\n")
+    outcome = whet("train", "my.yaml")
+    assert outcome.code == 0, outcome.err
+    assert (asked[0], asked.count("upload_folder"), asked[-1]) == ("create_repo", 1, "upload_folder")
+    assert {"model.safetensors", "tokenizer.json", "generation_config.json", "run.json"} <= set(uploaded)
+    assert "pushed: https://huggingface.co/me/tiny" in outcome.err
+    asked.clear()
+    runs = list((workspace / "out" / "runs").rglob("*"))
+    assert whet("evaluate", "my.yaml").code == 0
+    assert asked == []
+    assert list((workspace / "out" / "runs").rglob("*")) == runs
