@@ -206,16 +206,26 @@ def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenize
 
     template = resolved.config.template
     rows = read_json_lines(section.score_dataset, limit=section.score_max_rows)
-    return exact_match(
-        trainer.model,
-        tokenizer,
-        rows,
-        max_new_tokens=section.score_max_new_tokens,
-        where=resolved.config.where("score_dataset"),
-        prompting=Prompting(
-            template.default_system_message, template.chat_template_kwargs or {}, template.eot_tokens or ()
-        ),
+    prompting = Prompting(
+        template.default_system_message, template.chat_template_kwargs or {}, template.eot_tokens or ()
     )
+    with _autocast(resolved):
+        return exact_match(
+            trainer.model,
+            tokenizer,
+            rows,
+            max_new_tokens=section.score_max_new_tokens,
+            where=resolved.config.where("score_dataset"),
+            prompting=prompting,
+        )
+
+
+def _autocast(resolved: ResolvedRun) -> torch.autocast:
+    """The arithmetic of training, which transformers puts around a model when training begins."""
+    import torch
+
+    dtype = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None
+    return torch.autocast(resolved.device, dtype=dtype, enabled=dtype is not None)
 
 
 def say_what_next(config: Config, before: Score | None, after: Score | None, merged_dir: Path | None) -> None:

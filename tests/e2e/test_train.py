@@ -48,6 +48,11 @@ def losses(folder: Path) -> list[float]:
         pytest.param(LORA + "load_in_8bit: true\n", id="lora on 8 bits"),
         pytest.param(LORA + "peft_use_dora: true\npeft_use_rslora: true\n", id="dora and rslora"),
         pytest.param("bf16: true\n", id="mixed precision"),
+        pytest.param(
+            f"{LORA}lora_modules_to_save: [embed_tokens, lm_head]\nbf16: true\nmerge_adapters: true\n"
+            "score_dataset: rows.jsonl\nscore_max_new_tokens: 2\n",
+            id="modules in full beside lora in mixed precision",
+        ),
         pytest.param("bfloat16: true\n", id="bfloat16 weights"),
         pytest.param("gradient_checkpointing: true\n", id="gradient checkpointing"),
     ],

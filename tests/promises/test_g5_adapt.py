@@ -48,6 +48,22 @@ def train(model: Any, steps: int = 2) -> dict[str, torch.Tensor]:
     return largest
 
 
+@pytest.mark.parametrize("lora_model_dir", [False, True])
+def test_everything_trained_in_mixed_precision_is_float32(
+    lora_model_dir: bool, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = {**LORA, "lora_target_linear": True, "lora_modules_to_save": ("embed_tokens", "lm_head")}
+    if lora_model_dir:
+        adapted(folders["llama"], keys).save_pretrained(tmp_path)
+        keys["lora_model_dir"] = str(tmp_path)
+    model = adapted(folders["llama"], keys, precision={"bf16": True})
+    dtypes = {trained: {p.dtype for p in model.parameters() if p.requires_grad is trained} for trained in (True, False)}
+    assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        largest = train(model)
+    assert all(gradient > 0 for gradient in largest.values())
+
+
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "lora": {"adapter": {"lora_target_linear": True}},
     "dora": {"adapter": {"lora_target_linear": True, "peft_use_dora": True}},

@@ -69,12 +69,24 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ModelError(Problem(config.where("adapter"), f"PEFT refuses this adapter: {error}", "change it",
                                      "adapter")) from error  # fmt: skip
+    if cast and resolved.autocast_dtype is not None:
+        _train_in_float32(adapted)
     if resolved.gradient_checkpointing and resolved.gradient_checkpointing_kwargs.get("use_reentrant"):
         model.enable_input_require_grads()
     if section.lora_modules_to_save and _shares_embedding_with_head(model, section.lora_modules_to_save):
         say("embedding and head are one tensor in the base model; lora_modules_to_save trains them apart from here on")
     say(str(trainable_summary(adapted)))
     return adapted
+
+
+def _train_in_float32(model: PeftModel) -> None:
+    """Modules trained in full beside the adapter, like its own weights: PEFT 0.21 casts the latter alone.
+
+    In bfloat16 an update below 1/256 of a weight is rounded away; in float16 the gradient scaler refuses to work.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.to(torch.float32)
 
 
 @contextmanager
