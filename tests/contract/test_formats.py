@@ -9,9 +9,8 @@ from tests.configs import config_with
 from tests.tiny_tokenizers import tiny_tokenizer
 
 from whet.core.errors import RowError
-from whet.data.formats import FORMATS, NOT_YET, PREFERENCE_FORMATS, make_format
+from whet.data.formats import FORMATS, PREFERENCE_FORMATS, make_format
 from whet.data.formats.instruction import TYPES, Instruction
-from whet.data.templates.resolve import NOT_SHIPPED, shipped
 from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
 
 Q, A, B = ({"role": role, "content": text} for role, text in (("user", "Q"), ("assistant", "A"), ("assistant", "B")))
@@ -80,8 +79,3 @@ def test_a_format_says_which_template_it_needs(name: str) -> None:
     config = config_with({"type": name})
     format_ = make_format(config.data.datasets[0], config)
     assert (format_.template is not None) == name.startswith(("chat_template", "sharegpt"))
-
-
-def test_what_is_not_supported_yet_is_not_in_a_table() -> None:
-    assert not NOT_YET & set(FORMATS.names())
-    assert not NOT_SHIPPED & set(shipped())

@@ -54,10 +54,7 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
         ConfigError: a format or chat template does not exist.
     """
     parts = _locate_all(config)
-    key = fingerprint(
-        config, resolved.seed, tokenizer, [part.dataset for part in parts], [part.source for part in parts]
-    )
-    final = Path(resolved.prepared_path) / key[:32]
+    key, final = _name(parts, config, resolved, tokenizer)
     seen = _created(final)
     if seen and not refresh:
         return _opened(final)

@@ -11,7 +11,6 @@ A folder appears whole, by rename, or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
 from whet.data.readers import place
 
@@ -253,7 +253,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         manifest: at least ``datasets``, the names that samples refer to by number, and ``files``, likewise, as
             dictionaries of `SourceFile`.
     """
-    hashes = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    hashes = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     text = json.dumps({"format": FORMAT_VERSION, **manifest, "hashes": hashes}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -261,12 +261,12 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def publish(folder: Path, final: Path) -> None:
     """Give a finished folder its name, in place of an older one if there is one, with its bytes on the disk first."""
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
     if final.exists():
         shutil.rmtree(final)
     os.rename(folder, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def is_published(folder: Path) -> bool:
@@ -347,16 +347,3 @@ def _list_array(sequences: list[npt.NDArray[Any]], dtype: pa.DataType) -> pa.Lis
 
 def _column(batches: list[pa.RecordBatch], name: str, dtype: type[np.integer]) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype), *(np.asarray(batch.column(name)) for batch in batches)])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ the disk before the manifest appears, by rename; a run that dies in between leav
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from whet.core.disk import sha256, sync
 from whet.core.errors import ArtefactError, Problem
 
 MANIFEST = "whet-checkpoint.json"
@@ -93,17 +93,17 @@ def publish(folder: Path, step: int) -> None:
     """Declare a checkpoint whole: its bytes to the disk first, then the manifest, by rename."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in paths:
-        _sync(path)
+        sync(path)
     entries = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, _digests(paths), strict=True)
     }
     temporary = folder / f"{MANIFEST}.tmp"
     temporary.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, folder / MANIFEST)
-    _sync(folder)
-    _sync(folder.parent)
+    sync(folder)
+    sync(folder.parent)
 
 
 def remove_old(output_dir: Path, keep: int, best: Path | None = None) -> list[Path]:
@@ -204,19 +204,6 @@ def _refuse_bare_weights(folder: Path, where: str) -> None:
 
 
 def _digests(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file, several at a time (hashing leaves the interpreter free)."""
+    """SHA-256 of each file, several at a time."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_digest, paths))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return list(pool.map(sha256, paths))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
-from whet.core.errors import ConfigError, Problem
 from whet.core.registry import Registry
 from whet.data.formats.base import Format, MakeFormat
 from whet.data.templates.resolve import dataset_place
@@ -60,33 +59,6 @@ PREFERENCE_FORMATS = Registry(
     },
 )
 
-#: Types that Axolotl has and whet does not read yet.
-NOT_YET = frozenset(
-    {
-        "messages.chat",
-        "context_qa.load",
-        "context_qa.load_v2",
-        "context_qa.load_404",
-        "concisechoice",
-        "explainchoice",
-        "reflection",
-        "pretrain",
-        "pygmalion",
-        "llama2_chat",
-        "creative_acr.load_answer",
-        "creative_acr.load_critique",
-        "creative_acr.load_revise",
-        "stepwise_supervised",
-        "_synthetic",
-        "bradley_terry.chat_template",
-        "bradley_terry.llama3",
-        "axolotl.integrations.kd.chat_template",
-        "zephyr.nectar",
-        "passthrough.default",
-        "chat_template.argilla",
-    }
-)
-
 
 def make_format(dataset: DatasetConfig, config: Config) -> Format:
     """The reader of a dataset's rows.
@@ -98,8 +70,5 @@ def make_format(dataset: DatasetConfig, config: Config) -> Format:
     preference = config.method.rl is not None
     name = (dataset.type or ("prompt_pairs" if preference else "tokens")).partition(":")[0]
     table = PREFERENCE_FORMATS if preference else FORMATS
-    if name in NOT_YET and name not in table:
-        fix = "turn the rows into messages and use type: chat_template"
-        raise ConfigError(Problem(where, f"datasets of type '{name}' are not supported yet", fix, "type"))
     make: MakeFormat = table.load(name, where)
     return make(dataset, config)

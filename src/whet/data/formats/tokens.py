@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
-from whet.core.types import Tokens
+from whet.core.types import IGNORED, Tokens
 from whet.data.formats.base import Row, kind, listed
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.config.config import Config
+from whet.config.names import CHAT_TEMPLATES_NOT_YET
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
@@ -14,27 +15,6 @@ from whet.core.nearest import nearest
 from whet.data.templates.render import Renderer, TrainPolicy
 
 _FALLBACK = "tokenizer_default_fallback_"
-
-#: Templates that Axolotl has and that are not written here yet.
-NOT_SHIPPED = frozenset(
-    {
-        "aya",
-        "command_a",
-        "command_a_rag",
-        "command_a_tool_use",
-        "exaone4",
-        "falcon_h1",
-        "gemma4",
-        "gemma4_unified",
-        "jamba",
-        "llama3_2_vision",
-        "llava",
-        "nemotron_h",
-        "pixtral",
-        "qwen2_vl",
-        "qwen3_5",
-    }
-)
 
 
 def shipped() -> list[str]:
@@ -53,7 +33,7 @@ def shipped_template(name: str, where: str = "") -> str:
     if name in names:
         return resources.files("whet.data.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
     specials = ["jinja", "tokenizer_default"]
-    if name in NOT_SHIPPED:
+    if name in CHAT_TEMPLATES_NOT_YET:
         found = f"the chat template '{name}' is not shipped yet"
         fix = "use the model's own (chat_template: tokenizer_default), or its text with chat_template: jinja"
     else:

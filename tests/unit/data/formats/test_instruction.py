@@ -102,7 +102,6 @@ def test_the_prompt_is_trained_on_inputs() -> None:
     [
         ("alpaca:chatm", "'chatm' is not a style of 'alpaca' -> did you mean 'chatml'?"),
         ("alpacca", "'alpacca' is not among the formats -> did you mean 'alpaca'?"),
-        ("pygmalion", "datasets of type 'pygmalion' are not supported yet -> turn the rows into messages"),
     ],
 )
 def test_an_unknown_type_or_style_is_refused(kind: str, message: str) -> None:
