@@ -71,6 +71,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         )
         trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
         before = stages.score(resolved, trainer, tokenizer)
+        stages.make_room(resolved, checkpoint)
         output = fit(trainer, resolved, checkpoint)
         stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)

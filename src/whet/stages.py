@@ -95,20 +95,30 @@ def recorded(resolved: ResolvedRun, output_dir: Path) -> Iterator[RunRecord]:
 
 def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None:
     """The checkpoint to go on from: what the command line says, else the config."""
-    from whet.training.checkpoint import checkpoint_to_resume, newest_complete, set_aside
+    from whet.training.checkpoint import checkpoint_to_resume, newest_complete
 
     loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
     asked = loop.resume_from_checkpoint if resume is None else resume
-    if asked is None and loop.auto_resume_from_checkpoints:
-        asked = newest_complete(Path(resolved.output_dir)).path is not None
-    folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
-    for item in passed_over:
-        warn(f"{item.path}: passed over, because {item.reason}")
+    if asked is not None or not loop.auto_resume_from_checkpoints:
+        folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
+    else:
+        found = newest_complete(Path(resolved.output_dir))
+        folder, passed_over = found.path, found.passed_over
+    if resolved.hardware.rank == 0:
+        for item in passed_over:
+            warn(f"{item.path}: passed over, because {item.reason}")
     if folder is not None:
         say(f"resuming from {folder}")
-    elif resolved.hardware.rank == 0 and (place := set_aside(Path(resolved.output_dir))) is not None:
-        warn(f"{resolved.output_dir} held checkpoints of an earlier run; they are in {place} now")
     return folder
+
+
+def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
+    """Set the checkpoints of an earlier run aside, unless this one goes on from one; not before everything is ready,
+    so that a run that is refused leaves the folder as it was."""
+    from whet.training.checkpoint import set_aside
+
+    if checkpoint is None and resolved.hardware.rank == 0 and (place := set_aside(Path(resolved.output_dir))):
+        warn(f"{resolved.output_dir} held checkpoints of an earlier run; they are in {place} now")
 
 
 def prepare_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool = False) -> PreparedSet:

@@ -296,3 +296,28 @@ def test_the_result_is_pushed_once_at_the_end_and_evaluating_pushes_and_reports_
     assert whet("evaluate", "my.yaml").code == 0
     assert asked == []
     assert list((workspace / "out" / "runs").rglob("*")) == runs
+
+
+def test_checkpoints_of_an_earlier_run_stay_until_a_new_one_can_begin(workspace: Path, whet: Whet) -> None:
+    configure(workspace, "save_steps: 1\n", save_strategy=None)
+    assert whet("train", "my.yaml").code == 0
+    good = (workspace / "rows.jsonl").read_text()
+    (workspace / "rows.jsonl").write_text(good + "no json\n")
+    assert whet("train", "my.yaml").code == 2
+    assert (workspace / "out" / "checkpoint-2").is_dir()
+    (workspace / "rows.jsonl").write_text(good)
+    outcome = whet("train", "my.yaml", "--save-steps", "2")
+    assert outcome.code == 0, outcome.err
+    assert "held checkpoints of an earlier run; they are in out/earlier-runs/1 now" in outcome.err
+    assert sorted(path.name for path in (workspace / "out").glob("checkpoint-*")) == ["checkpoint-2"]
+    assert len(list((workspace / "out" / "earlier-runs" / "1").iterdir())) == 2
+
+
+def test_auto_resume_tells_what_it_passes_over_and_begins_anew(workspace: Path, whet: Whet) -> None:
+    (workspace / "out" / "checkpoint-9").mkdir(parents=True)
+    configure(workspace, "auto_resume_from_checkpoints: true\nsave_steps: 1\n", save_strategy=None)
+    outcome = whet("train", "my.yaml")
+    assert outcome.code == 0, outcome.err
+    assert "warning: out/checkpoint-9: passed over, because it has no whet-checkpoint.json" in outcome.err
+    again = whet("train", "my.yaml", "--max-steps", "3")
+    assert "resuming from out/checkpoint-2" in again.err
