@@ -7,6 +7,7 @@ takes plain values only: whoever knows a fact hands it over, the record never go
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ class RunRecord:
         if self._path is None:
             return
         temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(self._facts, indent=1, default=_plain) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_plain(self._facts), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, self._path)
 
 
@@ -85,10 +86,16 @@ def installed_versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: records as objects, mappings of other kinds, anything else as text."""
+    """What JSON knows: dataclasses and mappings as objects, a number that is none as null, anything else as text."""
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return dict(value) if isinstance(value, Mapping) else str(value)
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _now() -> str:
