@@ -96,6 +96,48 @@ MESSAGES: dict[str, list[str]] = {
     "unknown command": [
         "whet: there is no command 'trian' -> did you mean 'train'?",
     ],
+    "option without a value": [
+        "--learning-rate: learning_rate is no switch -> write --learning-rate VALUE",
+    ],
+    "no- before a number": [
+        "--no-val-set-size: val_set_size is no switch -> write --val-set-size VALUE",
+    ],
+    "key of another trainer": [
+        "my.yaml:13:1: unknown key 'per_device_train_batch_size' -> did you mean 'micro_batch_size'?",
+    ],
+    "key of a dataset at the top": [
+        "my.yaml:13:1: unknown key 'field_messages' -> write it in a row of `datasets`",
+    ],
+    "name in capitals": [
+        "my.yaml:13:1: chat_template: there is no template 'ChatML' -> did you mean 'chatml'?",
+    ],
+    "link to nowhere": [
+        "my.yaml:3:5: datasets[0].path: 'link.jsonl' is a link to 'nowhere.jsonl', which is not there -> mend the link, or name the file itself",
+    ],
+    "UTF-16": [
+        "rows.jsonl:1: not UTF-8 (the file is UTF-16, save it as UTF-8) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "NaN": [
+        "rows.jsonl:1: not valid JSON (NaN is not JSON, null is at column 27) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "JSON document named jsonl": [
+        "rows.jsonl:1: not valid JSON (unexpected end of data at column 1; for one JSON document, set `ds_type: json`); 14 rows, also rows.jsonl:2, 3, 4, 5 and 9 more -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "null content": [
+        "rows.jsonl:2: missing field (message 1 has 'content' null) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "tool call that the template leaves out": [
+        "rows.jsonl:2: tool calls left out (the chat template does not write the tool_calls of message 1) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "column twice": [
+        "rows.csv:1: the header names the column 'output' twice -> give each column a name of its own",
+    ],
+    "every row too long, seen by check": [
+        "my.yaml:3:5: 'rows.jsonl': every row is longer than sequence_len 128 (shortest 223 tokens) -> raise sequence_len to at least 223, or set `excess_length_strategy: truncate`",
+    ],
+    "unfrozen parameters match nothing": [
+        "my.yaml:13:1: unfrozen_parameters: 'modle' matches no parameter -> they look like 'model.embed_tokens.weight'",
+    ],
     "missing dataset file": [
         "my.yaml:3:5: datasets[0].path: there is no './row.jsonl' -> did you mean 'rows.jsonl'?",
     ],

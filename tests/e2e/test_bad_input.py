@@ -102,7 +102,31 @@ def broken_weights(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
+def raw(content: bytes, name: str = "rows.jsonl") -> Callable[[Path], None]:
+    """A file, byte by byte."""
+
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return make
+
+
+def csv(text: str) -> Callable[[Path], None]:
+    return raw(text.encode(), "rows.csv")
+
+
+def link_to_nowhere(folder: Path) -> None:
+    (folder / "link.jsonl").symlink_to("nowhere.jsonl")
+
+
+ALPACA = replace("rows.jsonl\n    type: chat_template", "rows.csv\n    type: alpaca")
 GOOD = chat("Hello?", "Hello.")
+TOOL_CALL = {
+    "messages": [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]},
+    ]
+}
 
 CASES = [
     # the YAML
@@ -137,7 +161,22 @@ CASES = [
     Case("option without a number", lambda folder: None, ("train", "my.yaml", "--learning-rate", "fast")),
     Case("no config", lambda folder: None, ("train",)),
     Case("unknown command", lambda folder: None, ("trian", "my.yaml")),
+    Case("option without a value", lambda folder: None, ("train", "my.yaml", "--learning-rate")),
+    Case("no- before a number", lambda folder: None, ("train", "my.yaml", "--no-val-set-size")),
+    # names from elsewhere
+    Case("key of another trainer", append("per_device_train_batch_size: 2\n")),
+    Case("key of a dataset at the top", append("field_messages: turns\n")),
+    Case("name in capitals", append("chat_template: ChatML\n")),
     # the data
+    Case("link to nowhere", both(link_to_nowhere, replace("rows.jsonl", "link.jsonl"))),
+    Case("UTF-16", raw(json.dumps(GOOD).encode("utf-16"))),
+    Case("NaN", raw(b'{"messages": [], "score": NaN}\n')),
+    Case("JSON document named jsonl", raw(json.dumps([GOOD], indent=2).encode())),
+    Case("null content", rows(GOOD, chat("Hello?", None))),  # type: ignore[arg-type]
+    Case("tool call that the template leaves out", rows(GOOD, TOOL_CALL)),
+    Case("column twice", both(csv("instruction,output,output\na,b,c\n"), ALPACA)),
+    Case("every row too long, seen by check", rows(chat("x" * 200, "y"), chat("x" * 300, "y")), ("check", "my.yaml")),
+    Case("unfrozen parameters match nothing", append("unfrozen_parameters: [modle]\n"), ("check", "my.yaml")),
     Case("missing dataset file", replace("rows.jsonl", "./row.jsonl")),
     Case("empty dataset", rows()),
     Case("row without the field", rows(GOOD, {"conversation": []})),

@@ -20,16 +20,20 @@ ROWS_LOOKED_AT = 100
 def check(subject: Subject) -> Iterator[str | Problem]:
     """Each dataset is there, its rows are of its type, and something in them is trained."""
     config = subject.config
-    for key, datasets in (("datasets", config.data.datasets), ("test_datasets", config.data.test_datasets)):
+    resolved = subject.resolved
+    for key, datasets, limit in (
+        ("datasets", config.data.datasets, resolved.sequence_len),
+        ("test_datasets", config.data.test_datasets, resolved.eval_sequence_len),
+    ):
         for index, dataset in enumerate(datasets):
             where = config.where((key, index, "path"))
             try:
-                yield from _check_dataset(subject, dataset, where)
+                yield from _check_dataset(subject, dataset, where, limit)
             except WhetError as error:
                 yield from error.problems
 
 
-def _check_dataset(subject: Subject, dataset: DatasetConfig, where: str) -> Iterator[str | Problem]:
+def _check_dataset(subject: Subject, dataset: DatasetConfig, where: str, limit: int) -> Iterator[str | Problem]:
     folder = Path(subject.config.file).parent if subject.config.file else None
     rows = list(islice(locate(dataset, where, folder).rows(), ROWS_LOOKED_AT))
     if not rows:
@@ -40,7 +44,13 @@ def _check_dataset(subject: Subject, dataset: DatasetConfig, where: str) -> Iter
     kept = [result for _, result in results if not isinstance(result, RowError)]
     yield from _problems_of(subject, results, num_kept=len(kept), where=where)
     if kept:
-        yield _describe(dataset, subject.resolved.sequence_len, len(rows), kept)
+        yield _describe(dataset, limit, len(rows), kept)
+    shortest = min(map(_length, kept), default=0)
+    cut = encoder.cuts_long_rows or subject.config.data.excess_length_strategy == "truncate"
+    if shortest > limit and not cut and len(rows) < ROWS_LOOKED_AT:
+        found = f"'{dataset.path}': every row is longer than sequence_len {limit} (shortest {shortest} tokens)"
+        fix = f"raise sequence_len to at least {shortest}, or set `excess_length_strategy: truncate`"
+        yield Problem(where, found, fix, "sequence_len")
 
 
 def _encode(encoder: SampleEncoder, rows: list[Row]) -> list[Encoded | EncodedPreference | RowError]:

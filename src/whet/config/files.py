@@ -110,6 +110,9 @@ def _missing(
 ) -> Problem | None:
     if name is None or _exists(name) or not (must_be_local or is_local(name)):
         return None
+    if "\0" not in name and Path(name).is_symlink():
+        found = f"{_shown(path)}: '{name}' is a link to '{Path(name).readlink()}', which is not there"
+        return Problem(config.where(path), found, "mend the link, or name the file itself", str(path[0]))
     return Problem(config.where(path), f"{_shown(path)}: there is no '{name}'", _nearby(Path(name)), str(path[0]))
 
 

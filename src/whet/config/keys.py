@@ -10,6 +10,7 @@ from whet.config.fitting import shape_of
 from whet.config.known_keys import (
     ALIASES,
     ATTENTION_SWITCHES,
+    ELSEWHERE,
     INTERNAL,
     NO_EFFECT,
     REFUSED,
@@ -112,7 +113,10 @@ def _judge(name: str, node: Node, findings: Findings) -> None:
 def _unknown(
     name: str, shown: str, where: str, keys: Collection[str], others: Collection[str], findings: Findings
 ) -> None:
-    close = nearest(name, keys) or nearest(name, others)
+    if name in DatasetConfig.model_fields:
+        findings.problems.append(Problem(where, f"unknown key {shown}", "write it in a row of `datasets`", name))
+        return
+    close = ELSEWHERE.get(name) or nearest(name, keys) or nearest(name, others)
     if close:
         findings.spoilt.add(close)
     advice = f"did you mean '{close}'?" if close else "`whet config schema` lists every key"

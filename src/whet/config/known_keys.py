@@ -26,6 +26,31 @@ RENAMED: dict[str, str] = {
 }
 """Old spellings: accepted, with a warning."""
 
+ELSEWHERE: dict[str, str] = {
+    "model": "base_model",
+    "model_name": "base_model",
+    "model_name_or_path": "base_model",
+    "dataset": "datasets",
+    "data": "datasets",
+    "epochs": "num_epochs",
+    "num_train_epochs": "num_epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "lr_scheduler",
+    "optim": "optimizer",
+    "per_device_train_batch_size": "micro_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "max_length": "sequence_len",
+    "max_seq_length": "sequence_len",
+    "cutoff_len": "sequence_len",
+    "packing": "sample_packing",
+    "template": "chat_template",
+    "lora_rank": "lora_r",
+    "target_modules": "lora_target_modules",
+    "lora_target": "lora_target_modules",
+    "report_to": "wandb_project",
+}
+"""What other trainers (transformers, TRL, LLaMA-Factory) call a key of ours; never accepted, only understood."""
+
 ATTENTION_SWITCHES: dict[str, str] = {
     "flash_attention": "flash_attention_2",
     "sdp_attention": "sdpa",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whet.config.fitting import shape_of
+from whet.config.fitting import Shape, shape_of
 from whet.config.known_keys import ALIASES, RENAMED, every_name
 from whet.config.origins import Origin
 from whet.config.scalars import resolve_scalar
@@ -62,6 +62,10 @@ def from_command_line(words: Sequence[str]) -> tuple[list[Setting], list[Problem
             position += 1
         else:
             path, value = _switch(name)
+            if not _is_switch(path):
+                key = ".".join(path).replace("_", "-")
+                problems.append(Problem(f"--{name}", f"{'.'.join(path)} is no switch", f"write --{key} VALUE"))
+                continue
             settings.append(Setting(path, Node(value, origin, plain=str(value).lower())))
     return settings, problems
 
@@ -125,6 +129,17 @@ def _setting(path: tuple[str, ...], text: str, origin: Origin) -> Setting:
 
 def _takes_text(path: Sequence[str]) -> bool:
     """Whether the place wants text, so that brackets are part of it."""
+    shape = _shape_at(path)
+    return str in shape.scalars and shape.items is None and shape.pairs is None and not shape.anything
+
+
+def _is_switch(path: Sequence[str]) -> bool:
+    """Whether the place may be true or false; one that is not known is told as that, elsewhere."""
+    shape = _shape_at(path)
+    return bool in shape.scalars or shape.anything
+
+
+def _shape_at(path: Sequence[str]) -> Shape:
     field = fields().get(path[0])
     annotation: Any = field.annotation if field else Any
     for part in path[1:]:
@@ -137,5 +152,4 @@ def _takes_text(path: Sequence[str]) -> bool:
             annotation = shape.pairs[1]
         else:
             annotation = Any
-    shape = shape_of(annotation)
-    return str in shape.scalars and shape.items is None and shape.pairs is None and not shape.anything
+    return shape_of(annotation)

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most like ``word``, or None when nothing is alike.
+    """Return the choice most like ``word``, capitals aside, or None when nothing is alike.
 
     >>> nearest("learing_rate", ["learning_rate", "lora_r"])
     'learning_rate'
     """
-    known = list(choices)
+    known = {choice.lower(): choice for choice in choices}
     for cutoff in (0.8, 0.6):
-        found = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+        found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=cutoff)
         if found:
-            return found[0]
+            return known[found[0]]
     return None
 
 

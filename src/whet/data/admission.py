@@ -65,7 +65,7 @@ def admit(sample: Encoded | EncodedPreference, limits: Limits) -> Kept | Dropped
         return Kept(tuple(pieces), tokens, "split at sequence_len") if pieces else _dropped(NOTHING_LEFT, tokens)
     if limits.strategy == "truncate":
         piece = sample.chunks(limits.most)[0]
-        if num_supervised(piece) == 0:
+        if len(piece) < limits.fewest or num_supervised(piece) == 0:
             return _dropped(NOTHING_LEFT, tokens)
         return Kept((piece,), tokens, "cut at sequence_len")
     return _dropped(TOO_LONG, tokens)

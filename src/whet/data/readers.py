@@ -5,12 +5,14 @@ Rows are numbered from 1: by line where the format has lines (JSON lines, CSV, t
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import orjson
@@ -20,6 +22,9 @@ import pyarrow.parquet as pq
 from whet.core.errors import DataError, Problem
 
 UTF8_MARK = b"\xef\xbb\xbf"
+
+# What Python writes for numbers that JSON has no word for.
+_NOT_JSON = re.compile(r"-?(NaN|Infinity)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,10 @@ def read_jsonl(stream: Iterable[bytes], file: str) -> Iterator[Row]:
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(UTF8_MARK) if number == 1 else line
         if text.strip():
-            yield Row(number, file, _parse_object(text))
+            value = _parse_object(text)
+            if number == 1 and isinstance(value, BadRow) and (text[:1] == b"[" or text.strip() == b"{"):
+                value = replace(value, detail=f"{value.detail}; for one JSON document, set `ds_type: json`")
+            yield Row(number, file, value)
 
 
 def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -100,6 +108,10 @@ def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
     header = next(reader, None)
     if header is None:
         return
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        found = f"the header names the column '{twice}' twice"
+        raise DataError(Problem(f"{file}:1", found, "give each column a name of its own"))
     line = reader.line_num + 1
     try:
         for cells in reader:
@@ -182,7 +194,9 @@ def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
             text.decode("utf-8")
         except UnicodeDecodeError as decoding:
             return _not_utf8(decoding)
-        return BadRow("not valid JSON", f"{error.msg} at column {error.colno}")
+        constant = _NOT_JSON.match(error.doc, error.pos)
+        found = f"{constant[0]} is not JSON, null is" if constant else error.msg
+        return BadRow("not valid JSON", f"{found} at column {error.colno}")
     return _object(value)
 
 
@@ -195,6 +209,8 @@ def _object(value: Any) -> Mapping[str, Any] | BadRow:
 
 
 def _not_utf8(error: UnicodeDecodeError) -> BadRow:
+    if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return BadRow("not UTF-8", "the file is UTF-16, save it as UTF-8")
     return BadRow("not UTF-8", f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line")
 
 

@@ -38,6 +38,7 @@ _OTHER_SPLITS = {
 """Words in a file's name that say it is not for training."""
 
 _SPLIT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<begin>-?\d+%?)?:(?P<end>-?\d+%?)?\])?")
+_DESCRIPTION = re.compile(r"(readme|licen[cs]e)(\.(md|txt|text))?$", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -273,11 +274,20 @@ def _locate_in_folder(path: Path, dataset: DatasetConfig, where: str) -> Source:
     files = _matching(path, patterns, None, where)
     if not dataset.data_files:
         files = [file for file in files if _ending(file.path.name)[0] or dataset.ds_type]
-        files = _of_split(files, path, split, where)
+        files = _of_split(_without_descriptions(files, path), path, split, where)
     if not files:
         fix = f"it may hold: {', '.join(sorted(ENDINGS))}"
         raise DataError(Problem(where, f"the folder '{dataset.path}' holds no file of rows", fix))
     return _Files(dataset.path, _readable(files, dataset, where), _Selection.of(dataset, where))
+
+
+def _without_descriptions(files: list[_LocalFile], folder: Path) -> list[_LocalFile]:
+    """The files of a folder without its README and licence, which say what the rows are and hold none."""
+    left_out = [file for file in files if _DESCRIPTION.match(file.path.name)]
+    if not left_out or len(left_out) == len(files):
+        return files
+    say(f"{folder}: not reading {', '.join(file.label for file in left_out)}; name it in `data_files` to read it")
+    return [file for file in files if file not in left_out]
 
 
 def _of_split(files: list[_LocalFile], folder: Path, split: str, where: str) -> list[_LocalFile]:

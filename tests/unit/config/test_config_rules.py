@@ -141,8 +141,8 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("layers_pattern_counts_layers", {**LORA, "peft_layers_pattern": ["layers"]}, "add peft_layers_to_transform"),
     (
         "unfrozen_parameters_are_full_weights",
-        {**LORA, "peft_layers_to_transform": [0], "unfrozen_parameters": ["lm_head"]},
-        "unfrozen_parameters is written, and so is peft_layers_to_transform",
+        {**LORA, "unfrozen_parameters": ["lm_head"]},
+        "unfrozen_parameters has no meaning with an adapter, which freezes the whole model -> name the modules",
     ),
     (
         "one_scheme_of_learning_rates",

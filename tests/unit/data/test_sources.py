@@ -217,6 +217,18 @@ def test_a_folder_s_test_files_are_not_trained_on(in_empty_folder):
         read("rows", split="validation")
 
 
+def test_the_readme_beside_the_rows_is_not_read(in_empty_folder):
+    write_lines(in_empty_folder / "rows/a.txt", "a row\n")
+    write_lines(in_empty_folder / "rows/README.md", "# What the rows are\n")
+    assert values("rows") == [{"text": "a row"}]
+    assert values("rows", data_files="README.md") == [{"text": "# What the rows are"}]
+
+
+def test_a_readme_alone_is_read(in_empty_folder):
+    write_lines(in_empty_folder / "rows/README.md", "a row\n")
+    assert values("rows") == [{"text": "a row"}]
+
+
 def test_an_empty_folder_is_an_error(in_empty_folder):
     (in_empty_folder / "rows").mkdir()
     with pytest.raises(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from whet.config.config import Config
-from whet.config.rules.base import Rule, at, clash, first_set
+from whet.config.rules.base import Rule, at, first_set
 from whet.core.errors import Problem
 
 
@@ -109,7 +109,10 @@ def layers_pattern_counts_layers(config: Config) -> Problem | None:
 
 
 def unfrozen_parameters_are_full_weights(config: Config) -> Problem | None:
-    return clash(config, "peft_layers_to_transform", "unfrozen_parameters", "keep one of them")
+    if not config.adapter.adapter or not config.model.unfrozen_parameters:
+        return None
+    found = "unfrozen_parameters has no meaning with an adapter, which freezes the whole model"
+    return at(config, "unfrozen_parameters", found, "name the modules to train in lora_modules_to_save")
 
 
 ADAPTER_RULES: tuple[Rule, ...] = (

@@ -117,8 +117,9 @@ class MessageReader:
         details: tuple[TrainRange, ...] = ()
         if content is None:
             if "tool_calls" not in message and self.thinking_key not in message:
-                where = f"message {number} has no '{self.mappings['content']}'"
-                raise RowError("missing field", f"{where}; it has {', '.join(map(str, raw))}")
+                key = self.mappings["content"]
+                has = f"has '{key}' null" if key in raw else f"has no '{key}'; it has {', '.join(map(str, raw))}"
+                raise RowError("missing field", f"message {number} {has}")
         elif isinstance(content, list | tuple):
             message["content"], details = _joined_parts(number, content)
         elif not isinstance(content, str) and not (message["role"] == "tool" and isinstance(content, Mapping)):

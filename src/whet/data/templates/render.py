@@ -22,7 +22,15 @@ from whet.data.templates.traced import TOOLS, Run, Source, Traced, trace
 
 #: What a template that does not accept a conversation may raise: its own `raise_exception`, and the errors of
 #: Python operations it does on values of another kind than it expects.
-TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError)
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,7 @@ class Renderer:
         roles = [str(turn.role) for turn in conversation.turns]
         regions = find_regions(text, runs, roles, self.headers, self.stops)
         self._refuse_lost_turns(conversation, policy, runs, regions)
+        _refuse_lost_calls(conversation, runs)
         spans = trained_spans(regions, conversation, policy)
         written = merged(Span(run.begin, run.end) for run in runs if run.source.field != "role")
         return Rendered(text, spans, written, tuple(regions))
@@ -186,6 +195,16 @@ class Renderer:
             if wanted and turn.role == "assistant" and number in shown and number not in placed:
                 header = repr(self.headers.generation_prompt)
                 raise RowError("assistant header not found", f"message {number} is not preceded by {header}")
+
+
+def _refuse_lost_calls(conversation: Conversation, runs: Sequence[Run]) -> None:
+    """A template that knows no tools leaves their calls out, and an empty answer would be trained instead."""
+    written = {run.source.message for run in runs if run.source.field == "tool_calls"}
+    for number, turn in enumerate(conversation.turns):
+        if turn.message.get("tool_calls") and number not in written:
+            raise RowError(
+                "tool calls left out", f"the chat template does not write the tool_calls of message {number}"
+            )
 
 
 def trained_spans(regions: Sequence[Region], conversation: Conversation, policy: TrainPolicy) -> tuple[Span, ...]:

@@ -169,6 +169,15 @@ def test_a_template_that_fails_on_any_conversation_is_refused() -> None:
         Renderer("{{ raise_exception('never') }}", tiny_tokenizer())
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{{ 1 / 0 }}", "{% for i in range(10**9) %}x{% endfor %}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"],
+)
+def test_a_template_that_python_stops_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="the chat template fails on a plain question and answer"):
+        Renderer(text, tiny_tokenizer())
+
+
 def test_a_template_that_hides_its_contents_is_refused() -> None:
     text = "{% for m in messages %}<{{ m.role }}>{{ m.content | e }}</s>{% endfor %}"
     with pytest.raises(DataError, match="writes the user's content in a way whet cannot follow"):
