@@ -185,3 +185,18 @@ def test_an_unknown_type_is_refused_before_any_row() -> None:
     config = config_with({"type": "chat_templat"})
     with pytest.raises(ConfigError, match=r"did you mean 'chat_template'\?"):
         SampleEncoder(config.data.datasets[0], config, tiny_tokenizer("chatml"))
+
+
+def test_variables_of_the_template_are_the_configs_and_then_the_datasets() -> None:
+    tokenizer = tiny_tokenizer("chatml")
+    template = "{{ topic }}{{ mood }}" + tokenizer.chat_template
+    keys = {"chat_template_jinja": template, "chat_template_kwargs": {"topic": "numbers", "mood": "glad"}}
+    row = chat(("user", "Q"), ("assistant", "A"))
+    (sample,) = encode([row], tokenizer, keys, type="chat_template", chat_template_kwargs={"mood": "sad"})
+    variables = {"topic": "numbers", "mood": "sad"}
+    stock = tokenizer.apply_chat_template(
+        row["messages"], chat_template=template, tokenize=True, return_dict=False, **variables
+    )
+    assert sample.input_ids.tolist() == stock
+    assert tokenizer.decode(stock).startswith("numberssad")
+    assert trained(sample, tokenizer) == "A<|im_end|>"

@@ -70,7 +70,7 @@ def test_the_evaluation_is_exact(prepared: PreparedSet, tmp_path: Path, keys: di
     assert metrics["eval_loss"] == pytest.approx(mean(list(range(9))), rel=1e-5)
     assert metrics["eval_chat_loss"] == pytest.approx(mean([0, 3, 6]), rel=1e-5)
     assert metrics["eval_code_loss"] == pytest.approx(mean([1, 2, 4, 5, 7, 8]), rel=1e-5)
-    lines = [json.loads(line) for line in (tmp_path / "eval" / "examples-step-0.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "eval" / "examples.jsonl").read_text().splitlines()]
     assert [line["example"] for line in lines] == list(range(9))
     assert [line["dataset"] for line in lines] == [NAMES[source] for source in split.source.tolist()]
     assert lines[1]["place"] == "data/code.jsonl:19"
@@ -257,3 +257,16 @@ def test_an_evaluation_before_the_first_step_when_asked(prepared: PreparedSet, t
     trainer = make_trainer(prepared, resolved)
     fit(trainer, resolved)
     assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [0, 1]
+
+
+def test_neftune_adds_noise_in_training_and_none_in_evaluation(prepared: PreparedSet, tmp_path: Path) -> None:
+    found = {}
+    for alpha in (None, 5.0):
+        keys = {"neftune_noise_alpha": alpha, "max_steps": 1, "logging_steps": 1}
+        resolved = make_resolved(tmp_path, eval_on_start=True, save_strategy="no", **keys)
+        trainer = make_trainer(prepared, resolved, tiny_model())
+        fit(trainer, resolved)
+        logged = trainer.state.log_history
+        found[alpha] = [next(entry[name] for entry in logged if name in entry) for name in ("eval_loss", "loss")]
+    assert found[5.0][0] == found[None][0]
+    assert found[5.0][1] != found[None][1]
