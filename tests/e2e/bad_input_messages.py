@@ -102,6 +102,33 @@ MESSAGES: dict[str, list[str]] = {
     "no- before a number": [
         "--no-val-set-size: val_set_size is no switch -> write --val-set-size VALUE",
     ],
+    "option with an empty value": [
+        "--learning-rate: learning_rate is empty -> add `learning_rate: 2e-4` (LoRA), or 2e-5 when every weight is trained",
+    ],
+    "output over the base model": [
+        "my.yaml:12:1: output_dir './model' is the folder of base_model, which the run would write over -> write another folder",
+    ],
+    "name too long": [
+        "my.yaml:12:1: output_dir is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
+    ],
+    "dataset name too long": [
+        "my.yaml:3:5: datasets[0].path is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
+    ],
+    "NUL in a path": [
+        "my.yaml:1:1: base_model is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
+    ],
+    "config.json is a list": [
+        "my.yaml:1:1: base_model: the folder 'model' holds no tokenizer that can be loaded (transformers.configuration_utils.PreTrainedConfig() argument after ** must be a mapping, not list) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+    ],
+    "tokenizer_config.json is a list": [
+        "my.yaml:1:1: base_model: the folder 'model' holds no tokenizer that can be loaded ('list' object has no attribute 'get') -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+    ],
+    "variable without a value": [
+        ".env:1: the line cannot be read -> write NAME=value",
+    ],
+    "empty token": [
+        "my.yaml:13:1: tokens: a token is empty -> write its text, or remove it",
+    ],
     "key of another trainer": [
         "my.yaml:13:1: unknown key 'per_device_train_batch_size' -> did you mean 'micro_batch_size'?",
     ],

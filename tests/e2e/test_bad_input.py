@@ -96,6 +96,14 @@ def delete_from_model(name: str) -> Callable[[Path], None]:
     return make
 
 
+def write_to_model(name: str, text: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        model()(folder)
+        (folder / "model" / name).write_text(text)
+
+    return make
+
+
 def broken_weights(folder: Path) -> None:
     model()(folder)
     weights = folder / "model" / "model.safetensors"
@@ -163,6 +171,15 @@ CASES = [
     Case("unknown command", lambda folder: None, ("trian", "my.yaml")),
     Case("option without a value", lambda folder: None, ("train", "my.yaml", "--learning-rate")),
     Case("no- before a number", lambda folder: None, ("train", "my.yaml", "--no-val-set-size")),
+    Case("option with an empty value", lambda folder: None, ("train", "my.yaml", "--learning-rate=")),
+    Case("output over the base model", replace("output_dir: out", "output_dir: ./model")),
+    Case("name too long", replace("output_dir: out", f"output_dir: {'x' * 300}")),
+    Case("dataset name too long", replace("rows.jsonl", f"{'x' * 300}")),
+    Case("NUL in a path", replace("base_model: model", r'base_model: "mo\0del"')),
+    Case("config.json is a list", write_to_model("config.json", "[]")),
+    Case("tokenizer_config.json is a list", write_to_model("tokenizer_config.json", "[1]")),
+    Case("variable without a value", raw(b"WHET_SEED\n", ".env")),
+    Case("empty token", append('tokens: ["<x>", ""]\n')),
     # names from elsewhere
     Case("key of another trainer", append("per_device_train_batch_size: 2\n")),
     Case("key of a dataset at the top", append("field_messages: turns\n")),

@@ -28,6 +28,9 @@ _PATH_KEYS = (
     "deepspeed",
     "score_dataset",
 )
+_LONGEST_NAME = 255
+"""Bytes in one part of a path, on every usual file system."""
+
 _ROW_PATH_KEYS = ("path", "chat_template_jinja")
 
 
@@ -85,8 +88,13 @@ def _exists(path: str) -> bool:
         return False
 
 
+def _can_exist(path: str) -> bool:
+    """Whether a file system takes the path at all."""
+    return "\0" not in path and all(len(part.encode(errors="replace")) <= _LONGEST_NAME for part in Path(path).parts)
+
+
 def missing_files(config: Config) -> list[Problem]:
-    """Every named file or folder that is not there, and a DeepSpeed file that is not JSON."""
+    """Every named file or folder that is not there or cannot be, and a DeepSpeed file that is not JSON."""
     problems: list[Problem | None] = [
         _missing(config, (key,), config.value(key))
         for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir")
@@ -102,18 +110,42 @@ def missing_files(config: Config) -> list[Problem]:
             problems.append(_missing_template(config, (key, index, "chat_template_jinja"), row.chat_template_jinja))
             problems.extend(_missing_data_files(config, key, index, row))
     problems.append(_bad_deepspeed(config))
+    problems += [
+        _no_path(config, (key,))
+        for key in ("output_dir", "dataset_prepared_path")
+        if config.value(key) is not None and not _can_exist(config.value(key))
+    ]
+    problems.append(_over_the_base_model(config))
     return [problem for problem in problems if problem is not None]
 
 
 def _missing(
     config: Config, path: tuple[str | int, ...], name: str | None, *, must_be_local: bool = False
 ) -> Problem | None:
+    if name is not None and not _can_exist(name):
+        return _no_path(config, path)
     if name is None or _exists(name) or not (must_be_local or is_local(name)):
         return None
-    if "\0" not in name and Path(name).is_symlink():
+    if Path(name).is_symlink():
         found = f"{_shown(path)}: '{name}' is a link to '{Path(name).readlink()}', which is not there"
         return Problem(config.where(path), found, "mend the link, or name the file itself", str(path[0]))
     return Problem(config.where(path), f"{_shown(path)}: there is no '{name}'", _nearby(Path(name)), str(path[0]))
+
+
+def _no_path(config: Config, path: tuple[str | int, ...]) -> Problem:
+    found = f"{_shown(path)} is no path: a name in it is longer than {_LONGEST_NAME} bytes, or holds a NUL"
+    return Problem(config.where(path), found, "write the path of a file or folder", str(path[0]))
+
+
+def _over_the_base_model(config: Config) -> Problem | None:
+    """The result would take the place of what it was made from."""
+    base, output = config.model.base_model, config.output.output_dir
+    if not (_can_exist(base) and _can_exist(output)) or not (_exists(base) and _exists(output)):
+        return None
+    if not Path(base).samefile(output):
+        return None
+    found = f"output_dir '{output}' is the folder of base_model, which the run would write over"
+    return Problem(config.where("output_dir"), found, "write another folder", "output_dir")
 
 
 def _no_file(config: Config, path: tuple[str | int, ...], name: str | None) -> Problem | None:

@@ -112,7 +112,7 @@ def _dotenv(path: Path) -> tuple[dict[str, tuple[str, str]], list[Problem]]:
     problems: list[Problem] = []
     for binding in parse_stream(io.StringIO(text)):
         line = binding.original.line
-        if binding.error and PREFIX in binding.original.string:
+        if PREFIX in binding.original.string and (binding.error or binding.value is None):
             problems.append(Problem(f"{path}:{line}", "the line cannot be read", "write NAME=value"))
         elif binding.key:
             found[binding.key] = (binding.value or "", f"{path}:{line} {binding.key}")

@@ -30,7 +30,9 @@ def sections_of(entries: Mapping[str, Node], file: str, findings: Findings) -> d
         name: value for name, node in entries.items() if (value := fit(node, fields()[name].annotation)) is not None
     }
     findings.problems += [
-        Problem(file, f"{key} is missing", advice, key)
+        Problem(entries[key].origin.where, f"{key} is empty", advice, key)
+        if key in entries
+        else Problem(file, f"{key} is missing", advice, key)
         for key, (_, advice) in REQUIRED.items()
         if key not in fitted and key not in findings.spoilt
     ]

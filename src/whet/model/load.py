@@ -79,7 +79,7 @@ def load_model_config(config: Config) -> PretrainedConfig:
     loader = _transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
     try:
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise cannot_load(name, source, "model config", error, config, key) from error
     overrides = config.model.overrides_of_model_config or {}
     return _with_overrides(model_config, overrides, config) if overrides else model_config
@@ -123,15 +123,6 @@ def freeze_all_but(model: PreTrainedModel, patterns: Sequence[str], config: Conf
                     config.where("unfrozen_parameters"), f"unfrozen_parameters: {found}", fix, "unfrozen_parameters"
                 )
             )
-    if config.adapter.adapter:
-        problems.append(
-            Problem(
-                config.where("unfrozen_parameters"),
-                "unfrozen_parameters has no meaning with an adapter, which freezes the whole model",
-                "name the modules to train in lora_modules_to_save",
-                "unfrozen_parameters",
-            )
-        )
     if problems:
         raise ModelError(problems)
     for name, parameter in model.named_parameters():

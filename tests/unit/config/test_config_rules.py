@@ -108,6 +108,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"save_only_model": True, "auto_resume_from_checkpoints": True},
         "save_only_model leaves out what auto_resume_from_checkpoints needs",
     ),
+    ("new_tokens_have_a_text", {"tokens": ["<x>", " "]}, "tokens: a token is empty -> write its text"),
     ("four_bits_or_eight", {**LORA, "load_in_4bit": True, "load_in_8bit": True}, "are both true -> keep one"),
     ("qlora_has_a_4bit_base", {**LORA, "adapter": "qlora"}, "is not loaded in 4 bits -> add `load_in_4bit: true`"),
     ("few_bits_need_an_adapter", {"load_in_4bit": True}, "quantised weights cannot be trained -> add `adapter: qlora`"),

@@ -93,6 +93,12 @@ def the_tokenizer_is_a_fast_one(config: Config) -> Problem | None:
     )
 
 
+def new_tokens_have_a_text(config: Config) -> Problem | None:
+    if all(token.strip() for token in config.tokenizer.tokens or ()):
+        return None
+    return at(config, "tokens", "tokens: a token is empty", "write its text, or remove it")
+
+
 DATA_RULES: tuple[Rule, ...] = (
     there_is_something_to_train_on,
     evaluation_rows_come_from_one_place,
@@ -102,4 +108,5 @@ DATA_RULES: tuple[Rule, ...] = (
     workers_before_prefetching,
     jinja_comes_with_its_text,
     the_tokenizer_is_a_fast_one,
+    new_tokens_have_a_text,
 )
