@@ -46,10 +46,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
         TrainingStopped: the run ended itself; the last good checkpoint is kept.
     """
-    from whet.methods import METHODS
-    from whet.methods.inputs import MethodInputs, training_order
     from whet.training.fit import fit
-    from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
     resolved = stages.resolve_run(config)
@@ -60,16 +57,10 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         tokenizer = run_tokenizer(config)
         prepared = stages.prepare_data(resolved, tokenizer)
         record.note("data", {"path": str(prepared.path), "manifest": dict(prepared.manifest)})
-        order = training_order(resolved, prepared.train)
-        has_validation = prepared.validation is not None
-        plan = plan_steps(resolved, order, prepared.train.supervised, has_validation=has_validation)
+        order, plan = stages.plan_run(resolved, prepared)
         record.note("plan", plan)
-        model, isolates = stages.make_model(resolved, tokenizer)
         stages.announce(resolved, prepared, plan)
-        inputs = MethodInputs(
-            resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
-        )
-        trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
+        trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         before = stages.score(resolved, trainer, tokenizer)
         stages.make_room(resolved, checkpoint)
         output = fit(trainer, resolved, checkpoint)
@@ -108,10 +99,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     Raises:
         WhetError: there is no evaluation data, or nothing has been trained yet.
     """
-    from whet.methods import METHODS
-    from whet.methods.inputs import MethodInputs, training_order
     from whet.serving.trained import as_trained, find_trained
-    from whet.training.steps import plan_steps
     from whet.training.tokenizer import run_tokenizer
 
     resolved = stages.for_measuring(stages.resolve_run(config))
@@ -120,15 +108,10 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     if prepared.validation is None:
         found, fix = "there is no evaluation data", "set val_set_size or test_datasets"
         raise ConfigError(Problem(config.where("val_set_size"), found, fix, "val_set_size"))
-    order = training_order(resolved, prepared.train)
-    plan = plan_steps(resolved, order, prepared.train.supervised, has_validation=True)
     if not untrained:
         resolved = replace(resolved, config=as_trained(resolved.config, find_trained(config)))
-    model, isolates = stages.make_model(resolved, tokenizer)
-    inputs = MethodInputs(
-        resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
-    )
-    trainer = METHODS.load(resolved.method, config.where("rl"))(inputs)
+    order, plan = stages.plan_run(resolved, prepared)
+    trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
     return {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
 
 
@@ -136,8 +119,9 @@ def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path |
     """Fold the run's adapter into its base model and write a folder that transformers loads alone.
 
     Args:
-        adapter_dir: the adapter; `output_dir` of the config if not given.
+        adapter_dir: the adapter; if not given, that of the config's `output_dir`, or its `lora_model_dir` where the run
+            has left none.
         output_dir: where to write; `merged` inside the config's `output_dir` if not given.
     """
     resolved = stages.resolve_run(config)
-    return stages.merge_adapter(resolved, adapter_dir or Path(resolved.output_dir), output_dir)
+    return stages.merge_adapter(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
 
+    from whet.data.order import Order
     from whet.data.store import PreparedSet
     from whet.training.scoring import Score
     from whet.training.steps import StepPlan
@@ -153,6 +154,31 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     return adapt(loaded.model, config, resolved), not isinstance(isolates, Unsupported)
 
 
+def plan_run(resolved: ResolvedRun, prepared: PreparedSet) -> tuple[Order, StepPlan]:
+    """The order of the training samples, and the run counted from it."""
+    from whet.methods.inputs import training_order
+    from whet.training.steps import plan_steps
+
+    order = training_order(resolved, prepared.train)
+    has_validation = prepared.validation is not None
+    return order, plan_steps(resolved, order, prepared.train.supervised, has_validation=has_validation)
+
+
+def make_trainer(
+    resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, prepared: PreparedSet, order: Order, plan: StepPlan
+) -> Trainer:
+    """The model, in the hands of its method's trainer."""
+    from whet.methods import METHODS
+    from whet.methods.inputs import MethodInputs
+
+    model, isolates = make_model(resolved, tokenizer)
+    inputs = MethodInputs(
+        resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates
+    )
+    trainer: Trainer = METHODS.load(resolved.method, resolved.config.where("rl"))(inputs)
+    return trainer
+
+
 def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> None:
     """What was chosen, on what data and for how many steps: said before the first one."""
     train, validation = prepared.train, prepared.validation
@@ -196,6 +222,12 @@ def for_measuring(resolved: ResolvedRun) -> ResolvedRun:
     """The run without what it tells others: a measurement opens no tracker's run and no repository."""
     output = resolved.config.output.model_copy(update={"hub_model_id": None})
     return replace(resolved, report_to=(), config=resolved.config.model_copy(update={"output": output}))
+
+
+def adapter_of(resolved: ResolvedRun) -> Path:
+    """Where the run's adapter is: in its output folder, or where the config says that one was trained before."""
+    trained, named = Path(resolved.output_dir), resolved.config.adapter.lora_model_dir
+    return Path(named) if named and not (trained / "adapter_config.json").is_file() else trained
 
 
 def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:

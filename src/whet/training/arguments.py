@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.resolve import ResolvedRun
-from whet.core.errors import ConfigError, Problem
-from whet.core.log import warn
 from whet.training.schedules import SCHEDULERS
 from whet.training.steps import StepPlan
 
@@ -134,20 +132,7 @@ def _stock_scheduler(name: str) -> str:
 def _checkpointing_kwargs(resolved: ResolvedRun) -> dict[str, Any] | None:
     if not resolved.gradient_checkpointing:
         return None
-    config = resolved.config
-    kwargs = dict(resolved.gradient_checkpointing_kwargs)
-    where, asked = config.where("gradient_checkpointing"), config.memory.gradient_checkpointing
-    if asked == "offload_disk":
-        found = "gradient_checkpointing: offload_disk is not supported yet"
-        raise ConfigError(Problem(where, found, "write offload, which keeps activations in the host's memory"))
-    if asked == "offload" and resolved.device == "cuda":
-        kwargs["offload"] = True
-    elif asked == "offload":
-        found = (
-            f"gradient_checkpointing: offload moves nothing on {resolved.device}, it frees the memory of CUDA devices"
-        )
-        warn(Problem(where, found, "`true` says the same here"))
-    return kwargs
+    return dict(resolved.gradient_checkpointing_kwargs)
 
 
 def _as_this_version_names_them(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def set_aside(output_dir: Path) -> Path | None:
     """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
 
     A checkpoint is found by its step; one of an earlier run with a higher step would be taken for the newest of this
-    one. Nothing is deleted: they go to ``earlier-runs/<number>/``, where `save_total_limit` does not count them.
+    one. Nothing is deleted: they go to ``_earlier-runs/<number>/``, where `save_total_limit` does not count them
+    (and, by the leading underscore, transformers does not push them to the hub).
 
     Returns:
         The folder they are in now; None when there were none.
@@ -144,7 +145,7 @@ def set_aside(output_dir: Path) -> Path | None:
     folders = checkpoints(output_dir)
     if not folders:
         return None
-    earlier = output_dir / "earlier-runs"
+    earlier = output_dir / "_earlier-runs"
     number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdigit()), default=0)
     place = earlier / str(number)
     place.mkdir(parents=True)

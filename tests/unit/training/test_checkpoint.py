@@ -124,9 +124,9 @@ def test_checkpoints_of_an_earlier_run_are_set_aside_and_never_mixed_up(tmp_path
     assert set_aside(tmp_path) is None
     for step in (5, 10):
         make(tmp_path, step)
-    assert set_aside(tmp_path) == tmp_path / "earlier-runs" / "1"
+    assert set_aside(tmp_path) == tmp_path / "_earlier-runs" / "1"
     assert newest_complete(tmp_path).path is None
     make(tmp_path, 2)
     assert newest_complete(tmp_path).path == tmp_path / "checkpoint-2"
-    assert set_aside(tmp_path) == tmp_path / "earlier-runs" / "2"
-    assert newest_complete(tmp_path / "earlier-runs" / "1").path == tmp_path / "earlier-runs" / "1" / "checkpoint-10"
+    assert set_aside(tmp_path) == tmp_path / "_earlier-runs" / "2"
+    assert newest_complete(tmp_path / "_earlier-runs" / "1").path == tmp_path / "_earlier-runs" / "1" / "checkpoint-10"

@@ -146,7 +146,7 @@ def test_precision_and_memory_options_train(prepared: PreparedSet, tmp_path: Pat
 
 def test_gradient_checkpointing_gives_the_same_losses(prepared: PreparedSet, tmp_path: Path) -> None:
     losses = []
-    for checkpointing in (False, True, "offload"):
+    for checkpointing in (False, True):
         resolved = make_resolved(
             tmp_path / str(checkpointing),
             max_steps=3,

@@ -119,6 +119,17 @@ def preferences_are_not_packed(config: Config) -> Problem | None:
     )
 
 
+def preferences_are_shuffled(config: Config) -> Problem | None:
+    if not config.method.rl or config.data.shuffle_merged_datasets:
+        return None
+    return at(
+        config,
+        "shuffle_merged_datasets",
+        f"shuffle_merged_datasets is false, and TRL's trainer for rl: {config.method.rl} shuffles",
+        "remove the line",
+    )
+
+
 def preference_options_need_their_method(config: Config) -> Problem | None:
     if config.method.rl == "dpo":
         return None
@@ -160,6 +171,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
     reentrant_checkpoints_need_gradients_everywhere,
     weights_are_safetensors,
     preferences_are_not_packed,
+    preferences_are_shuffled,
     preference_options_need_their_method,
     every_loss_has_a_weight,
     the_score_has_rows,

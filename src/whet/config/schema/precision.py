@@ -13,7 +13,7 @@ class PrecisionSection(Section):
     """Keys about precision."""
 
     bf16: Literal["auto", "full"] | bool = Field(
-        "auto", description="Mixed precision in bfloat16; auto: where the device has it, full: evaluation too."
+        "auto", description="Mixed precision in bfloat16; auto: where the device has it. full is the same as true."
     )
     fp16: bool = Field(False, description="Mixed precision in float16, with loss scaling.")
     bfloat16: bool = Field(False, description="Weights and arithmetic in bfloat16, no mixed precision.")
