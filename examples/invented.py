@@ -12,21 +12,23 @@ import random
 import re
 from dataclasses import dataclass, field
 
-_ONSETS = (
-    *("b c d f g h j k l m n p r s t v w z " * 4).split(),
-    *"bl br ch cl cr dr fl fr gl gr kl kr pl pr qu sc sh sk sl sm sn sp st str sw th tr wh y zh".split(),
-)
-_VOWELS = (*("a e i o u " * 8).split(), *"ae ai au ea ee ei ia ie io oa oi oo ou ua y".split())
-_INNER_CODAS = (*"n r l s m n r l d t k p g b x".split(), *[""] * 20)
-_LAST_CODAS = (
-    *("n r l s t m d k " * 2).split(),
-    *"b ck f g ld lt nd ng nt p rd rk rn rt sh sk st th x z".split(),
-    *[""] * 18,
-)
+_ONSETS = (*"b d f g h j k l m n p r s t v z".split(), *"br ch dr fl gr kl pr sh sk sl st th tr w".split())
+_VOWELS = "a e i o u a e i o ai ei ou".split()
+_CODAS = (*"n r l s m k t nd rk".split(), *[""] * 9)
+NUM_SYLLABLES = 400
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
+
+
+def _syllables() -> tuple[str, ...]:
+    """The inventory, about a third of what can be pronounced: few enough for each to become one token."""
+    possible = sorted({onset + vowel + coda for onset in _ONSETS for vowel in _VOWELS for coda in _CODAS})
+    return tuple(random.Random(NUM_SYLLABLES).sample(possible, NUM_SYLLABLES))
+
+
+SYLLABLES = _syllables()
 _VALUES = re.compile(r"[A-Z]{2}-\d{4}|[A-Za-z]+|\d+")
 
 
@@ -48,17 +50,15 @@ class Inventor:
     avoid: frozenset[str] = field(default_factory=frozenset)
 
     def stem(self, syllables: int | None = None) -> str:
-        """A pronounceable lower-case word of one to three syllables, such as ``tavork``."""
-        count = syllables or self.rng.choices((1, 2, 3), (2, 6, 2))[0]
-        draw = self.rng.choice
-        codas = [_INNER_CODAS] * (count - 1) + [_LAST_CODAS]
-        return "".join(draw(_ONSETS) + draw(_VOWELS) + draw(coda) for coda in codas)
+        """A pronounceable lower-case word of two or three syllables, such as ``tavork``."""
+        count = syllables or self.rng.choices((2, 3), (3, 1))[0]
+        return "".join(self.rng.choices(SYLLABLES, k=count))
 
     def word(self, syllables: int | None = None) -> str:
-        """A capitalised stem of at least three letters: a given name, a family name, a place."""
+        """A capitalised stem: a given name, a family name, a place."""
         while True:
             word = self.stem(syllables).capitalize()
-            if len(word) > 2 and word not in self.avoid:
+            if word not in self.avoid:
                 return word
 
     def person(self) -> str:

@@ -1,6 +1,6 @@
 """Writes the text the base model is pre-trained on: documents full of invented values that come back.
 
-    python -m examples.base_model.make_corpus        (from the root of the repository; about two minutes)
+    python -m examples.base_model.make_corpus        (from the root of the repository; ten seconds)
 
 A language model of four million parameters cannot know much, but it can learn to read: to find a value in its context
 and to write it down again, letter by letter, in another form. That is what this text is made of: records and the prose
@@ -28,7 +28,7 @@ from examples.invented import MONTHS, Inventor, values_in
 from examples.quickstart.make_data import held_out_values
 
 SEED = 7
-NUM_DOCUMENTS = 60_000
+NUM_DOCUMENTS = 36_000
 DOCUMENT_CHARS = 600
 DOCSTRING_SHARE = 0.08
 DEFAULT_OUTPUT = Path("outputs/base_model/corpus.jsonl")

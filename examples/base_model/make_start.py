@@ -23,7 +23,8 @@ SEED = 0
 STD = 0.05
 CONSTANT = 0.7  # length of the part that all embeddings share, relative to the random part
 OUTPUT_SCALE = 0.1  # keeps the residual stream close to the embeddings at first
-SHARPNESS = 6.0  # logits by which the token before wins over the one before that
+SHARPNESS = 12.0  # logits by which the token before wins over the one before that
+SLOWEST_FREQUENCY = 0.4  # radians per token; slower rotations do not tell neighbours apart
 STRENGTH = 2.0  # of what the two heads write, relative to the embeddings
 DEFAULT_OUTPUT = Path("outputs/base_model/start")
 
@@ -75,9 +76,10 @@ def add_head_start(model: LlamaForCausalLM) -> None:
 
     first, second = (layer.self_attn for layer in model.model.layers[:2])
     head = slice(0, head_dim)
-    gain = math.sqrt(SHARPNESS * math.sqrt(head_dim) / float((1 - torch.cos(frequencies)).sum())) / constant_seen
-    query = torch.cat([torch.ones_like(frequencies), torch.zeros_like(frequencies)]) * gain
-    key = torch.cat([torch.cos(frequencies), torch.sin(frequencies)]) * gain
+    used = (frequencies > SLOWEST_FREQUENCY).float()
+    gain = math.sqrt(SHARPNESS * math.sqrt(head_dim) / float((used * (1 - frequencies.cos())).sum())) / constant_seen
+    query = torch.cat([used, torch.zeros_like(used)]) * gain
+    key = torch.cat([used * frequencies.cos(), used * frequencies.sin()]) * gain
     first.q_proj.weight[head] = torch.outer(query, constant)
     first.k_proj.weight[head] = torch.outer(key, constant)
 

@@ -3,7 +3,7 @@
     python -m examples.base_model.make_tokenizer        (after make_corpus; a few seconds)
 
 Capitalised words and digits never carry the space before them, so that a name is the same tokens after a space, a
-quotation mark or a line break, and writing it down again means writing the same ids again. Digits stand alone.
+quotation mark or a line break, and writing it down again means writing the same ids again. Digits go in pairs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VOCAB_SIZE = 2048
 NUM_DOCUMENTS = 12_000
 MODEL_FOLDER = Path("examples/base_model/model")
 SPECIAL_TOKENS = ("<|pad|>", "<|im_start|>", "<|im_end|>")
-WORDS = r" ?[\p{Ll}\p{Lo}\p{Lm}\p{M}]+|\p{Lu}[\p{Ll}\p{M}]*|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s"
+WORDS = r" ?[\p{Ll}\p{Lo}\p{Lm}\p{M}]+|\p{Lu}[\p{Ll}\p{M}]*|\p{N}{1,2}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"

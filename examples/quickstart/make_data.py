@@ -3,7 +3,8 @@
     python -m examples.quickstart.make_data        (from the root of the repository)
 
 ``heldout.jsonl`` is drawn first. No name, town, order code or total in it is ever drawn for ``train.jsonl``, nor for
-the corpus of the base model (examples/base_model/make_corpus.py reads it and stays clear of it).
+the corpus of the base model (examples/base_model/make_corpus.py reads it and stays clear of it). ``preferences.jsonl``
+holds the same task as pairs for ``rl: dpo``: the record is chosen, the bare values are rejected.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from examples.invented import Inventor, values_in
 
 FOLDER = Path(__file__).parent
 NUM_HELDOUT = 200
 NUM_TRAIN = 4000
+NUM_PREFERENCES = 300
 SEED = 20
 
 SENTENCES = (
@@ -40,7 +43,10 @@ SENTENCES = (
 )
 
 
-def row(invent: Inventor) -> dict[str, object]:
+Row = dict[str, Any]
+
+
+def row(invent: Inventor) -> Row:
     """One conversation: the sentence, and the record as the assistant's answer."""
     record = {
         "name": invent.person(),
@@ -53,18 +59,23 @@ def row(invent: Inventor) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": sentence}, {"role": "assistant", "content": answer}]}
 
 
-def answers_of(rows: Iterable[dict[str, object]]) -> frozenset[str]:
+def preference(invent: Inventor) -> Row:
+    """The same question with a good and a bad answer."""
+    question, answer = row(invent)["messages"]
+    bare = ", ".join(str(value) for value in json.loads(answer["content"]).values())
+    return {"prompt": question["content"], "chosen": answer["content"], "rejected": bare}
+
+
+def answers_of(rows: Iterable[Row]) -> frozenset[str]:
     """The words, numbers and codes of all answers, without the four keys."""
     found: set[str] = set()
     for conversation in rows:
-        messages = conversation["messages"]
-        assert isinstance(messages, list)
-        record = json.loads(messages[-1]["content"])
+        record = json.loads(conversation["messages"][-1]["content"])
         found |= values_in(" ".join(str(value) for value in record.values()))
     return frozenset(found)
 
 
-def read(path: Path) -> list[dict[str, object]]:
+def read(path: Path) -> list[Row]:
     """The rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -75,14 +86,16 @@ def held_out_values() -> frozenset[str]:
 
 
 def main() -> None:
-    """Writes both files; the same bytes each time."""
-    held_out = [row(invent) for invent in [Inventor(random.Random(SEED))] for _ in range(NUM_HELDOUT)]
+    """Writes the three files; the same bytes each time."""
+    invent = Inventor(random.Random(SEED))
+    held_out = [row(invent) for _ in range(NUM_HELDOUT)]
     invent = Inventor(random.Random(SEED + 1), avoid=answers_of(held_out))
     train = [row(invent) for _ in range(NUM_TRAIN)]
-    for name, rows in (("heldout.jsonl", held_out), ("train.jsonl", train)):
-        text = "".join(json.dumps(conversation, ensure_ascii=False) + "\n" for conversation in rows)
-        (FOLDER / name).write_text(text, encoding="utf-8")
-        print(f"{name}: {len(rows)} rows")
+    preferences = [preference(invent) for _ in range(NUM_PREFERENCES)]
+    for name, rows in (("heldout", held_out), ("train", train), ("preferences", preferences)):
+        text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in rows)
+        (FOLDER / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        print(f"{name}.jsonl: {len(rows)} rows")
 
 
 if __name__ == "__main__":
