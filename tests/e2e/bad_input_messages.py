@@ -106,7 +106,7 @@ MESSAGES: dict[str, list[str]] = {
         "--learning-rate: learning_rate is empty -> add `learning_rate: 2e-4` (LoRA), or 2e-5 when every weight is trained",
     ],
     "output over the base model": [
-        "my.yaml:12:1: output_dir './model' is the folder of base_model, which the run would write over -> write another folder",
+        "my.yaml:12:1: output_dir 'model' is the folder of base_model, which the run would write over -> write another folder",
     ],
     "name too long": [
         "my.yaml:12:1: output_dir is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
@@ -116,6 +116,9 @@ MESSAGES: dict[str, list[str]] = {
     ],
     "NUL in a path": [
         "my.yaml:1:1: base_model is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
+    ],
+    "sizes that the weights do not have": [
+        "my.yaml:1:1: base_model: the weights of 'model' have other sizes than its config says -> take back what overrides_of_model_config changes, or write reinit_weights: true",
     ],
     "config.json is a list": [
         "my.yaml:1:1: base_model: the folder 'model' holds no tokenizer that can be loaded (transformers.configuration_utils.PreTrainedConfig() argument after ** must be a mapping, not list) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
@@ -155,6 +158,9 @@ MESSAGES: dict[str, list[str]] = {
     ],
     "tool call that the template leaves out": [
         "rows.jsonl:2: tool calls left out (the chat template does not write the tool_calls of message 1) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+    ],
+    "preferred to itself": [
+        "rows.jsonl:2: answers are equal (chosen and rejected are the same tokens, so nothing is to be preferred) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
     ],
     "column twice": [
         "rows.csv:1: the header names the column 'output' twice -> give each column a name of its own",

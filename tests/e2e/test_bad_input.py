@@ -129,6 +129,11 @@ def link_to_nowhere(folder: Path) -> None:
 
 ALPACA = replace("rows.jsonl\n    type: chat_template", "rows.csv\n    type: alpaca")
 GOOD = chat("Hello?", "Hello.")
+PAIR = {"prompt": "Capital?", "chosen": "Paris.", "rejected": "Lyon."}
+DPO = both(
+    replace("    type: chat_template\nsequence_len: 128\nsample_packing: true\n", "sequence_len: 128\n"),
+    append("rl: dpo\n"),
+)
 TOOL_CALL = {
     "messages": [
         {"role": "user", "content": "Weather?"},
@@ -176,6 +181,7 @@ CASES = [
     Case("name too long", replace("output_dir: out", f"output_dir: {'x' * 300}")),
     Case("dataset name too long", replace("rows.jsonl", f"{'x' * 300}")),
     Case("NUL in a path", replace("base_model: model", r'base_model: "mo\0del"')),
+    Case("sizes that the weights do not have", append("overrides_of_model_config: {hidden_size: 64}\n")),
     Case("config.json is a list", write_to_model("config.json", "[]")),
     Case("tokenizer_config.json is a list", write_to_model("tokenizer_config.json", "[1]")),
     Case("variable without a value", raw(b"WHET_SEED\n", ".env")),
@@ -191,6 +197,7 @@ CASES = [
     Case("JSON document named jsonl", raw(json.dumps([GOOD], indent=2).encode())),
     Case("null content", rows(GOOD, chat("Hello?", None))),  # type: ignore[arg-type]
     Case("tool call that the template leaves out", rows(GOOD, TOOL_CALL)),
+    Case("preferred to itself", both(rows(PAIR, {**PAIR, "rejected": "Paris."}), DPO)),
     Case("column twice", both(csv("instruction,output,output\na,b,c\n"), ALPACA)),
     Case("every row too long, seen by check", rows(chat("x" * 200, "y"), chat("x" * 300, "y")), ("check", "my.yaml")),
     Case("unfrozen parameters match nothing", append("unfrozen_parameters: [modle]\n"), ("check", "my.yaml")),

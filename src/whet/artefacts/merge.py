@@ -27,7 +27,7 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
-from whet.model.adapters import tying_understood
+from whet.model.adapters import load_adapter, tying_understood
 from whet.model.load import load_model_config, refuse_random_weights
 from whet.model.source import cannot_load, locate
 from whet.model.tokenizer import highest_id, load_tokenizer
@@ -200,7 +200,7 @@ def _with_adapter(base: PreTrainedModel, adapter: Path, config: Config) -> PeftM
     try:
         peft_config = PeftConfig.from_pretrained(adapter)
         with tying_understood():
-            return PeftModel.from_pretrained(base, str(adapter), config=peft_config).eval()
+            return load_adapter(base, adapter, config=peft_config).eval()
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArtefactError(
@@ -224,7 +224,11 @@ def _fold(live: PeftModel) -> PreTrainedModel:
     with warnings.catch_warnings():
         # PEFT unties them too, in the versions that do it, and warns; it is said below.
         warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
-        merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
+        try:
+            merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            found = f"the adapter cannot be merged ({error})"
+            raise ArtefactError(Problem("", found, "merge an earlier checkpoint: --lora-model-dir")) from error
     head = merged.get_output_embeddings()
     if tied and head is not None and not torch.equal(head.weight, merged.get_input_embeddings().weight):
         merged.config.tie_word_embeddings = text_config.tie_word_embeddings = False

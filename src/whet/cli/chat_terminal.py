@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,12 +10,15 @@ from contextlib import closing
 from rich.console import Console
 
 from whet.cli.problems import print_problems
-from whet.core.errors import WhetError
+from whet.core.errors import Problem, WhetError
 from whet.serving.conversation import Answer, Conversation, Leave, Reply
 from whet.serving.engine import Engine
 from whet.serving.sampling import Sampling
 
 FAILED_CODE = 2
+
+# Python's stand-ins for bytes that are not UTF-8.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def chat(engine: Engine, sampling: Sampling, *, prompt: str | None, system: str | None, keep_history: bool) -> int:
@@ -38,10 +42,12 @@ def chat(engine: Engine, sampling: Sampling, *, prompt: str | None, system: str 
 
 def _answer_pipe(conversation: Conversation) -> int:
     code = 0
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, start=1):
         if not line.strip():
             continue
         try:
+            if _SURROGATE.search(line):
+                raise WhetError(Problem(f"line {number}", "the prompt is not UTF-8", "send it as UTF-8"))
             reply = conversation.reply(line.rstrip("\r\n"))
             if isinstance(reply, Leave):
                 break

@@ -115,7 +115,6 @@ def missing_files(config: Config) -> list[Problem]:
         for key in ("output_dir", "dataset_prepared_path")
         if config.value(key) is not None and not _can_exist(config.value(key))
     ]
-    problems.append(_over_the_base_model(config))
     return [problem for problem in problems if problem is not None]
 
 
@@ -135,17 +134,6 @@ def _missing(
 def _no_path(config: Config, path: tuple[str | int, ...]) -> Problem:
     found = f"{_shown(path)} is no path: a name in it is longer than {_LONGEST_NAME} bytes, or holds a NUL"
     return Problem(config.where(path), found, "write the path of a file or folder", str(path[0]))
-
-
-def _over_the_base_model(config: Config) -> Problem | None:
-    """The result would take the place of what it was made from."""
-    base, output = config.model.base_model, config.output.output_dir
-    if not (_can_exist(base) and _can_exist(output)) or not (_exists(base) and _exists(output)):
-        return None
-    if not Path(base).samefile(output):
-        return None
-    found = f"output_dir '{output}' is the folder of base_model, which the run would write over"
-    return Problem(config.where("output_dir"), found, "write another folder", "output_dir")
 
 
 def _no_file(config: Config, path: tuple[str | int, ...], name: str | None) -> Problem | None:

@@ -48,6 +48,7 @@ ELSEWHERE: dict[str, str] = {
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
     "report_to": "wandb_project",
+    **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "special_tokens"),
 }
 """What other trainers (transformers, TRL, LLaMA-Factory) call a key of ours; never accepted, only understood."""
 

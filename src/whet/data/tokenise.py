@@ -329,6 +329,8 @@ def _preference(
         begin_token = first_token(encoding, answer[0].begin, len(ids))
         cut.append((ids, begin_token, first_token(encoding, end, len(ids))))
     (chosen, chosen_begin, chosen_end), (rejected, rejected_begin, rejected_end) = cut
+    if np.array_equal(chosen[:chosen_end], rejected[:rejected_end]):
+        return RowError("answers are equal", "chosen and rejected are the same tokens, so nothing is to be preferred")
     begin = min(chosen_begin, rejected_begin)
     same = chosen[:begin] == rejected[:begin]
     shared = begin if same.all() else int(np.argmin(same))

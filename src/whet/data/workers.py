@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -93,13 +95,11 @@ def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
 
 def _work(connection: Connection, make: Callable[[], SampleEncoder]) -> None:
     """A worker's life: rows in, outcomes or the failure out, until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the other end closes, which ends this one
     encoder = make()
-    while True:
-        try:
-            rows = connection.recv()
-        except EOFError:
-            return
-        connection.send(encoder.encode_rows(rows))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            connection.send(encoder.encode_rows(connection.recv()))
 
 
 def _received(worker: Connection, recipe: EncoderRecipe) -> list[Outcome]:

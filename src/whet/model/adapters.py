@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -265,7 +266,7 @@ def _continued(model: PreTrainedModel, config: Config, cast: bool) -> PeftModel:
         )  # fmt: skip
     try:
         with tying_understood():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=cast)
+            return load_adapter(model, folder, is_trainable=True, autocast_adapter_dtype=cast)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
@@ -273,6 +274,32 @@ def _continued(model: PreTrainedModel, config: Config, cast: bool) -> PeftModel:
                     f"({lines[min(1, len(lines) - 1)].strip()})",
                     "use the base model that it was trained on", "lora_model_dir")
         ) from error  # fmt: skip
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, **options: Any) -> PeftModel:
+    """The model with the adapter of a folder.
+
+    Raises:
+        ValueError, RuntimeError, OSError, KeyError: as PEFT; also where a tensor of the adapter is not in its file, or
+            one in the file has no place in the model (PEFT would only warn, and leave the former as it was
+            initialised), and where the file is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            adapted = PeftModel.from_pretrained(model, str(folder), **options)
+    except SafetensorError as error:
+        raise ValueError(f"its file is damaged: {error}") from error
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    found = set(load_peft_weights(str(folder), device="cpu"))
+    for faults, words in (
+        (wanted - found, "lacks"),
+        ({name for name in found - wanted if "lora_" in name}, "also holds"),
+    ):
+        if faults:
+            more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+            raise ValueError(f"its file {words} {min(faults)}{more}")
+    return adapted
 
 
 class _Problems:

@@ -162,6 +162,12 @@ def _load(
             **_hub_options(config),
             **(config.model.overrides_of_model_kwargs or {}),
         )
+    except RuntimeError as error:
+        if "mismatched_sizes" not in str(error):
+            raise
+        found = f"base_model: the weights of '{config.model.base_model}' have other sizes than its config says"
+        fix = "take back what overrides_of_model_config changes, or write reinit_weights: true"
+        raise ModelError(Problem(config.where("base_model"), found, fix, "base_model")) from error
     except (OSError, ValueError, ImportError, TypeError, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
     refuse_random_weights(loading["missing_keys"], config)

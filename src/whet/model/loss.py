@@ -77,10 +77,12 @@ def model_inputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, 
 
 def innermost(model: torch.nn.Module) -> torch.nn.Module:
     """The transformers model inside the wrappers of PEFT, DistributedDataParallel and torch.compile."""
-    for attribute in ("module", "_orig_mod"):
-        inner = getattr(model, attribute, None)
-        if isinstance(inner, torch.nn.Module) and not hasattr(model, "config"):
-            return innermost(inner)
+    compiled = model._modules.get("_orig_mod")  # a compiled module answers for the attributes of its own
+    if compiled is not None:
+        return innermost(compiled)
+    inner = getattr(model, "module", None)
+    if isinstance(inner, torch.nn.Module) and not hasattr(model, "config"):
+        return innermost(inner)
     unwrap: Callable[[], torch.nn.Module] | None = getattr(model, "get_base_model", None)
     return model if unwrap is None else unwrap()
 

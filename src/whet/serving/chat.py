@@ -68,10 +68,10 @@ def _load(config: Config, resolved: ResolvedRun, tokenizer: Any, trained: Traine
 
 
 def _with_adapter(model: Any, folder: Path | None, config: Config) -> Any:
-    from peft import PeftModel
+    from whet.model.adapters import load_adapter
 
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        return load_adapter(model, Path(str(folder)))
     except (RuntimeError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         found = f"the adapter does not fit '{config.model.base_model}' ({reason})"

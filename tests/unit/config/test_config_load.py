@@ -165,7 +165,7 @@ def test_blocks_and_rows_can_be_reached_from_outside(yaml: Path) -> None:
     assert config.tokenizer.special_tokens is not None
     assert config.tokenizer.special_tokens.pad_token == "<pad>"
     assert config.data.test_datasets[0].path == "org/t"
-    assert origin(config, "datasets.0.path") == "--datasets.0.path (replaces 'org/data' of my.yaml:3:5)"
+    assert origin(config, "datasets.0.path") == "--datasets.0.path (replaces org/data of my.yaml:3:5)"
     assert config.where(("datasets", 0, "path")) == "--datasets.0.path"
     assert config.where(("datasets", 0, "type")) == "my.yaml:4:5"
     assert config.where(("datasets", 0, "split")) == "my.yaml:3:5"

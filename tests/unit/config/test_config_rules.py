@@ -352,4 +352,6 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
     for values in ({}, {"bf16": True}, {"fp16": True, "device_map": "auto"}):
         assert runnable(values, new) == []
     assert runnable({"bf16": True}, cpu) == []
-    assert len(RUN_RULES) == 5
+    base = {"base_model": "/", "output_dir": "/tmp/.."}
+    assert runnable(base, cpu) == ["output_dir '/tmp/..' is the folder of base_model, which the run would write over"]
+    assert len(RUN_RULES) == 6

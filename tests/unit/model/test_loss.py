@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -117,3 +118,10 @@ def test_a_model_without_logits_to_keep_is_asked_for_all() -> None:
     batch = packed_batch((12,))
     expected = supervised_logits_loss(tiny_model(attention=NAME), batch).total
     torch.testing.assert_close(supervised_logits_loss(WithoutLogitsToKeep(), batch).total, expected)
+
+
+def test_a_compiled_model_is_asked_by_its_own_forward() -> None:
+    """It answers for every attribute of the model inside, yet its own forward names no inputs."""
+    compiled = torch.compile(tiny_model())
+    assert type(innermost(compiled)).__name__ == "LlamaForCausalLM"
+    assert "logits_to_keep" in inspect.signature(type(innermost(compiled)).forward).parameters

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tests.models import ARCHITECTURES, save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -125,6 +127,22 @@ def test_an_adapter_of_another_model_is_refused_in_a_sentence(config: MakeConfig
     with pytest.raises(
         ArtefactError, match=r"the adapter does not fit .* -> use the base model that it was trained on"
     ):
+        load_engine(config(**LORA))
+
+
+@pytest.mark.parametrize("fault", ["missing", "of another layer"])
+def test_an_adapter_that_is_not_whole_is_refused(config: MakeConfig, model: Path, fault: str) -> None:
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
+    adapted.save_pretrained("out")
+    tensors = load_file("out/adapter_model.safetensors")
+    first = min(tensors)
+    tensor = tensors.pop(first)
+    if fault == "of another layer":
+        tensors[first.replace("layers.0", "layers.9")] = tensor
+    save_file(tensors, "out/adapter_model.safetensors")
+    with pytest.raises(ArtefactError, match=r"its file lacks base_model\.model\.model\.layers\.0\..*lora_A\.weight"):
         load_engine(config(**LORA))
 
 

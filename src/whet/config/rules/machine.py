@@ -7,6 +7,7 @@ The keys of FSDP and DeepSpeed are checked with the config; that they do not run
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at
@@ -112,10 +113,19 @@ def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem 
     return None
 
 
+def the_base_model_is_not_written_over(config: Config, _: Hardware) -> Problem | None:
+    base, output = Path(config.model.base_model).expanduser(), Path(config.output.output_dir)
+    if not (base.exists() and output.exists() and base.samefile(output)):
+        return None
+    found = f"output_dir '{output}' is the folder of base_model, which the run would write over"
+    return at(config, "output_dir", found, "write another folder")
+
+
 RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     sharding_comes_later,
     bfloat16_needs_its_device,
     tensorfloat_needs_its_device,
     float16_needs_an_accelerator,
     placement_is_for_one_process,
+    the_base_model_is_not_written_over,
 )
