@@ -111,7 +111,9 @@ def test_a_full_fine_tune_answers_with_the_trained_weights(config: MakeConfig, m
     AutoTokenizer.from_pretrained(model).save_pretrained("out")
     sampling = Sampling(max_new_tokens=8)
     answer = "".join(load_engine(config(reinit_weights=True)).stream(MESSAGES[:1], sampling))
-    direct = "".join(load_engine(config(base_model="out"), untrained=True).stream(MESSAGES[:1], sampling))
+    direct = "".join(
+        load_engine(config(base_model="out", output_dir="elsewhere"), untrained=True).stream(MESSAGES[:1], sampling)
+    )
     untrained = "".join(load_engine(config(), untrained=True).stream(MESSAGES[:1], sampling))
     assert answer == direct != untrained
 
