@@ -4,9 +4,9 @@
 
 What the quickstart needs from its base model is an induction circuit (Olsson et al., 2022, "In-context learning and
 induction heads"): a head that looks at the token before, and a later head that finds where the present token stood
-earlier and copies what came after it. From purely random weights it had not formed after 5 million tokens, 25 minutes
-on two cores. So one head of the first layer and one of the second start as a faint version of it; everything else is
-random, and all weights are trained. Without this head start the recipe is the same and takes many times longer.
+earlier and copies what came after it. So one head of the first layer and one of the second start as a faint version of
+it; everything else is random, and all weights are trained. After 700 steps of pretrain.yaml the loss is 1.53 with this
+head start and 2.83 without.
 """
 
 from __future__ import annotations
