@@ -20,6 +20,7 @@ datasets:
   - path: {rows}
     type: chat_template
 sequence_len: {sequence_len}
+excess_length_strategy: truncate
 sample_packing: true
 micro_batch_size: {micro_batch_size}
 gradient_accumulation_steps: 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -276,10 +277,12 @@ def say_what_next(config: Config, before: Score | None, after: Score | None, mer
         say(f"score on held-out rows: before {before}, after {after}")
     say(f"saved: {config.output.output_dir}")
     words = ["chat"] if not config.adapter.adapter or merged_dir else ["chat", "merge-lora"]
-    say("try next: " + "   or   ".join(f"whet {word} {config.file}{_same_place(config)}" for word in words))
+    say(
+        "try next: " + "   or   ".join(f"whet {word} {shlex.quote(config.file)}{_same_place(config)}" for word in words)
+    )
 
 
 def _same_place(config: Config) -> str:
     """The option that leads another command to the same output folder, where the file alone does not."""
     said_elsewhere = config.origin("output_dir").kind == "command line"
-    return f" --output-dir {config.output.output_dir}" if said_elsewhere else ""
+    return f" --output-dir {shlex.quote(config.output.output_dir)}" if said_elsewhere else ""

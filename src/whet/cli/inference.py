@@ -17,9 +17,7 @@ def inference(
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Answer this and leave.")] = None,
     system: Annotated[
         str | None,
-        typer.Option(
-            "--system", metavar="TEXT", help="Begins each conversation; default_system_message if not given."
-        ),
+        typer.Option("--system", metavar="TEXT", help="Begins each conversation; default_system_message if not given."),
     ] = None,
     base_model: Annotated[
         str | None,
@@ -29,9 +27,7 @@ def inference(
     ] = None,
     lora_model_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."
-        ),
+        typer.Option("--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."),
     ] = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="The base model as it was before the run.")] = False,
     temperature: Annotated[

@@ -16,9 +16,7 @@ def merge_lora(
     config_file: ConfigFile,
     lora_model_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."
-        ),
+        typer.Option("--lora-model-dir", metavar="FOLDER", help="The adapter; the one in output_dir if not given."),
     ] = None,
     merged_dir: Annotated[
         Path | None,

@@ -86,10 +86,8 @@ class NonFiniteGuard(TrainerCallback):
         if trailing_non_finite(self._latest) < LIMIT:
             warn(Problem(where, f"{found}", "the step was skipped, the weights are as before"))
             return
-        raise TrainingStopped(
-            Problem(
-                where,
-                f"{LIMIT} steps in a row could not be used ({found})",
-                f"lower learning_rate, or look at these rows; the last good checkpoint is kept in {self._output_dir}",
-            )
-        )
+        if figures.step == LIMIT:
+            cure = "no step of the run was good: check the base model's weights, then these rows and learning_rate"
+        else:
+            cure = f"lower learning_rate, or look at these rows; earlier checkpoints are kept in {self._output_dir}"
+        raise TrainingStopped(Problem(where, f"{LIMIT} steps in a row could not be used ({found})", cure))
