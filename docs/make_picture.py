@@ -112,7 +112,9 @@ def as_svg(screen: str, title: str) -> str:
     lines = Text.from_ansi(screen)
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
     console.print(lines, no_wrap=True, overflow="crop")
-    return console.export_svg(title=title, theme=THEME, unique_id="whet")
+    svg = console.export_svg(title=title, theme=THEME, unique_id="whet")
+    # The page that shows it decides what is fetched: no font from the network, the reader's own monospace one.
+    return re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
 
 
 def _share(word: str) -> float:
