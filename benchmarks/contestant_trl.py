@@ -20,7 +20,7 @@ def main() -> None:
     arguments.add_argument("--output", required=True)
     arguments.add_argument("--sequence-len", type=int, default=2048)
     arguments.add_argument("--micro-batch-size", type=int, default=1)
-    arguments.add_argument("--steps", type=int, default=12)
+    arguments.add_argument("--steps", type=int, default=-1, help="-1: once over the rows")
     arguments.add_argument("--warmup", type=int, default=2)
     arguments.add_argument("--no-packing", action="store_true")
     arguments.add_argument("--lora-r", type=int, default=0)
@@ -55,6 +55,7 @@ def main() -> None:
             per_device_train_batch_size=options.micro_batch_size,
             assistant_only_loss=True,
             max_steps=options.steps,
+            num_train_epochs=1,
             learning_rate=1e-3,
             lr_scheduler_type="constant",
             logging_steps=1,
@@ -86,8 +87,8 @@ def main() -> None:
     if options.startup:
         print(json.dumps({"first_step_seconds": clock.ends[0] - STARTED}))
         return
-    seconds = clock.ends[-1] - clock.ends[options.warmup - 1] if options.steps > options.warmup else float("nan")
-    tokens = sum(supervised[options.warmup : options.steps])
+    seconds = clock.ends[-1] - clock.ends[options.warmup - 1]
+    tokens = sum(supervised[options.warmup : len(clock.ends)])
     print(
         json.dumps(
             {

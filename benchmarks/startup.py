@@ -42,7 +42,13 @@ def main() -> None:
         # A prepared path that changes with every round would hide the cache; a step must include preparing the rows.
         config.write_text(
             CONFIG.format(
-                model=model, rows=rows, folder=folder, sequence_len=512, micro_batch_size=1, steps=1, adapter=""
+                model=model,
+                rows=rows,
+                folder=folder,
+                sequence_len=512,
+                micro_batch_size=1,
+                length="max_steps: 1",
+                adapter="",
             )
         )
         help_seconds = wall_seconds([*whet_command, "--help"], options.rounds)

@@ -1,7 +1,7 @@
 """Supervised tokens per second and peak memory of `whet train` against TRL's SFTTrainer.
 
-The same model, tokenizer, template, rows, optimizer and sequence length on the Python-documentation conversations,
-packed, fp32, on the CPU. Run: python benchmarks/train.py [--hidden-size 512 --num-layers 8].
+The same model, tokenizer, template, rows, optimizer and sequence length on the Python-documentation conversations, once
+over, packed, fp32, on the CPU. Run: python benchmarks/train.py [--hidden-size 512 --num-layers 8].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ excess_length_strategy: truncate
 sample_packing: true
 micro_batch_size: {micro_batch_size}
 gradient_accumulation_steps: 1
-max_steps: {steps}
+{length}
 learning_rate: 1e-3
 lr_scheduler: constant
 warmup_steps: 0
@@ -45,14 +45,16 @@ def main() -> None:
     arguments.add_argument("--sequence-len", type=int, default=2048)
     arguments.add_argument("--micro-batch-size", type=int, default=1)
     arguments.add_argument("--lora-r", type=int, default=0)
-    arguments.add_argument("--steps", type=int, default=14)
+    arguments.add_argument(
+        "--rows", type=int, default=240, help="conversations; every contestant trains on all of them"
+    )
     arguments.add_argument("--warmup", type=int, default=2)
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = make_rows(folder)
+        rows = make_rows(folder, limit=options.rows)
         model = make_model(
             folder, hidden_size=options.hidden_size, num_layers=options.num_layers, vocab_size=options.vocab_size
         )
@@ -69,30 +71,17 @@ def main() -> None:
                 folder=folder,
                 sequence_len=options.sequence_len,
                 micro_batch_size=options.micro_batch_size,
-                steps=options.steps,
+                length="num_epochs: 1",
                 adapter=adapter,
             )
         )
         here = REPOSITORY / "benchmarks"
         trl = [sys.executable, str(here / "contestant_trl.py"), "--model", str(model), "--rows", str(rows)]
-        trl += [
-            "--output",
-            str(folder / "trl"),
-            "--sequence-len",
-            str(options.sequence_len),
-            "--steps",
-            str(options.steps),
-        ]
+        trl += ["--output", str(folder / "trl"), "--sequence-len", str(options.sequence_len)]
         trl += ["--micro-batch-size", str(options.micro_batch_size), "--lora-r", str(options.lora_r)]
         trl += ["--warmup", str(options.warmup)]
-        whet = [
-            sys.executable,
-            str(here / "contestant_whet.py"),
-            "--config",
-            str(config),
-            "--warmup",
-            str(options.warmup),
-        ]
+        whet = [sys.executable, str(here / "contestant_whet.py"), "--config", str(config)]
+        whet += ["--warmup", str(options.warmup)]
         measured = alternate([Contestant("whet", whet), Contestant("trl", trl)], options.rounds, folder)
 
     ours = median(measured["whet"], "supervised_tokens_per_second")
@@ -109,7 +98,8 @@ def main() -> None:
         ours_peak_bytes=median(measured["whet"], "peak_bytes"),
         peer_peak_bytes=median(measured["trl"], "peak_bytes"),
         rounds=options.rounds,
-        steps=options.steps - options.warmup,
+        ours_supervised_tokens=median(measured["whet"], "supervised_tokens"),
+        peer_supervised_tokens=median(measured["trl"], "supervised_tokens"),
         arguments=vars(options),
     )
 
