@@ -188,9 +188,10 @@ def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> No
     held_out = f", {len(validation):,} for evaluation" if validation is not None else ""
     say(f"data: {len(train):,} samples for training{held_out} ({prepared.path})")
     unit = "pack" if resolved.sample_packing else "sample"
+    epochs = "1 epoch" if plan.num_epochs == 1 else f"{plan.num_epochs:.3g} epochs"
     say(
         f"plan: {_count(plan.total_steps, 'step')} of {_count(plan.rows_per_step, unit)}, "
-        f"{plan.num_epochs:.3g} epochs of {_count(plan.steps_per_epoch, 'step')}"
+        f"{epochs} of {_count(plan.steps_per_epoch, 'step')}"
     )
     say(
         f"      {plan.tokens:,} tokens, {plan.supervised_tokens:,} supervised; learning rate "
