@@ -14,12 +14,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from whet.record import installed_versions
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGES = ("whet", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,6 @@ def machine() -> str:
     return f"{model}, {cores} cores"
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what the figures depend on; packages that are not there are left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def report(
     name: str,
     *,
@@ -110,7 +99,7 @@ def report(
     line = {
         "name": name,
         "machine": machine(),
-        "versions": versions(),
+        "versions": installed_versions(),
         "ours": ours,
         "peer": peer,
         "limit": limit,

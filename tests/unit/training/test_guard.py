@@ -139,3 +139,11 @@ def test_a_gradient_scaler_is_left_its_overflows() -> None:
 class _Plain:
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)
+
+
+@pytest.mark.parametrize("max_steps", [2, 3])
+def test_a_run_without_one_good_step_does_not_end_well(prepared: PreparedSet, tmp_path: Path, max_steps: int) -> None:
+    """Two bad steps are no three in a row, and yet nothing was trained; and there is no checkpoint to speak of."""
+    trainer, resolved, _ = poisoned(prepared, tmp_path, {1, 2, 3}, "loss", max_steps=max_steps)
+    with pytest.raises(TrainingStopped, match="no step of the run was good: check the base model's weights"):
+        fit(trainer, resolved)

@@ -18,6 +18,8 @@ LIMIT = 3
 
 ROWS_SHOWN = 8
 
+_NEVER_GOOD = "no step of the run was good: check the base model's weights, then these rows and learning_rate"
+
 
 class NonFiniteGuard(TrainerCallback):
     """Looks at every step before the optimizer does.
@@ -65,6 +67,14 @@ class NonFiniteGuard(TrainerCallback):
         self.skipped.append(figures.step)
         self._report(figures)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A run too short for three bad steps in a row must not end as if it had trained."""
+        if self.skipped and len(self.skipped) == state.global_step:
+            found = f"none of the run's {state.global_step} steps could be used, so nothing was trained"
+            raise TrainingStopped(Problem(f"step {state.global_step}", found, _NEVER_GOOD))
+
     def _measure(self, step: int, gradients: list[torch.Tensor], args: TrainingArguments) -> StepFigures:
         loss = self._step_loss()
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
@@ -87,7 +97,7 @@ class NonFiniteGuard(TrainerCallback):
             warn(Problem(where, f"{found}", "the step was skipped, the weights are as before"))
             return
         if figures.step == LIMIT:
-            cure = "no step of the run was good: check the base model's weights, then these rows and learning_rate"
+            cure = _NEVER_GOOD
         else:
             cure = f"lower learning_rate, or look at these rows; earlier checkpoints are kept in {self._output_dir}"
         raise TrainingStopped(Problem(where, f"{LIMIT} steps in a row could not be used ({found})", cure))
