@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 IGNORED = -100
@@ -91,7 +91,75 @@ class Preference:
     tools: Sequence[Any] | None = None
 
 
-Sample = Conversation | Document | Tokens | Preference
+@dataclass(frozen=True, slots=True)
+class PreferenceText:
+    """As `Preference`, in raw text: no chat template touches it, so it holds every special token it needs."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """One prompt, one answer to it, and whether that answer is wanted (Kahneman-Tversky optimisation)."""
+
+    prompt: tuple[Turn, ...]
+    completion: tuple[Turn, ...]
+    label: bool
+    tools: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedText:
+    """As `Unpaired`, in raw text."""
+
+    prompt: str
+    completion: str
+    label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """A prompt and the steps of a solution, each right or wrong (process reward). Raw text.
+
+    Attributes:
+        prompt: what is asked; not labelled.
+        steps: the solution, without separators; at least one.
+        labels: whether each step is right; as many as ``steps``.
+        separator: put after each step; the label of a step stands on its last token.
+        max_completion_length: most tokens of the steps and their separators; None for no limit.
+        last_only: only the last step is labelled.
+    """
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[bool, ...]
+    separator: str = "\n"
+    max_completion_length: int | None = None
+    last_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt that the model itself answers while it trains (GRPO, EBFT).
+
+    Attributes:
+        turns: the prompt's messages; empty where the prompt is ``text``.
+        tools: offered in the prompt, verbatim.
+        answer: the reference answer, where the row has one.
+        columns: the row's other columns, verbatim; reward functions read them.
+        text: a prompt of raw text, which no chat template touches; None where it is messages.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    tools: Sequence[Any] | None = None
+    answer: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
+
+
+Sample = Conversation | Document | Tokens | Preference | PreferenceText | Unpaired | UnpairedText | Stepwise | Prompt
 
 
 @dataclass(frozen=True, slots=True)
