@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,11 +48,18 @@ class Chat:
         """The turns, with the system turn that the row or the config gives where they have none."""
         if self.drop_system:
             turns = tuple(turn for turn in turns if turn.role != "system")
-        elif not any(turn.role == "system" for turn in turns) and row.get(self.field_system):
+        elif has_system(turns):
+            return turns
+        elif row.get(self.field_system):
             return (Turn({"role": "system", "content": text(row, self.field_system)}), *turns)
-        if self.default_system is not None and not any(turn.role == "system" for turn in turns):
-            return (Turn({"role": "system", "content": self.default_system}), *turns)
-        return turns
+        if self.default_system is None:
+            return turns
+        return (Turn({"role": "system", "content": self.default_system}), *turns)
+
+
+def has_system(turns: Sequence[Turn]) -> bool:
+    """Whether one of the turns is the system's."""
+    return any([turn.message["role"] == "system" for turn in turns])  # noqa: C419  a list is faster than a generator
 
 
 def read_tools(value: Any) -> list[Any] | None:
@@ -72,6 +79,9 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
         read["function"] = _tool(read["function"])
     if "parameters" in read:
         read["parameters"] = parsed(read["parameters"])
+        if isinstance(read["parameters"], str) and read["parameters"].strip():
+            found = f"those of the tool {read.get('name')!r} are {read['parameters'][:80]!r}"
+            raise RowError("parameters are not JSON", found)
     return read
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class MessageReader:
         training_detail: key that lists which characters of it are.
         thinking_key: name under which the template expects reasoning.
         split_thinking: take a thought out of the beginning of an assistant's content.
+        plain: a message of a role and a text alone needs nothing but its role's name looked up.
     """
 
     mappings: Mapping[str, str]
@@ -54,6 +56,7 @@ class MessageReader:
     training_detail: str | None = None
     thinking_key: str = "reasoning_content"
     split_thinking: bool = False
+    plain: bool = False
 
     @classmethod
     def of(cls, dataset: DatasetConfig, role: str = "role", content: str = "content") -> MessageReader:
@@ -66,6 +69,8 @@ class MessageReader:
             **(dataset.message_property_mappings or {}),
         }
         names = {**DEFAULT_ROLES, **(dataset.roles or {})}
+        others = {source for target, source in mappings.items() if target not in ("role", "content")}
+        special = {*others, dataset.message_field_training, dataset.message_field_training_detail}
         return cls(
             mappings=mappings,
             roles={source: target for target, sources in names.items() for source in (target, *sources)}
@@ -74,6 +79,7 @@ class MessageReader:
             training_detail=dataset.message_field_training_detail,
             thinking_key=thinking_key,
             split_thinking=dataset.split_thinking,
+            plain=not dataset.split_thinking and not special & {mappings["role"], mappings["content"]},
         )
 
     def read(self, messages: Sequence[Any]) -> tuple[Turn, ...]:
@@ -82,7 +88,18 @@ class MessageReader:
         Raises:
             RowError: with the number of the message, counted from 0.
         """
-        return tuple(self._turn(number, message) for number, message in enumerate(messages))
+        role_key, content_key = self.mappings["role"], self.mappings["content"]
+        roles, plain = self.roles, self.plain
+        turns = []
+        for number, raw in enumerate(messages):
+            # Nearly every message of nearly every dataset is a role and a text, and needs nothing of what follows.
+            if plain and type(raw) is dict and len(raw) == 2:
+                role, content = raw.get(role_key), raw.get(content_key)
+                if type(role) is str and type(content) is str and role in roles:
+                    turns.append(Turn({"role": roles[role], "content": content}))
+                    continue
+            turns.append(self._turn(number, raw))
+        return tuple(turns)
 
     def _turn(self, number: int, raw: Any) -> Turn:
         if not isinstance(raw, Mapping):
@@ -96,6 +113,8 @@ class MessageReader:
         message["role"] = self._role(number, message, raw)
         if "tool_calls" in message:
             message["tool_calls"] = _tool_calls(number, message["tool_calls"])
+        if "function_call" in message:
+            message["function_call"] = _tool_call(f"the function_call of message {number}", message["function_call"])
         details = self._content(number, message, raw)
         if self.split_thinking and message["role"] == "assistant" and self.thinking_key not in message:
             details = _split_thinking(message, self.thinking_key, details)
@@ -179,16 +198,33 @@ def _tool_calls(number: int, calls: Any) -> list[Any]:
     calls = parsed(calls)
     if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise RowError("wrong type", f"the tool_calls of message {number} are not a list of objects")
-    return [_tool_call(call) for call in calls]
+    return [_tool_call(f"call {at} of message {number}", call) for at, call in enumerate(calls)]
 
 
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_call(shown: str, call: Any) -> Any:
+    """A call in which JSON text that is no object is refused: it would be trained as if it were one."""
+    if not isinstance(call, Mapping):
+        return call  # an old `function_call: "auto"`
     call = {key: value for key, value in call.items() if value is not None}
     if isinstance(call.get("function"), Mapping):
-        call["function"] = _tool_call(call["function"])
-    if isinstance(arguments := parsed(call.get("arguments")), Mapping):
-        call["arguments"] = arguments
+        call["function"] = _tool_call(shown, call["function"])
+    if "arguments" in call:
+        call["arguments"] = _arguments(shown, call["arguments"])
     return call
+
+
+def _arguments(shown: str, arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    if not arguments.strip():
+        return {}  # how some servers write a call without arguments
+    try:
+        read = json.loads(arguments)
+    except ValueError as error:
+        raise RowError("arguments are not JSON", f"those of {shown} are {arguments[:80]!r}: {error}") from None
+    if not isinstance(read, Mapping):
+        raise RowError("wrong type", f"the arguments of {shown} are the JSON of {kind(read)}, not of an object")
+    return read
 
 
 def _split_thinking(message: dict[str, Any], key: str, details: tuple[TrainRange, ...]) -> tuple[TrainRange, ...]:

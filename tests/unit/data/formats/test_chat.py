@@ -102,6 +102,21 @@ def test_calls_and_tools_in_json_text_become_objects() -> None:
     assert sample.tools == [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
+@pytest.mark.parametrize("arguments", ["", " ", "{}", {}])
+def test_a_call_without_arguments_has_none(arguments: Any) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    assert read({"messages": [message]}).messages[0]["tool_calls"] == [{"function": {"name": "f", "arguments": {}}}]
+
+
+def test_a_plain_message_and_one_with_more_keys_are_read_alike() -> None:
+    plain = [{"role": "human", "content": "Q"}, {"role": "gpt", "content": "A"}]
+    more = [{**message, "note": None} for message in plain]
+    assert read({"messages": plain}) == read({"messages": more})
+    options = {"message_property_mappings": {"name": "content"}}
+    assert read({"messages": plain}, **options) == read({"messages": more}, **options)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -147,6 +162,21 @@ def test_reasoning_reaches_the_template_under_its_names() -> None:
             "message 0 holds a part of type 'image'; only text parts can be trained",
         ),
         ({"messages": [QUESTION], "tools": "x"}, "wrong type", "the tools are a string, not a list of objects"),
+        (
+            {"messages": [{**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1'}}]}]},
+            "arguments are not JSON",
+            "those of call 0 of message 0 are '{\"x\": 1': ",
+        ),
+        (
+            {"messages": [{**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
+            "wrong type",
+            "the arguments of call 0 of message 0 are the JSON of a list, not of an object",
+        ),
+        (
+            {"messages": [ANSWER], "tools": [{"function": {"name": "f", "parameters": "{x"}}]},
+            "parameters are not JSON",
+            "those of the tool 'f' are '{x'",
+        ),
         ({"messages": [{**ANSWER, "tool_calls": "x"}]}, "wrong type", "the tool_calls of message 0 are not a list"),
     ],
 )
