@@ -122,6 +122,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _strftime_now
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
+        self.tests["sequence"] = _is_sequence(self.tests["sequence"])
         self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
 
     @staticmethod
@@ -154,6 +155,11 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return wrapper
 
 
+def _is_sequence(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Jinja's test, which takes the length of what it is asked about; a string need not be asked."""
+    return lambda value: isinstance(value, str) or test(value)
+
+
 #: Filters that put a string together anew, out of pieces that are traced only in part.
 _REBUILDING = frozenset({"center", "indent", "title", "truncate", "urlize", "wordwrap"})
 
@@ -165,7 +171,7 @@ def _keeping_runs(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         lifted = [Traced(arg) if type(arg) is str else arg for arg in args]
         result = function(*lifted, **kwargs)
-        if type(result) is str or (type(result) is Traced and (name in _REBUILDING or not result.runs)):
+        if type(result) is str or (isinstance(result, Traced) and (name in _REBUILDING or not result.runs)):
             return derive(str.__str__(result), args, kwargs)
         return result
 

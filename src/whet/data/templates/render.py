@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from whet.core.errors import ConfigError, Problem, RowError
-from whet.core.types import Conversation
+from whet.core.types import Conversation, Turn
 from whet.data.templates.environment import TracingEnvironment
 from whet.data.templates.regions import Headers, Region, Span, find_regions, merged, paint
 from whet.data.templates.traced import TOOLS, Run, Source, Traced, trace
@@ -89,6 +89,7 @@ class Template:
             found = f"the chat template does not compile: {error.message} (its line {error.lineno})"
             raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
         self._variables = dict(variables)
+        self.text = text
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, *, prompt: bool = False
@@ -102,14 +103,20 @@ class Template:
             {key: trace(value, Source(number, key)) for key, value in message.items() if value is not None}
             for number, message in enumerate(messages)
         ]
+        return self.render_traced(traced, tools, prompt=prompt)
+
+    def render_traced(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, *, prompt: bool = False
+    ) -> tuple[str, tuple[Run, ...]]:
+        """As `render`, for messages whose strings are traced already."""
         text = self._compiled.render(
-            messages=traced,
+            messages=messages,
             tools=trace(list(tools), Source(TOOLS, "tools")) if tools is not None else None,
             documents=None,
             add_generation_prompt=prompt,
             **self._variables,
         )
-        return (str.__str__(text), text.runs) if isinstance(text, Traced) else (text, ())
+        return (str.__getitem__(text, slice(None)), text.runs) if isinstance(text, Traced) else (text, ())
 
 
 class Renderer:
@@ -168,6 +175,10 @@ class Renderer:
             text, runs = self.template.render(messages, conversation.tools)
         except TEMPLATE_ERRORS as error:
             raise RowError("chat template failed", str(error)) from error
+        return self.located(conversation, text, runs, policy)
+
+    def located(self, conversation: Conversation, text: str, runs: Sequence[Run], policy: TrainPolicy) -> Rendered:
+        """A traced render with its turns found in it; raises as `render`."""
         roles = [str(turn.role) for turn in conversation.turns]
         regions = find_regions(text, runs, roles, self.headers, self.stops)
         self._refuse_lost_turns(conversation, policy, runs, regions)
@@ -176,13 +187,25 @@ class Renderer:
         written = merged(Span(run.begin, run.end) for run in runs if run.source.field != "role")
         return Rendered(text, spans, written, tuple(regions))
 
-    def check(self, conversation: Conversation, rendered: Rendered) -> None:
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Any] | None = None) -> Rendered:
+        """What a model is given when it shall answer: the turns and the generation prompt. Nothing is trained.
+
+        Raises:
+            RowError: the template refuses it.
+        """
+        try:
+            text, runs = self.template.render([turn.message for turn in turns], tools, prompt=True)
+        except TEMPLATE_ERRORS as error:
+            raise RowError("chat template failed", str(error)) from error
+        return Rendered(text, (), merged(Span(run.begin, run.end) for run in runs if run.source.field != "role"))
+
+    def check(self, conversation: Conversation, text: str) -> None:
         """Compare a render with transformers' own.
 
         Raises:
             RuntimeError: they differ; a fault of whet's, or of this version of transformers.
         """
-        if self._stock(conversation.messages, tools=conversation.tools) != rendered.text:
+        if self._stock(conversation.messages, tools=conversation.tools) != text:
             raise RuntimeError("whet renders the chat template otherwise than transformers does; please report this")
 
     def _refuse_lost_turns(

@@ -30,16 +30,22 @@ class Source(NamedTuple):
     field: str
 
 
+#: How a string was cut out of a field: ``(("strip", None),)``; empty: not at all; None: in another way.
+Cuts = tuple[tuple[str, str | None], ...] | None
+
+
 class Run(NamedTuple):
     """Characters ``[begin, end)`` derive from ``source``; they are its characters from ``offset`` on.
 
-    ``offset`` is ``NO_OFFSET`` where the text was rewritten on the way.
+    ``offset`` is ``NO_OFFSET`` where the text was rewritten on the way. ``cuts`` is kept by
+    `whet.data.templates.watched` alone; elsewhere a part of a field has None.
     """
 
     begin: int
     end: int
     source: Source
     offset: int
+    cuts: Cuts = ()
 
 
 class Traced(str):
@@ -58,6 +64,13 @@ class Traced(str):
         made = super().__new__(cls, text)
         made.runs = runs if runs is not None else getattr(text, "runs", ())
         return made
+
+    def _with(self, text: str, runs: tuple[Run, ...]) -> Traced:
+        """Another string, of the kind that this one is."""
+        return Traced(text, runs)
+
+    def lose(self) -> None:
+        """Called when a text is made of this string in a way that its runs cannot follow."""
 
     # -- one string out of several ------------------------------------------------------------------------------
 
@@ -120,9 +133,9 @@ class Traced(str):
             first, last = max(run.begin, begin), min(run.end, end)
             if first < last or (first == last and run.begin == run.end):
                 offset = run.offset if run.offset < 0 else run.offset + first - run.begin
-                runs.append(Run(first - begin, last - begin, run.source, offset))
+                runs.append(Run(first - begin, last - begin, run.source, offset, None))
         if begin == end and not runs and self.runs:
-            runs.append(Run(0, 0, self.runs[0].source, NO_OFFSET))
+            runs.append(Run(0, 0, self.runs[0].source, NO_OFFSET, None))
         return Traced(str.__getitem__(self, slice(begin, end)), tuple(runs))
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
@@ -263,25 +276,39 @@ def derive(text: str, *origins: Any) -> str:
     sources = sources_of(origins)
     if not sources:
         return text
+    _lose_all(origins)
     messages = {source.message for source in sources}
     if len(sources) == 1:
         (source,) = sources
     else:
         source = Source(messages.pop() if len(messages) == 1 else MIXED, "*")
-    return Traced(text, (Run(0, len(text), source, NO_OFFSET),))
+    return Traced(text, (Run(0, len(text), source, NO_OFFSET, None),))
+
+
+def _lose_all(value: Any) -> None:
+    if isinstance(value, Traced):
+        value.lose()
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            _lose_all(pair)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _lose_all(item)
 
 
 def concat(parts: Iterable[str]) -> str:
     """``"".join(parts)`` with the runs of every part."""
     pieces = parts if isinstance(parts, list | tuple) else list(parts)
     runs: list[Run] = []
+    model: Traced | None = None
     at = 0
     for piece in pieces:
-        if type(piece) is Traced:
-            runs += [Run(begin + at, end + at, source, offset) for begin, end, source, offset in piece.runs]
-        at += len(piece)
+        if isinstance(piece, Traced):
+            runs += [Run(begin + at, end + at, source, offset, cuts) for begin, end, source, offset, cuts in piece.runs]
+            model = piece if model is None or type(model) is Traced else model
+        at += str.__len__(piece)
     text = "".join(pieces)
-    return Traced(text, tuple(runs)) if runs else text
+    return model._with(text, tuple(runs)) if runs and model is not None else text
 
 
 def text_of(value: object) -> str:
