@@ -68,11 +68,16 @@ def read_jsonl(stream: Iterable[bytes], file: str) -> Iterator[Row]:
     """One JSON object a line; blank lines are passed over."""
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(UTF8_MARK) if number == 1 else line
-        if text.strip():
-            value = _parse_object(text)
-            if number == 1 and isinstance(value, BadRow) and (text[:1] == b"[" or text.strip() == b"{"):
-                value = replace(value, detail=f"{value.detail}; for one JSON document, set `ds_type: json`")
-            yield Row(number, file, value)
+        if text and not text.isspace():
+            yield Row(number, file, parse_line(text, number))
+
+
+def parse_line(line: bytes, number: int) -> Mapping[str, Any] | BadRow:
+    """The object in a line of JSON; the number of a line tells a document's first line from a broken row."""
+    value = _parse_object(line)
+    if number == 1 and isinstance(value, BadRow) and (line[:1] == b"[" or line.strip() == b"{"):
+        return replace(value, detail=f"{value.detail}; for one JSON document, set `ds_type: json`")
+    return value
 
 
 def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -80,12 +85,10 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
 
     A document is read into memory whole; lines are not.
     """
-    head = _through_first_text(stream)
-    if head and _is_object(head[-1]):
-        more = _through_first_text(stream)
-        if more and more[-1].strip():
-            yield from read_jsonl(itertools.chain(head, more, stream), file)
-            return
+    head, is_lines = _first_lines(stream)
+    if is_lines:
+        yield from read_jsonl(itertools.chain(head, stream), file)
+        return
     text = b"".join(head) + stream.read()
     try:
         document = orjson.loads(text.removeprefix(UTF8_MARK)) if text.strip() else []
@@ -99,6 +102,11 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
         raise DataError(Problem(at, found, "mend the file; it was read as one JSON document")) from error
     for number, item in enumerate(_records(document), start=1):
         yield Row(number, file, _object(item), by_line=False)
+
+
+def holds_json_lines(stream: BinaryIO) -> bool:
+    """Whether a file of JSON begins with an object and more lines after it, so that `read_json` reads it by line."""
+    return _first_lines(stream)[1]
 
 
 def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
@@ -214,6 +222,15 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
     return BadRow("not UTF-8", f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line")
 
 
+def _first_lines(stream: BinaryIO) -> tuple[list[bytes], bool]:
+    """Lines from the beginning, and whether they show that each line is an object."""
+    head = _through_first_text(stream)
+    if not head or not _is_object(head[-1]):
+        return head, False
+    more = _through_first_text(stream)
+    return head + more, bool(more and more[-1].strip())
+
+
 def _through_first_text(stream: BinaryIO) -> list[bytes]:
     """Lines up to and with the first that is not blank."""
     lines: list[bytes] = []
@@ -248,6 +265,31 @@ def _decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
             raise DataError(Problem(f"{file}:{number}", found, "save the file as UTF-8")) from error
 
 
+def without_nulls(value: Any) -> Any:
+    """A value of a column without the null members of its structs, at any depth.
+
+    Columns of structs (Parquet, Arrow) give every struct the members of all: a message without `tool_calls` comes
+    back with ``tool_calls: null``, and a tool's parameters with the names of every other tool's.
+
+    >>> without_nulls([{"role": "user", "tool_calls": None}, {"role": "tool", "content": [None]}])
+    [{'role': 'user'}, {'role': 'tool', 'content': [None]}]
+    """
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
 def _rows_of_batches(batches: Iterator[pa.RecordBatch], file: str) -> Iterator[Row]:
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    rows = itertools.chain.from_iterable(map(_rows_of_batch, batches))
     return (Row(number, file, value, by_line=False) for number, value in enumerate(rows, start=1))
+
+
+def _rows_of_batch(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
+    for row in rows:
+        for name in nested:
+            row[name] = without_nulls(row[name])
+    return rows

@@ -1,0 +1,175 @@
+"""Files of rows: local ones and those of a remote file system, opened, stamped, read and cut in chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+
+from whet.core.errors import DataError, Problem
+from whet.data.chunks import Chunk, Line, chunks_of_lines, chunks_of_stream, line_of, lines_of_stream
+from whet.data.readers import COMPRESSIONS, ENDINGS, READERS, Row, decompressed, holds_json_lines
+from whet.data.selection import Selection
+
+RACY_SECONDS = 2.0
+"""A file written so short a time ago may be written again without another mtime (clocks of file systems are coarse)."""
+
+
+class File(Protocol):
+    """Bytes with a name."""
+
+    @property
+    def label(self) -> str:
+        """As the user would name it."""
+        ...
+
+    @property
+    def local_path(self) -> str | None:
+        """Absolute, if workers can open it."""
+        ...
+
+    def open(self) -> BinaryIO: ...
+
+    def stamp(self) -> str | None:
+        """What changes when the content does, told without reading it; None if that cannot be told."""
+        ...
+
+    def hash_into(self, digest: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of this machine."""
+
+    path: Path
+    label: str
+
+    @property
+    def local_path(self) -> str:
+        return os.path.abspath(self.path)
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
+
+    def stamp(self) -> str | None:
+        with unreadable_as_data_error(self.label):
+            status = self.path.stat()
+        if status.st_mtime > time.time() - RACY_SECONDS:
+            return None
+        return f"{self.local_path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+
+    def hash_into(self, digest: Any) -> None:
+        with self.path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files read one after the other.
+
+    Attributes:
+        name: what reports call the source.
+        files: each with the name of its reader.
+        selection: of the rows of all files together.
+    """
+
+    name: str
+    files: tuple[tuple[File, str], ...]
+    selection: Selection
+
+    def rows(self) -> Iterator[Row]:
+        """Every chosen row in order. Raises DataError where a file cannot be read at all."""
+        return self.selection.apply(lambda: itertools.chain.from_iterable(itertools.starmap(read, self.files)))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chosen rows as chunks; those of whole local files of JSON lines are spans."""
+        if self.selection.is_everything:
+            return itertools.chain.from_iterable(itertools.starmap(_chunks, self.files))
+        lines = self.selection.apply(lambda: itertools.chain.from_iterable(itertools.starmap(_lines, self.files)))
+        return chunks_of_lines(lines)
+
+    def stamp(self) -> str | None:
+        """Hash of the files' stamps and the selection; None if a file must be read to know it."""
+        stamps = [(file.label, reader, file.stamp()) for file, reader in self.files]
+        return None if any(stamp is None for *_, stamp in stamps) else stamp_of(self.selection, stamps)
+
+    def identity(self) -> str:
+        """Hash of the content."""
+        digest = hashlib.sha256(repr(self.selection).encode())
+        for file, reader in self.files:
+            digest.update(f"\0{file.label}\0{reader}\0".encode())
+            with unreadable_as_data_error(file.label):
+                file.hash_into(digest)
+        return digest.hexdigest()
+
+
+def read(file: File, reader: str) -> Iterator[Row]:
+    """The rows of a file. Raises DataError if it cannot be read."""
+    with unreadable_as_data_error(file.label), file.open() as stream:
+        yield from READERS[reader](decompressed(stream, ending(file.label)[1]), file.label)
+
+
+def ending(file: str) -> tuple[str | None, str]:
+    """The reader for a file's name, and its compression's ending.
+
+    >>> ending("data/a.jsonl.gz"), ending("notes.doc")
+    (('jsonl', '.gz'), (None, ''))
+    """
+    path = Path(file.lower())
+    compression = path.suffix if path.suffix in COMPRESSIONS else ""
+    return ENDINGS.get((path.with_suffix("") if compression else path).suffix), compression
+
+
+def stamp_of(*parts: Any) -> str:
+    """One stamp from the parts that it stands for."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def unreadable_as_data_error(label: str) -> Iterator[None]:
+    """Turn what readers raise for a file that is not there, not whole or not of its format into a DataError."""
+    try:
+        yield
+    except (OSError, EOFError, pa.ArrowException) as error:
+        lines = str(error).strip().splitlines()
+        reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
+        found = f"cannot be read ({reason})"
+        raise DataError(Problem(label, found, "check that the file is whole and may be read")) from error
+
+
+def _chunks(file: File, reader: str) -> Iterator[Chunk]:
+    if not _is_lines(file, reader):
+        yield from chunks_of_lines(map(line_of, read(file, reader)))
+        return
+    compression = ending(file.label)[1]
+    with unreadable_as_data_error(file.label), file.open() as stream:
+        path = None if compression else file.local_path
+        yield from chunks_of_stream(decompressed(stream, compression), file.label, path)
+
+
+def _lines(file: File, reader: str) -> Iterator[Line]:
+    if not _is_lines(file, reader):
+        yield from map(line_of, read(file, reader))
+        return
+    with unreadable_as_data_error(file.label), file.open() as stream:
+        yield from lines_of_stream(decompressed(stream, ending(file.label)[1]), file.label)
+
+
+def _is_lines(file: File, reader: str) -> bool:
+    """Whether a file's lines are rows as they stand."""
+    if reader != "json":
+        return reader == "jsonl"
+    with unreadable_as_data_error(file.label), file.open() as stream:
+        return holds_json_lines(decompressed(stream, ending(file.label)[1]))
+
+
+def labels(files: Iterable[File]) -> str:
+    return ", ".join(file.label for file in files)
