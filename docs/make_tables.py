@@ -165,9 +165,10 @@ def config_keys() -> str:
     parts = [
         "# Every key",
         GENERATED,
-        "Keys are Axolotl's; those that are ours are `on_bad_row`, `score_dataset`, `score_max_new_tokens` and "
-        "`score_max_rows`. An empty value is the same as no line. `whet config explain my.yaml` shows what each key of "
-        "a file is and where it came from; `whet config schema` gives the same list to an editor.",
+        "Keys are Axolotl's; those that are ours are `dataset_near_deduplication`, `eval_overlap`, `on_bad_row`, "
+        "`score_dataset`, `score_max_new_tokens` and `score_max_rows`. An empty value is the same as no line. `whet "
+        "config explain my.yaml` shows what each key of a file is and where it came from; `whet config schema` gives "
+        "the same list to an editor.",
         "Any key can be set on the command line (`--learning-rate 1e-4`, `--lora.r 8`, `--no-bf16`) and in the "
         "environment or a `.env` file (`WHET_LEARNING_RATE=1e-4`). The command line wins over the environment, the "
         "environment over the file.",

@@ -23,3 +23,5 @@ NaturalNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A number from 0."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+"""A number above 0, up to 1."""

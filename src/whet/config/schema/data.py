@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whet.config.schema.base import Natural, NaturalNumber, Positive, Section
+from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveShare, Section
 
 When = Literal["all", "turn", "last", "none"]
 
@@ -72,6 +72,12 @@ class DataSection(Section):
     )
     dataset_num_proc: Positive | None = Field(None, description="Processes that prepare data; the cores by default.")
     dataset_exact_deduplication: bool = Field(False, description="Keep one of rows that are exactly equal.")
+    dataset_near_deduplication: PositiveShare | None = Field(
+        None, description="Keep one of rows that share this much of their text (Jaccard); 0.8 is usual, off by default."
+    )
+    eval_overlap: Literal["report", "drop", "raise"] = Field(
+        "report", description="What becomes of evaluation rows that are also in training: told, dropped, or an error."
+    )
     sequence_len: Positive = Field(512, description="Most tokens in a sample, and in a pack.")
     eval_sequence_len: Positive | None = Field(None, description="As sequence_len, in evaluation.")
     excess_length_strategy: Literal["drop", "truncate", "raise"] = Field(
