@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from whet.data.store import PreparedSet
+    from whet.reports.inspection import Inspection
     from whet.training.scoring import Score
 
 
@@ -88,6 +89,21 @@ def preprocess(config: Config, *, refresh: bool = False) -> tuple[PreparedSet, P
     prepared = stages.prepare_data(resolved, tokenizer, refresh=refresh)
     print_summary(prepared, resolved)
     return prepared, tokenizer
+
+
+def inspect(config: Config, *, rows: int = 1000, row: str | None = None) -> Inspection:
+    """Prepare the data, or find it prepared, and gather what a person wants to see of it.
+
+    Args:
+        rows: how many samples to show.
+        row: show the samples of this row alone, named as ``chat.jsonl:12``.
+    """
+    from whet.reports.inspection import inspect
+    from whet.training.tokenizer import run_tokenizer
+
+    resolved = stages.resolve_run(config)
+    tokenizer = run_tokenizer(config)
+    return inspect(resolved, tokenizer, stages.prepare_data(resolved, tokenizer), rows=rows, row=row)
 
 
 def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:

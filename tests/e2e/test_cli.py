@@ -16,6 +16,7 @@ COMMANDS = [
     [],
     ["train"],
     ["preprocess"],
+    ["inspect"],
     ["check"],
     ["inference"],
     ["chat"],

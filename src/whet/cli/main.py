@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from whet.cli import check, config, evaluate, inference, merge_lora, preprocess, train
+from whet.cli import check, config, evaluate, inference, inspect, merge_lora, preprocess, train
 from whet.cli.arguments import Arguments, Takes, divide
 from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
@@ -90,6 +90,7 @@ def build_app() -> typer.Typer:
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "preprocess": preprocess.preprocess,
+    "inspect": inspect.inspect,
     "check": check.check,
     "inference": inference.inference,
     "chat": inference.inference,

@@ -1,0 +1,1 @@
+"""What a person looks at: the prepared data as one HTML file, or in the terminal."""
