@@ -49,6 +49,7 @@ unit: install-dev
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/prepare.py
 
 docs: install-dev
 	$(BIN)/python docs/make_tables.py

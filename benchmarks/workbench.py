@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import cycle, islice
 from pathlib import Path
 
 from common import REPOSITORY
@@ -17,6 +19,14 @@ TEMPLATE = (
     "{% else %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# Mistral's control tokens: each is one token, so that no text can melt into a border between turns.
+MISTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% elif message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% else %}{{ '[INST]' + message['content'] + '[/INST]' }}{% endif %}{% endfor %}"
 )
 
 
@@ -62,6 +72,55 @@ def make_model(folder: Path, *, hidden_size: int, num_layers: int, vocab_size: i
         )
     )
     target = folder / "model"
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def make_many_rows(source: Path, target: Path, count: int) -> None:
+    """Write ``count`` conversations, a line at a time: those of the source over and over, no two messages alike.
+
+    Every message of every copy has a number of its own in its middle, so that nothing is gained by remembering a text.
+    """
+    lines = [json.loads(line)["messages"] for line in source.read_text(encoding="utf-8").splitlines()]
+    with target.open("w", encoding="utf-8") as file:
+        for number, messages in enumerate(islice(cycle(lines), count)):
+            edited = [{**message, "content": _numbered(message["content"], number)} for message in messages]
+            file.write(json.dumps({"messages": edited}, ensure_ascii=False) + "\n")
+
+
+def _numbered(text: str, number: int) -> str:
+    """The text with a number after the word in its middle."""
+    space = re.compile(r"\s|$").search(text, len(text) // 2)
+    assert space is not None
+    return f"{text[: space.start()]} {number}{text[space.start() :]}"
+
+
+def make_mistral_model(folder: Path) -> Path:
+    """Mistral's tokenizer (Tekken: byte-level BPE, 131,072 tokens), and a model that is as small as one can be."""
+    from importlib.resources import files
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.integrations.mistral import convert_tekken_tokenizer
+
+    tokenizer = convert_tekken_tokenizer(str(Path(str(files("mistral_common"))) / "data" / "tekken_240911.json"))
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer.chat_template = MISTRAL_TEMPLATE
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            max_position_embeddings=131_072,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=True,
+        )
+    )
+    target = folder / "mistral"
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
