@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whet.config import names
-from whet.data.formats import FORMATS, PREFERENCE_FORMATS
+from whet.data.formats import TABLES, UNTYPED
 from whet.data.formats.instruction import STYLES
 from whet.data.templates.resolve import shipped
 from whet.methods import METHODS
@@ -16,18 +16,19 @@ def test_every_name_of_the_config_is_built_and_every_built_name_can_be_written()
     assert set(names.SCHEDULERS) == set(SCHEDULERS.names())
     assert set(names.METHODS) == set(METHODS.names()) - {"sft"}  # no `rl` at all
     assert set(names.CHAT_TEMPLATES) == set(shipped())
-    assert set(names.DATASET_TYPES) == set(FORMATS.names()) - {"tokens"}  # no `type` at all
-    assert set(names.PREFERENCE_TYPES) == set(PREFERENCE_FORMATS.names())
+    assert set(names.TYPES) == set(TABLES) == set(UNTYPED)
+    for task, table in TABLES.items():
+        assert set(names.TYPES[task]) == set(table.names()) - {"tokens"}  # no `type` at all
 
 
 def test_every_style_is_one_of_the_instruction_formats() -> None:
     assert set(names.STYLES) <= set(STYLES)
-    assert set(names.STYLED_TYPES) <= set(FORMATS.names())
+    assert set(names.STYLED_TYPES) <= set(TABLES["supervised"].names())
 
 
 def test_what_is_refused_is_not_built() -> None:
     assert not set(names.OPTIMIZERS_NOT_YET) & set(names.OPTIMIZERS)
     assert not set(names.CHAT_TEMPLATES_NOT_YET) & set(names.CHAT_TEMPLATES)
-    assert not set(names.METHODS_NOT_YET) & set(names.METHODS)
-    assert not set(names.PREFERENCE_TYPES_NOT_YET) & set(names.PREFERENCE_TYPES)
-    assert not set(names.DATASET_TYPES_NOT_YET) & {name.split(".")[0] for name in names.DATASET_TYPES}
+    methods = (names.METHODS, names.METHODS_PREPARED, names.METHODS_NOT_YET)
+    assert len({name for group in methods for name in group}) == sum(map(len, methods))
+    assert not set(names.DATASET_TYPES_NOT_YET) & set(names.DATASET_TYPES)

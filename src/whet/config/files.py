@@ -15,6 +15,7 @@ from pathlib import Path
 from whet.config.config import Config
 from whet.config.schema import DatasetConfig
 from whet.config.source import Node
+from whet.config.user_code import code_name, found_file
 from whet.core.errors import Problem
 from whet.core.nearest import nearest
 
@@ -108,6 +109,8 @@ def missing_files(config: Config) -> list[Problem]:
         for index, row in enumerate(rows):
             problems.append(_missing(config, (key, index, "path"), row.path))
             problems.append(_missing_template(config, (key, index, "chat_template_jinja"), row.chat_template_jinja))
+            problems.append(_missing_code(config, (key, index, "type"), row.type))
+            problems.append(_missing_code(config, (key, index, "input_transform"), row.input_transform))
             problems.extend(_missing_data_files(config, key, index, row))
     problems.append(_bad_deepspeed(config))
     problems += [
@@ -148,6 +151,16 @@ def _shown(path: tuple[str | int, ...]) -> str:
 
 def _missing_template(config: Config, path: tuple[str | int, ...], text: str | None) -> Problem | None:
     return None if text is None or is_template_text(text) else _no_file(config, path, text)
+
+
+def _missing_code(config: Config, path: tuple[str | int, ...], name: object) -> Problem | None:
+    """The Python file of a type of the user's own, where it is not there."""
+    code = code_name(name) if isinstance(name, str) else None
+    if code is None or code.file is None or not code.function or found_file(code.file, config.file):
+        return None
+    return Problem(
+        config.where(path), f"{_shown(path)}: there is no '{code.file}'", _nearby(Path(code.file)), str(path[0])
+    )
 
 
 def _missing_data_files(config: Config, key: str, index: int, row: DatasetConfig) -> list[Problem | None]:

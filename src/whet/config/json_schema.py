@@ -9,10 +9,11 @@ from whet.config.names import (
     ADAPTERS,
     ATTENTION,
     CHAT_TEMPLATES,
-    DATASET_TYPES,
     METHODS,
+    METHODS_PREPARED,
     OPTIMIZERS,
     SCHEDULERS,
+    TYPES,
 )
 from whet.config.schema import SECTIONS
 
@@ -20,7 +21,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "adapter": ADAPTERS,
     "lr_scheduler": SCHEDULERS,
     "optimizer": OPTIMIZERS,
-    "rl": METHODS,
+    "rl": (*METHODS, *METHODS_PREPARED),
 }
 _EXAMPLES: dict[str, tuple[str, ...]] = {
     "attn_implementation": ATTENTION,
@@ -42,7 +43,9 @@ def json_schema() -> dict[str, Any]:
     for block in definitions.values():
         block["properties"] = {name: _presented(name, entry) for name, entry in block["properties"].items()}
     if "DatasetConfig" in definitions:
-        definitions["DatasetConfig"]["properties"]["type"]["examples"] = list(DATASET_TYPES)
+        definitions["DatasetConfig"]["properties"]["type"]["examples"] = [
+            *dict.fromkeys(name for types in TYPES.values() for name in types)
+        ]
     properties = {name: _presented(name, entry) for name, entry in properties.items()}
     for alias, name in ALIASES.items():
         properties[alias] = {**properties[name], "description": f"Another spelling of {name}."}

@@ -13,6 +13,7 @@ from whet.config.known_keys import (
     ELSEWHERE,
     INTERNAL,
     NO_EFFECT,
+    READ_BY_TRAINING,
     REFUSED,
     RENAMED,
     ROW_NO_EFFECT,
@@ -80,12 +81,18 @@ def ours(root: Node, findings: Findings) -> dict[str, Node]:
         if name in fields():
             kept[name] = _known_inside(node, fields()[name].annotation, name, findings)
         elif name not in ATTENTION_SWITCHES:
-            _judge(name, node, findings)
+            _judge(name, node, findings, _methods(entries))
     _attention(entries, kept, findings)
     return kept
 
 
-def _judge(name: str, node: Node, findings: Findings) -> None:
+def _methods(entries: Mapping[str, Node]) -> set[str]:
+    """The methods that the file names, as a person writes them: ``rl: kto``."""
+    keys = ("rl", "reward_model", "process_reward_model")
+    return {f"{key}: {str(entries[key].raw()).lower()}" for key in keys if key in entries}
+
+
+def _judge(name: str, node: Node, findings: Findings, methods: Collection[str]) -> None:
     where, value = node.origin.where, node.raw()
     if name in NO_EFFECT:
         if not asks_for_nothing(name, value):
@@ -93,7 +100,11 @@ def _judge(name: str, node: Node, findings: Findings) -> None:
                 Problem(where, f"'{name}' changes nothing here: {NO_EFFECT[name]}", "remove it", name)
             )
     elif name in REFUSED:
-        if not asks_for_nothing(name, value):
+        waits = next((method for method in READ_BY_TRAINING.get(name, ()) if method in methods), None)
+        if waits and not asks_for_nothing(name, value):
+            found = f"'{name}' is read by training with {waits}, which is not built: the data alone can be prepared"
+            findings.warnings.append(Problem(where, found, "keep it for later, or remove it", name))
+        elif not asks_for_nothing(name, value):
             findings.problems.append(Problem(where, f"'{name}' is not supported yet", REFUSED[name], name))
     elif name in INTERNAL:
         if not asks_for_nothing(name, value):

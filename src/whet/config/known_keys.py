@@ -121,8 +121,6 @@ REFUSED: dict[str, str] = _table(
         "cut the files, or write shards and shards_idx in the dataset's row": "dataset_shard_num dataset_shard_idx",
         "prepare with `whet preprocess` and copy the folder of dataset_prepared_path": """
             push_dataset_to_hub skip_prepare_dataset""",
-        "write shuffle_merged_datasets: false for the order of the files": """
-            curriculum_sampling sample_packing_sequentially""",
         "write sample_packing: true, which leaves no padding at all": "group_by_length",
         "write sample_packing: true and set sequence_len": """
             max_packed_sequence_len sample_packing_seq_len_multiplier""",
@@ -160,7 +158,7 @@ REFUSED: dict[str, str] = _table(
         "write fsdp_config: {final_state_dict_type: ...}": "fsdp_final_state_dict_type",
         # preference and reinforcement learning
         "write rl: dpo with prompt, chosen and rejected rows": """
-            reward_model process_reward_model center_rewards_coefficient num_labels orpo_alpha simpo_gamma cpo_alpha
+            center_rewards_coefficient num_labels orpo_alpha simpo_gamma cpo_alpha
             kto_desirable_weight kto_undesirable_weight trl vllm ebft rl_adapter_ref_model hatchery nemo_gym_enabled
             nemo_gym_dir nemo_gym_auto_clone nemo_gym_config_paths nemo_gym_head_port nemo_gym_server_timeout
             nemo_gym_verify_timeout nemo_gym_run_timeout nemo_gym_datasets nemo_gym_auto_start nemo_gym_model_name
@@ -192,6 +190,18 @@ REFUSED: dict[str, str] = _table(
     }
 )
 """Keys that ask for what is not built -> what to do."""
+
+READ_BY_TRAINING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("trl", "vllm"), ("rl: grpo", "rl: gdpo", "rl: ebft")),
+    "ebft": ("rl: ebft",),
+    **dict.fromkeys(("kto_desirable_weight", "kto_undesirable_weight"), ("rl: kto",)),
+    "orpo_alpha": ("rl: orpo",),
+    **dict.fromkeys(("simpo_gamma", "cpo_alpha"), ("rl: simpo",)),
+    "center_rewards_coefficient": ("reward_model: true",),
+    "num_labels": ("reward_model: true", "process_reward_model: true"),
+}
+"""Refused keys that belong to the training of a method whose data can be prepared: with that method they are no
+reason to refuse the preparation, for training is refused as a whole."""
 
 NO_EFFECT: dict[str, str] = _table(
     {
@@ -279,19 +289,12 @@ OFF: dict[str, Any] = {
 
 ROW_REFUSED: dict[str, str] = _table(
     {
-        "put the transformation into the file": "input_transform",
         "remove the line: preparation is cut into parts by itself": "preprocess_shards",
         "knowledge distillation is not built: remove the line": "logprobs_field temperature",
-        "write `field` with `type: completion`": "text_column",
         "cut the rows out of the file": "skip",
         "datasets no longer runs code of the hub: name its Parquet files in data_files": "trust_remote_code",
-        "process rewards are not built: remove the line": """
-            step_separator max_completion_length train_on_last_step_only""",
-        "synthetic rows are not built: write a small JSONL file": """
-            length sequence_length min_input_id max_input_id seed""",
-        "name the columns instruction, input and output (`type: alpaca`), or write messages": """
-            field_instruction field_input field_output format no_input_format system_format system_prompt""",
-        "name the columns prompt, chosen and rejected": """
+        "write `type:` and put the line below it, indented": """
+            field_instruction field_input field_output format no_input_format system_format system_prompt
             field_prompt field_completion field_label prompt_format chosen_format rejected_format
             completion_format""",
     }

@@ -105,7 +105,9 @@ FOLLOW_EVALUATIONS = frozenset({"reduce_lr_on_plateau", "greedy"})
 
 ADAPTERS = ("lora", "qlora")
 METHODS = ("dpo",)
-METHODS_NOT_YET = ("ipo", "kto", "simpo", "orpo", "grpo", "gdpo", "ebft", "bco", "cpo")
+METHODS_PREPARED = ("ebft", "gdpo", "grpo", "ipo", "kto", "orpo", "simpo")
+"""Methods whose data can be prepared and looked at; training with them is refused."""
+METHODS_NOT_YET = ("bco", "cpo")
 
 ATTENTION = ("eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "whet_documents")
 """Names of `attn_implementation`; a kernel of the hub ("org/name") is another."""
@@ -136,10 +138,13 @@ STYLED_TYPES = (
     "alpaca_w_system.load_instruct",
     "alpaca_w_system.load_open_orca",
     "alpaca_w_system.load_open_orca_chatml",
+    "concisechoice",
+    "explainchoice",
     "gpteacher",
     "jeopardy",
     "oasst",
     "orcamini",
+    "reflection",
     "summarizetldr",
 )
 """Types of instructions; `:style` may stand behind each."""
@@ -147,45 +152,102 @@ STYLES = ("chat", "chatml", "instruct", "phi")
 
 DATASET_TYPES = (
     *STYLED_TYPES,
+    "_synthetic",
     "chat_template",
     "chat_template.default",
     "completion",
+    "context_qa",
+    "context_qa.load",
+    "context_qa.load_404",
+    "context_qa.load_v2",
+    "creative_acr",
+    "creative_acr.load_answer",
+    "creative_acr.load_critique",
+    "creative_acr.load_revise",
     "input_output",
+    "llama2_chat",
+    "messages.chat",
     "metharme",
+    "pretrain",
+    "prompt_completion",
+    "pygmalion",
     "sharegpt",
 )
 """Values of a dataset's `type`; no type at all means rows of token ids."""
 
-DATASET_TYPES_NOT_YET = (
-    "_synthetic",
-    "axolotl",
-    "bradley_terry",
-    "concisechoice",
-    "context_qa",
-    "creative_acr",
-    "explainchoice",
-    "llama2_chat",
-    "messages",
-    "pretrain",
-    "pygmalion",
-    "reflection",
-    "stepwise_supervised",
-)
-"""What stands before the first '.' or ':' in types that are not read yet."""
+DATASET_TYPES_NOT_YET = ("axolotl.integrations.kd.chat_template",)
+"""Types of Axolotl that are not read."""
 
 PREFERENCE_TYPES = (
     "chat_template",
+    "chat_template.argilla",
     "chat_template.argilla_chat",
     "chat_template.default",
     *(
         f"{style}.{name}"
         for style in ("chatml", "llama3")
-        for name in ("argilla_chat", "default", "icr", "intel", "prompt_pairs", "ultra")
+        for name in ("argilla", "argilla_chat", "default", "icr", "intel", "prompt_pairs", "ultra")
     ),
+    "passthrough.default",
+    "prompt_pairs",
+    "zephyr.nectar",
+)
+"""Values of `type` under `rl: dpo`, ipo and simpo; no type at all means prompt, chosen and rejected columns."""
+
+UNPAIRED_TYPES = (
+    *(
+        f"{style}.{name}"
+        for style in ("chatml", "llama3")
+        for name in ("argilla", "argilla_chat", "intel", "prompt_pairs", "ultra")
+    ),
+    "passthrough.default",
+    "prompt_completion",
+)
+"""Values of `type` under `rl: kto`; no type at all means prompt, completion and label columns."""
+
+ODDS_TYPES = (
+    "chat_template",
+    "chat_template.argilla",
+    "chat_template.load",
+    "passthrough.default",
     "prompt_pairs",
 )
-"""Values of `type` under `rl: dpo`; no type at all means prompt, chosen and rejected columns."""
-PREFERENCE_TYPES_NOT_YET = ("chat_template.argilla", "passthrough.default", "zephyr.nectar")
+"""Values of `type` under `rl: orpo`; no type as under `rl: dpo`."""
+
+REWARD_TYPES = ("bradley_terry.chat_template", "bradley_terry.llama3", "prompt_pairs")
+"""Values of `type` under `reward_model: true`; no type as under `rl: dpo`."""
+
+STEPS_TYPES = ("stepwise_supervised",)
+"""Values of `type` under `process_reward_model: true`, and what no type means."""
+
+PROMPT_TYPES = ("passthrough.default", "prompt")
+"""Values of `type` under `rl: grpo` and gdpo; no type at all means a prompt column."""
+
+FEATURE_TYPES = (
+    *(f"ebft_chat_multiturn.{name}" for name in ("transform", "transform_all_turns", "transform_last_turn")),
+    "ebft_opencode.transform",
+    *(
+        f"ebft_reasoning.{name}"
+        for name in ("transform", "transform_answer_only", "transform_strided", "transform_strided_answer_only")
+    ),
+    "ebft_strided_chat.transform",
+    "ebft_strided_structured.transform",
+    "passthrough.default",
+    "prompt",
+)
+"""Values of `type` under `rl: ebft`; no type at all means prompt and ground_truth columns."""
+
+TYPES: dict[str, tuple[str, ...]] = {
+    "supervised": DATASET_TYPES,
+    "preference": PREFERENCE_TYPES,
+    "unpaired": UNPAIRED_TYPES,
+    "odds": ODDS_TYPES,
+    "reward": REWARD_TYPES,
+    "steps": STEPS_TYPES,
+    "prompts": PROMPT_TYPES,
+    "features": FEATURE_TYPES,
+}
+"""Kind of rows (whet.config.tasks) -> its types."""
 
 CHAT_TEMPLATES = (
     "alpaca",
@@ -197,6 +259,7 @@ CHAT_TEMPLATES = (
     "gemma",
     "gemma3",
     "gemma3n",
+    "llama2",
     "llama3",
     "llama4",
     "metharme",

@@ -145,13 +145,6 @@ def _problem(path: tuple[str | int, ...], errors: list[ErrorDetails], entries: M
             return Problem(where, f"{shown} has no {name}", f"add `{name}: ...`", key)
         if error["type"] == "value_error":
             return Problem(where, f"{shown} is {_found(node)}", str(error["ctx"]["error"]), key)
-    if path[0] in ("datasets", "test_datasets") and path[-1] == "type" and node.entries is not None:
-        return Problem(
-            where,
-            f"{shown} is a mapping, and prompts of one's own are not supported yet",
-            "name the columns instruction, input and output and write `type: alpaca`, or write messages",
-            key,
-        )
     return Problem(where, f"{shown} is {_found(node)}", _wanted(errors, node, shape), key)
 
 

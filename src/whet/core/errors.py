@@ -8,6 +8,7 @@
     └── TrainingStopped        the run ended itself to protect its result; exit code 1
 
     RowError                   one row cannot be used; the ledger counts it, the policy decides
+    └── RowLeftOut             the user's own code leaves a row out; it is counted, and stops nothing
 
 A fault of ours is any other exception: it shows its traceback and exits with code 1.
 """
@@ -86,3 +87,7 @@ class RowError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class RowLeftOut(RowError):
+    """The user's own code wants no sample from this row: no fault, whatever `on_bad_row` says, but counted like one."""

@@ -159,7 +159,25 @@ class Prompt:
     text: str | None = None
 
 
-Sample = Conversation | Document | Tokens | Preference | PreferenceText | Unpaired | UnpairedText | Stepwise | Prompt
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A row that holds several samples, all of one kind (each answer of a conversation, say); at least one."""
+
+    samples: tuple[Sample, ...]
+
+
+Sample = (
+    Conversation
+    | Document
+    | Tokens
+    | Preference
+    | PreferenceText
+    | Unpaired
+    | UnpairedText
+    | Stepwise
+    | Prompt
+    | Several
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(yaml: Path) -> N
         "    fieldmessages: x\n"
         "  - type: alpaca\n"
         "  - path: org/d\n"
-        "    type: {format: a}\n"
+        "    type: {forma: a}\n"
         "learning_rate: -1e-4\n"
         "micro_batch_size: 0\n"
         "seed: 3\n"
@@ -78,8 +78,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(yaml: Path) -> N
         "my.yaml:4:5: datasets[0].type: there is no type 'chat_templat' -> did you mean 'chat_template'?",
         "my.yaml:5:5: unknown key 'datasets[0].fieldmessages' -> did you mean 'field_messages'?",
         "my.yaml:6:5: datasets[1] has no path -> add `path: ...`",
-        "my.yaml:8:5: datasets[2].type is a mapping, and prompts of one's own are not supported yet -> "
-        "name the columns instruction, input and output and write `type: alpaca`, or write messages",
+        "my.yaml:8:12: unknown key 'datasets[2].type.forma' -> did you mean 'format'?",
         "my.yaml:9:1: learning_rate is -0.0001 -> write a number above 0",
         "my.yaml:10:1: micro_batch_size is 0 -> write a whole number above 0",
         "my.yaml:12:1: lora_dropout is 1.5 -> write a number below 1",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from whet.config import Config, check_runnable, make_config
-from whet.config.rules import REMARKS, RULES
+from whet.config.rules import REMARKS, RULES, check_trainable
 from whet.config.rules.machine import RUN_RULES
 from whet.core.errors import ConfigError
 from whet.core.types import Hardware
@@ -178,7 +178,12 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "dpo_loss_weights has 1 numbers for 2 losses",
     ),
     ("the_score_has_rows", {"score_max_rows": 3}, "score_max_rows is written, and score_dataset is not"),
-    ("the_method_exists", {"rl": "kto"}, "rl: kto is not supported yet"),
+    ("the_method_exists", {"rl": "bco"}, "rl: bco is not supported yet"),
+    (
+        "there_is_one_method",
+        {"rl": "kto", "reward_model": True, "datasets": [{"path": "org/d"}]},
+        "reward_model is written, and so is rl -> keep one",
+    ),
     ("the_method_exists", {"rl": "dop"}, "rl: there is no method 'dop' -> did you mean 'dpo'?"),
     ("the_optimizer_exists", {"optimizer": "adamw"}, "optimizer: there is no 'adamw' -> did you mean"),
     ("the_optimizer_exists", {"optimizer": "muon"}, "optimizer: muon is not supported yet -> use adamw_torch_fused"),
@@ -206,7 +211,26 @@ ROWS: list[tuple[Mapping[str, Any], str]] = [
     ({"type": "alpaca:chta"}, "type alpaca has no style 'chta' -> did you mean 'chat'?"),
     ({"type": "completion:chat"}, "type completion has no style 'chat' -> write completion"),
     ({"type": "alpaca_chat.load_qq"}, "there is no type 'alpaca_chat.load_qq' -> did you mean 'alpaca_chat.load_qa'?"),
-    ({"type": "context_qa.load_404"}, "type context_qa.load_404 is not supported yet -> write the rows as messages"),
+    ({"type": "axolotl.integrations.kd.chat_template"}, "kd.chat_template is not supported yet -> write the rows as"),
+    ({"type": "zephyr.nectar"}, "there is no type 'zephyr.nectar' -> it is for pairs: write rl: dpo"),
+    ({"type": "stepwise_supervised"}, "no type 'stepwise_supervised' -> it is for process_reward_model: true"),
+    ({"type": "my_rows.py"}, "my_rows.py is a file -> name the function in it: my_rows.py:my_row"),
+    ({"type": "no_such_package.rows"}, "there is no type 'no_such_package.rows' -> "),
+    ({"type": {"format": "{instrction}"}}, "datasets[0].type.format: has a place {instrction} -> did you mean instru"),
+    ({"type": {"format": "{}"}}, "has a place {} -> use one of: input, instruction (in braces; write {{ and }} for"),
+    ({"type": {"format": "{instruction"}}, "has a brace that opens or closes nothing -> write {{ or }} for a brace"),
+    ({"type": {"format": "{input:>3}"}}, "changes {input} with ':>3' -> write {input}"),
+    ({"type": {"no_input_format": "{input}"}}, "type.no_input_format: has a place {input} -> "),
+    ({"type": {"prompt_format": "{prompt}"}}, "datasets[0].type.prompt_format: prompt_format is not read without `rl`"),
+    ({"type": "_synthetic"}, "datasets[0].type: type is _synthetic -> write path: synthetic with it"),
+    ({"path": "synthetic"}, "datasets[0].type: path is synthetic -> write type: _synthetic with it"),
+    (
+        {"path": "synthetic", "type": "_synthetic", "max_input_id": 100},
+        "datasets[0].max_input_id: 100 is not above min_input_id, 100 -> raise it",
+    ),
+    ({"type": "pretrain", "field": "a", "text_column": "b"}, "text_column: b, and field is a -> keep one of them"),
+    ({"type": "messages.chat", "input_transform": "sharegpt"}, "'sharegpt' is no function -> write my_file.py:my_fun"),
+    ({"type": "messages.chat", "input_transform": "no_such_package.f"}, "there is no module 'no_such_package' -> "),
     (
         {"chat_template": "chatmll"},
         "datasets[0].chat_template: there is no template 'chatmll' -> did you mean 'chatml'?",
@@ -269,9 +293,9 @@ def test_a_row_that_contradicts_itself_is_told(row: Mapping[str, Any], message: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zephyr.nectar", "type zephyr.nectar is not supported yet -> leave type out"),
-        ("chat_templte", "there is no type 'chat_templte' of preference rows -> did you mean 'chat_template'?"),
-        ("alpaca", "there is no type 'alpaca' of preference rows -> "),
+        ("zephyr.nectr", "there is no type 'zephyr.nectr' under rl: dpo -> did you mean 'zephyr.nectar'?"),
+        ("chat_templte", "there is no type 'chat_templte' under rl: dpo -> did you mean 'chat_template'?"),
+        ("alpaca", "there is no type 'alpaca' under rl: dpo -> it is for supervised fine-tuning"),
     ],
 )
 def test_preference_rows_have_their_own_types(name: str, message: str) -> None:
@@ -279,6 +303,38 @@ def test_preference_rows_have_their_own_types(name: str, message: str) -> None:
     assert message in problem
     for good in (None, "chat_template", "chatml.intel"):
         make_config({**BASE, "rl": "dpo", "datasets": [{"path": "org/d", "type": good}]})
+
+
+def test_a_mapping_is_a_type_where_the_method_has_prompts_of_ones_own() -> None:
+    (problem,) = problems({"rl": "grpo", "datasets": [{"path": "org/d", "type": {"prompt_format": "{prompt}"}}]})
+    assert "a mapping is no type under rl: grpo -> use one of: passthrough.default, prompt, or a function" in problem
+    (problem,) = problems({"rl": "kto", "datasets": [{"path": "org/d", "type": {"chosen_format": "{chosen}"}}]})
+    assert "chosen_format is not read under rl: kto -> use field_system, field_prompt, field_completion" in problem
+
+
+def test_types_may_be_written_with_the_path_of_axolotls_modules() -> None:
+    for name, method in (("dpo.chatml.intel", "dpo"), ("kto.llama3.ultra", "kto"), ("alpaca_chat.load_qa", None)):
+        row = {"path": "org/d", "type": f"axolotl.prompt_strategies.{name}"}
+        assert make_config({**BASE, "rl": method, "datasets": [row]}).warnings == ()
+
+
+PREPARED: list[tuple[Mapping[str, Any], str | None]] = [
+    ({"rl": "kto", "kto_desirable_weight": 0.5}, "kto_desirable_weight"),
+    ({"rl": "ipo"}, None),
+    ({"rl": "grpo", "trl": {"num_generations": 4}}, "trl"),
+    ({"rl": "ebft", "ebft": {"mode": "strided"}}, "ebft"),
+    ({"reward_model": True, "center_rewards_coefficient": 0.01}, "center_rewards_coefficient"),
+    ({"process_reward_model": True}, None),
+]
+
+
+@pytest.mark.parametrize(("values", "key"), PREPARED)
+def test_data_of_a_method_is_prepared_before_the_method_trains(values: Mapping[str, Any], key: str | None) -> None:
+    config = make_config({**BASE, "datasets": [{"path": "org/d"}], **values})
+    (problem,) = check_trainable(config)
+    assert "is not built: its data can be prepared and looked at (`whet preprocess`)" in problem.found
+    assert [warning.key for warning in config.warnings] == ([key] if key else [])
+    assert not check_trainable(make_config({**BASE, "datasets": [{"path": "org/d"}], "rl": "dpo"}))
 
 
 @pytest.mark.parametrize(("remark", "values", "message"), NOTED)

@@ -11,7 +11,7 @@ from whet.config.rules.base import Rule
 from whet.config.rules.data import DATA_RULES
 from whet.config.rules.loop import LOOP_RULES
 from whet.config.rules.machine import MACHINE_RULES, check_runnable
-from whet.config.rules.names import NAME_RULES
+from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
 from whet.config.rules.training import TRAINING_RULES
@@ -39,4 +39,4 @@ def remarks(config: Config) -> list[Problem]:
     return [problem for problem in found if problem is not None] + row_remarks(config)
 
 
-__all__ = ["REMARKS", "RULES", "Rule", "broken_rules", "check_runnable", "remarks"]
+__all__ = ["REMARKS", "RULES", "Rule", "broken_rules", "check_runnable", "check_trainable", "remarks"]

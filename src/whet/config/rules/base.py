@@ -30,8 +30,8 @@ def first_set(config: Config, keys: Iterable[str]) -> str | None:
 
 
 def shown_place(place: Place) -> str:
-    """A place inside datasets as a person writes it: datasets[0].type."""
-    return str(place[0]) if len(place) == 1 else f"{place[0]}[{place[1]}]" + (f".{place[2]}" if len(place) > 2 else "")
+    """A place inside datasets as a person writes it: datasets[0].type.format."""
+    return str(place[0]) if len(place) == 1 else ".".join([f"{place[0]}[{place[1]}]", *map(str, place[2:])])
 
 
 def contributed(kind: str, name: str) -> bool:

@@ -15,22 +15,41 @@ from whet.config.names import (
     LORA_STARTS_NOT_YET,
     METHODS,
     METHODS_NOT_YET,
+    METHODS_PREPARED,
     OPTIMIZERS,
     OPTIMIZERS_NOT_YET,
     SCHEDULERS,
 )
 from whet.config.rules.base import Place, Rule, at, contributed, shown_place
+from whet.config.tasks import method_key
 from whet.core.errors import Problem
 from whet.core.nearest import suggestion
 
 
 def the_method_exists(config: Config) -> Problem | None:
     name = config.method.rl
-    if name is None or name in METHODS or contributed("methods", name):
+    if name is None or name in (*METHODS, *METHODS_PREPARED) or contributed("methods", name):
         return None
     if name in METHODS_NOT_YET:
         return at(config, "rl", f"rl: {name} is not supported yet", "write rl: dpo, or leave it out")
-    return at(config, "rl", f"rl: there is no method '{name}'", suggestion(name, METHODS))
+    return at(config, "rl", f"rl: there is no method '{name}'", suggestion(name, (*METHODS, *METHODS_PREPARED)))
+
+
+def there_is_one_method(config: Config) -> Problem | None:
+    method = config.method
+    written = [key for key in ("rl", "reward_model", "process_reward_model") if getattr(method, key)]
+    if len(written) < 2:
+        return None
+    return at(config, written[1], f"{written[1]} is written, and so is {written[0]}", "keep one of them")
+
+
+def check_trainable(config: Config) -> list[Problem]:
+    """What stands between the config and training, although its data can be prepared; before torch is imported."""
+    key, name = method_key(config), config.method.rl
+    if key is None or name in METHODS or (name is not None and contributed("methods", name)):
+        return []
+    found = f"training with {key} is not built: its data can be prepared and looked at (`whet preprocess`)"
+    return [at(config, key.partition(":")[0], found, "write rl: dpo, or leave it out, to train")]
 
 
 def the_optimizer_exists(config: Config) -> Problem | None:
@@ -112,6 +131,7 @@ def template_problem(config: Config, place: Place, name: str | None) -> Problem 
 
 NAME_RULES: tuple[Rule, ...] = (
     the_method_exists,
+    there_is_one_method,
     the_optimizer_exists,
     the_scheduler_exists,
     the_adapter_exists,

@@ -6,19 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from whet.config.config import Config
-from whet.config.names import (
-    DATASET_TYPES,
-    DATASET_TYPES_NOT_YET,
-    PREFERENCE_TYPES,
-    PREFERENCE_TYPES_NOT_YET,
-    STYLED_TYPES,
-    STYLES,
-)
+from whet.config.names import DATASET_TYPES_NOT_YET, STYLED_TYPES, STYLES, TYPES
+from whet.config.placeholders import WrongFormat, pieces
 from whet.config.rules.base import Place, contributed, shown_place
 from whet.config.rules.names import template_problem
-from whet.config.schema import DatasetConfig
+from whet.config.schema import DatasetConfig, PromptFormat
+from whet.config.tasks import Task, bare_type, method_key, task_of
+from whet.config.user_code import code_name, is_importable
 from whet.core.errors import Problem
-from whet.core.nearest import suggestion
+from whet.core.nearest import nearest, suggestion
 
 
 def row_problems(config: Config) -> list[Problem]:
@@ -26,7 +22,7 @@ def row_problems(config: Config) -> list[Problem]:
     return [
         problem
         for place, row in _rows(config)
-        for rule in (_type, _template, _jinja, _shards, _mapping)
+        for rule in (_type, _template, _jinja, _shards, _mapping, _text, _transform, _synthetic)
         if (problem := rule(config, place, row)) is not None
     ]
 
@@ -58,32 +54,133 @@ def base_type(name: str) -> str:
 def _type(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
     if row.type is None:
         return None
-    at = (*place, "type")
-    if config.method.rl is not None:
-        return _preference_type(config, at, row.type)
-    name, _, style = row.type.partition(":")
-    if name in DATASET_TYPES:
+    at, task = (*place, "type"), task_of(config)
+    if isinstance(row.type, PromptFormat):
+        return _prompt_format(config, at, row.type, task)
+    name, _, style = bare_type(row.type, task).partition(":")
+    if name in TYPES[task]:
         styles = STYLES if name in STYLED_TYPES else ()
         if not style or style in styles:
             return None
         fix = suggestion(style, styles) if styles else f"write {name}"
         return _row_problem(config, at, f"type {name} has no style '{style}'", fix)
-    if contributed("formats", name):
+    if contributed(registry_kind(task), name):
         return None
-    if base_type(name) in DATASET_TYPES_NOT_YET:
+    if row.type in DATASET_TYPES_NOT_YET:
         fix = "write the rows as messages, with `type: chat_template`"
         return _row_problem(config, at, f"type {row.type} is not supported yet", fix)
-    return _row_problem(config, at, f"there is no type '{row.type}'", suggestion(row.type, DATASET_TYPES))
-
-
-def _preference_type(config: Config, at: Place, name: str) -> Problem | None:
-    if name in PREFERENCE_TYPES or contributed("preference_formats", name):
+    code = code_name(row.type)
+    if code is not None and not code.function:
+        return _row_problem(config, at, f"{row.type} is a file", f"name the function in it: {row.type}:my_row")
+    if code is not None and (code.file or is_importable(code.module, config.file)):
         return None
-    if name in PREFERENCE_TYPES_NOT_YET:
-        fix = "leave type out and name the columns prompt, chosen and rejected"
-        return _row_problem(config, at, f"type {name} is not supported yet", fix)
-    found = f"there is no type '{name}' of preference rows"
-    return _row_problem(config, at, found, suggestion(name, PREFERENCE_TYPES))
+    return _no_such_type(config, at, row.type, task)
+
+
+def _no_such_type(config: Config, at: Place, name: str, task: Task) -> Problem:
+    method = method_key(config)
+    found = f"there is no type '{name}'" + (f" under {method}" if method else "")
+    home = next((other for other, types in TYPES.items() if name.partition(":")[0] in types), None)
+    if home is not None and nearest(name, TYPES[task]) is None:
+        return _row_problem(config, at, found, f"it is for {_METHOD_OF[home]}")
+    return _row_problem(config, at, found, suggestion(name, TYPES[task]))
+
+
+_METHOD_OF = {
+    "supervised": "supervised fine-tuning: leave out rl, or name columns of pairs",
+    "preference": "pairs: write rl: dpo",
+    "unpaired": "rl: kto",
+    "odds": "rl: orpo",
+    "reward": "reward_model: true",
+    "steps": "process_reward_model: true",
+    "prompts": "rl: grpo",
+    "features": "rl: ebft",
+}
+"""Kind of rows -> what to write for it."""
+
+
+def registry_kind(task: Task) -> str:
+    """The registry, and the entry-point group behind ``whet.``, of the formats of a kind of rows."""
+    return "formats" if task == "supervised" else f"{task}_formats"
+
+
+_PAIRS = {
+    **dict.fromkeys(("field_system", "field_prompt", "field_chosen", "field_rejected"), ()),
+    "prompt_format": ("prompt", "system"),
+    "chosen_format": ("chosen",),
+    "rejected_format": ("rejected",),
+}
+_PROMPT_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "supervised": {
+        **dict.fromkeys(("system_prompt", "field_system", "field_instruction", "field_input", "field_output"), ()),
+        "system_format": ("system",),
+        "format": ("instruction", "input"),
+        "no_input_format": ("instruction",),
+    },
+    "preference": _PAIRS,
+    "odds": _PAIRS,
+    "reward": _PAIRS,
+    "unpaired": {
+        **dict.fromkeys(("field_system", "field_prompt", "field_completion", "field_label"), ()),
+        "prompt_format": ("prompt", "system"),
+        "completion_format": ("completion",),
+    },
+}
+"""Kind of rows -> the keys of a prompt of one's own -> the places that its text may have; () where it is no format."""
+
+
+def _prompt_format(config: Config, at: Place, prompt: PromptFormat, task: Task) -> Problem | None:
+    """The first key that the method does not read, or format that cannot be filled."""
+    keys = _PROMPT_KEYS.get(task)
+    if keys is None:
+        found = f"a mapping is no type under {method_key(config)}"
+        return _row_problem(config, at, found, f"use one of: {', '.join(TYPES[task])}, or a function of your own")
+    for key, value in prompt.model_dump(exclude_none=True).items():
+        if key not in keys:
+            found = f"{key} is not read {f'under {method}' if (method := method_key(config)) else 'without `rl`'}"
+            return _row_problem(config, (*at, key), found, f"use {', '.join(keys)}")
+        if not keys[key]:
+            continue
+        try:
+            pieces(value, keys[key])
+        except WrongFormat as error:
+            return _row_problem(config, (*at, key), error.found, error.fix)
+    return None
+
+
+def _text(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
+    if row.field is None or row.text_column in (None, row.field):
+        return None
+    found = f"{row.text_column}, and field is {row.field}"
+    return _row_problem(config, (*place, "text_column"), found, "keep one of them")
+
+
+def _transform(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
+    if row.input_transform is None:
+        return None
+    at, code = (*place, "input_transform"), code_name(row.input_transform)
+    if code is None or not code.function:
+        return _row_problem(config, at, f"'{row.input_transform}' is no function", "write my_file.py:my_function")
+    if code.file is None and not is_importable(code.module, config.file):
+        fix = "write my_file.py:my_function, or type: sharegpt for from/value messages"
+        return _row_problem(config, at, f"there is no module '{code.module}'", fix)
+    return None
+
+
+def _synthetic(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
+    if (row.path == "synthetic") != (row.type == "_synthetic"):
+        found, fix = (
+            ("path is synthetic", "type: _synthetic")
+            if row.path == "synthetic"
+            else ("type is _synthetic", "path: synthetic")
+        )
+        return _row_problem(config, (*place, "type"), found, f"write {fix} with it")
+    if row.max_input_id is not None and row.max_input_id <= (
+        low := 100 if row.min_input_id is None else row.min_input_id
+    ):
+        found = f"{row.max_input_id} is not above min_input_id, {low}"
+        return _row_problem(config, (*place, "max_input_id"), found, "raise it")
+    return None
 
 
 def _template(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
@@ -145,23 +242,39 @@ _CHAT_OPTIONS = (
     "chat_template_jinja",
     "chat_template_kwargs",
 )
+_SYNTHETIC_OPTIONS = ("length", "sequence_length", "min_input_id", "max_input_id", "seed")
+_STEP_OPTIONS = ("step_separator", "max_completion_length", "train_on_last_step_only")
 _READ_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_CHAT_OPTIONS, ("chat_template", "sharegpt")),
-    "field": ("completion",),
+    **dict.fromkeys(_CHAT_OPTIONS, ("chat_template", "sharegpt", "messages", "pygmalion", "llama2_chat")),
+    **dict.fromkeys(_SYNTHETIC_OPTIONS, ("_synthetic",)),
+    **dict.fromkeys(_STEP_OPTIONS, ("stepwise_supervised",)),
+    "field": ("completion", "pretrain"),
+    "text_column": ("completion", "pretrain"),
+    "input_transform": ("messages",),
     "conversation": ("sharegpt", "alpaca_chat"),
+    "field_chosen": (),
+    "field_rejected": (),
 }
+"""Option -> the families of types that read it, where not every type does."""
+_NEVER_SUPERVISED = (*_SYNTHETIC_OPTIONS, "field", "text_column", "input_transform", "conversation")
 
 
 def _unread_option(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
     """The first option that the row's type does not read."""
-    if config.method.rl is not None:
-        return None
-    base = base_type(row.type) if row.type else None
+    task = task_of(config)
+    if task == "supervised":
+        name = None if row.type is None else "a mapping" if isinstance(row.type, PromptFormat) else row.type
+        base = base_type(bare_type(name, task)) if name else None
+        if name is not None and name.partition(":")[0] not in TYPES[task] and name != "a mapping":
+            return None  # code of the user's own, or a wrong type
+        reader = f"type {base}" if base else "a row of token ids"
+        unread = {key for key, readers in _READ_BY.items() if base not in readers}
+    else:
+        reader = method_key(config) or ""
+        unread = {*_NEVER_SUPERVISED, *(() if task == "steps" else _STEP_OPTIONS)}
     for name in type(row).model_fields:
         value: Any = getattr(row, name)
-        readers = ("rl: dpo",) if name in ("field_chosen", "field_rejected") else _READ_BY.get(name)
-        if readers and base not in readers and value not in (None, False):
-            reader = f"type {base}" if base else "a row of token ids"
+        if name in unread and value not in (None, False):
             found = f"{shown_place((*place, name))} changes nothing: {reader} does not read it"
             return Problem(config.where((*place, name)), found, "remove the line", str(place[0]))
     return None

@@ -14,7 +14,7 @@ from whet.config.schema.adapter import AdapterSection
 from whet.config.schema.attention import AttentionSection
 from whet.config.schema.base import Section
 from whet.config.schema.batch import BatchSection
-from whet.config.schema.data import DataSection, DatasetConfig
+from whet.config.schema.data import DataSection, DatasetConfig, Phase, PromptFormat
 from whet.config.schema.distributed import DistributedSection, FsdpConfig
 from whet.config.schema.loop import LoopSection
 from whet.config.schema.memory import MemorySection
@@ -86,6 +86,8 @@ __all__ = [
     "OutputSection",
     "PackingSection",
     "PrecisionSection",
+    "Phase",
+    "PromptFormat",
     "QuantSection",
     "ScoreSection",
     "Section",

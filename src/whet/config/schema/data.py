@@ -6,9 +6,33 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveShare, Section
+from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, PositiveShare, Section
 
 When = Literal["all", "turn", "last", "none"]
+
+
+class PromptFormat(Section):
+    """A dataset's `type` as a mapping: a prompt of one's own."""
+
+    system_prompt: str | None = Field(None, description="System text of rows that have none.")
+    system_format: str | None = Field(None, description="Text around a system text; `{system}` by default.")
+    format: str | None = Field(None, description="The prompt; `{instruction} {input} ` by default.")
+    no_input_format: str | None = Field(
+        None, description="The prompt of rows without an input; `{instruction} ` by default."
+    )
+    prompt_format: str | None = Field(None, description="The prompt, with {prompt} and {system}.")
+    chosen_format: str | None = Field(None, description="The preferred answer; `{chosen}` by default.")
+    rejected_format: str | None = Field(None, description="The other answer; `{rejected}` by default.")
+    completion_format: str | None = Field(None, description="The answer; `{completion}` by default.")
+    field_system: str | None = Field(None, description="Column of the system text; `system` by default.")
+    field_instruction: str | None = Field(None, description="Column of {instruction}; `instruction` by default.")
+    field_input: str | None = Field(None, description="Column of {input}; `input` by default.")
+    field_output: str | None = Field(None, description="Column of the answer; `output` by default.")
+    field_prompt: str | None = Field(None, description="Column of {prompt}; `prompt` by default.")
+    field_chosen: str | None = Field(None, description="Column of {chosen}; `chosen` by default.")
+    field_rejected: str | None = Field(None, description="Column of {rejected}; `rejected` by default.")
+    field_completion: str | None = Field(None, description="Column of {completion}; `completion` by default.")
+    field_label: str | None = Field(None, description="Column that says if the answer is good; `label` by default.")
 
 
 class DatasetConfig(Section):
@@ -16,7 +40,14 @@ class DatasetConfig(Section):
 
     path: str = Field(min_length=1, description="File, folder, glob, URL (s3://, https:// ...) or hub id.")
     split: str | None = Field(None, description="Split to read; `train` by default.")
-    type: str | None = Field(None, description="How a row becomes a sample; empty for rows that are already tokens.")
+    type: str | PromptFormat | None = Field(
+        None,
+        description="How a row becomes a sample: a name, a prompt of one's own as a mapping, or a function of one's "
+        "own (`my_file.py:my_row`); empty for rows that are already tokens.",
+    )
+    input_transform: str | None = Field(
+        None, description="Function of one's own that each row goes through first, for `type: messages.chat`."
+    )
     name: str | None = Field(None, description="Configuration name of a hub dataset.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
     data_files: str | tuple[str, ...] | None = Field(None, description="Files to read inside a folder or hub dataset.")
@@ -25,7 +56,10 @@ class DatasetConfig(Section):
     )
     shards: Positive | None = Field(None, description="Cut the rows into this many parts and read one of them.")
     shards_idx: Natural | None = Field(None, description="Number of the part to read, from 0.")
+    weight: PositiveNumber | None = Field(None, description="Share of the mix, relative to the other rows' weights.")
+    epochs: PositiveNumber | None = Field(None, description="How often an epoch shows these rows; 1 by default.")
     field: str | None = Field(None, description="Column of the text, for `type: completion`; `text` by default.")
+    text_column: str | None = Field(None, description="As `field`, for `type: pretrain`.")
     field_messages: str | None = Field(None, description="Column of the messages; `messages` by default.")
     field_tools: str | None = Field(None, description="Column of the tools offered; `tools` by default.")
     field_system: str | None = Field(None, description="Column of a system prompt; `system` by default.")
@@ -51,10 +85,31 @@ class DatasetConfig(Section):
     train_on_inputs: bool | None = Field(None, description="As the top-level key, for this dataset alone.")
     drop_system_message: bool = Field(False, description="Leave out the rows' system messages.")
     split_thinking: bool = Field(False, description="Take <think>...</think> out of the content, as reasoning.")
+    explode_turns: bool = Field(False, description="Make each answer its own sample, rendered as when it is given.")
+    keep_history: bool = Field(False, description="Accept a template that writes earlier turns otherwise.")
     chat_template: str | None = Field(None, description="Template for this dataset; the top-level one by default.")
     chat_template_jinja: str | None = Field(None, description="Jinja text or file, with `chat_template: jinja`.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables given to the template.")
     conversation: str | None = Field(None, description="Prompt style of the sharegpt and alpaca_chat types.")
+    step_separator: str | None = Field(None, description="Text after each step of a solution; a new line by default.")
+    max_completion_length: Positive | None = Field(None, description="Most tokens of a solution's steps.")
+    train_on_last_step_only: bool = Field(False, description="Label the last step of a solution alone.")
+    length: Positive | None = Field(None, description="Number of synthetic rows; 1000 by default.")
+    sequence_length: Positive | None = Field(None, description="Tokens of a synthetic row; sequence_len by default.")
+    min_input_id: Natural | None = Field(None, description="Lowest id of a synthetic row; 100 by default.")
+    max_input_id: Positive | None = Field(
+        None, description="Ids of a synthetic row are below this; the size of the vocabulary by default."
+    )
+    seed: Natural | None = Field(None, description="Seed of synthetic rows; the run's by default.")
+
+
+class Phase(Section):
+    """One row of `phases`."""
+
+    share: float = Field(gt=0, le=1, description="Part of each epoch that the phase takes; all of them make 1.")
+    weights: dict[str, NaturalNumber] = Field(
+        min_length=1, description="Name of a dataset (`chat` for chat.jsonl) -> its weight; the others are not shown."
+    )
 
 
 class DataSection(Section):
@@ -66,6 +121,15 @@ class DataSection(Section):
         0.0, description="Rows set aside for evaluation: a share below 1, or a whole number of rows from 2."
     )
     shuffle_merged_datasets: bool = Field(True, description="Shuffle all rows together.")
+    curriculum_sampling: bool = Field(False, description="As shuffle_merged_datasets: false.")
+    order: Literal["shuffled", "sequential"] = Field(
+        "shuffled", description="Show the datasets together, or one after the other, each shuffled."
+    )
+    mixing_by: Literal["tokens", "samples"] = Field("tokens", description="What the mix's shares are shares of.")
+    mixing_temperature: PositiveNumber | None = Field(
+        None, description="Shares by size^(1/T): 1 as the sizes are, above it more even."
+    )
+    phases: tuple[Phase, ...] | None = Field(None, description="Parts of each epoch, each with its own mix.")
     shuffle_before_merging_datasets: bool = Field(False, description="Shuffle each dataset before they are joined.")
     dataset_prepared_path: str | None = Field(
         None, description="Folder of prepared sets; `last_run_prepared` by default."

@@ -2,73 +2,241 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from whet.config.config import Config
-from whet.config.schema.data import DatasetConfig
+from whet.config.schema.data import DatasetConfig, PromptFormat
+from whet.config.tasks import Task, bare_type, task_of
+from whet.config.user_code import code_name, is_importable
 from whet.core.registry import Registry
-from whet.data.formats.base import Format, MakeFormat
+from whet.data.formats.base import Format, MakeFormat, format_identity
+from whet.data.formats.composed import TYPES as _COMPOSED
+from whet.data.formats.instruction import TYPES as _INSTRUCTIONS
 from whet.data.templates.resolve import dataset_place
+
+_HERE = "whet.data.formats"
 
 #: Formats of supervised training. The name is what stands under ``type``, without a ``:style``.
 FORMATS = Registry(
     "formats",
     {
-        "tokens": "whet.data.formats.tokens:tokens",
-        "chat_template": "whet.data.formats.chat:chat_template",
-        "chat_template.default": "whet.data.formats.chat:chat_template",
-        "sharegpt": "whet.data.formats.chat:sharegpt",
-        "completion": "whet.data.formats.text:completion",
-        "input_output": "whet.data.formats.text:input_output",
-        "alpaca": "whet.data.formats.instruction:instruction",
-        "alpaca_chat": "whet.data.formats.instruction:instruction",
-        "alpaca_chat.load": "whet.data.formats.instruction:instruction",
-        "alpaca_chat.load_concise": "whet.data.formats.instruction:instruction",
-        "alpaca_chat.load_qa": "whet.data.formats.instruction:instruction",
-        "alpaca_chat.load_camel_ai": "whet.data.formats.instruction:instruction",
-        "alpaca_chat.load_no_prompt": "whet.data.formats.instruction:instruction",
-        "alpaca_instruct": "whet.data.formats.instruction:instruction",
-        "alpaca_instruct.load": "whet.data.formats.instruction:instruction",
-        "alpaca_instruct.load_no_prompt": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system.load": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system.load_chat": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system.load_instruct": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system.load_open_orca": "whet.data.formats.instruction:instruction",
-        "alpaca_w_system.load_open_orca_chatml": "whet.data.formats.instruction:instruction",
-        "gpteacher": "whet.data.formats.instruction:instruction",
-        "oasst": "whet.data.formats.instruction:instruction",
-        "jeopardy": "whet.data.formats.instruction:instruction",
-        "summarizetldr": "whet.data.formats.instruction:instruction",
-        "orcamini": "whet.data.formats.instruction:instruction",
-        "metharme": "whet.data.formats.metharme:metharme",
+        "tokens": f"{_HERE}.tokens:tokens",
+        "chat_template": f"{_HERE}.chat:chat_template",
+        "chat_template.default": f"{_HERE}.chat:chat_template",
+        "messages.chat": f"{_HERE}.chat:chat_template",
+        "sharegpt": f"{_HERE}.chat:sharegpt",
+        "pygmalion": f"{_HERE}.chat:pygmalion",
+        "llama2_chat": f"{_HERE}.chat:llama2_chat",
+        "completion": f"{_HERE}.text:completion",
+        "pretrain": f"{_HERE}.text:completion",
+        "input_output": f"{_HERE}.text:input_output",
+        "prompt_completion": f"{_HERE}.text:prompt_completion",
+        "metharme": f"{_HERE}.metharme:metharme",
+        "_synthetic": f"{_HERE}.synthetic:synthetic",
+        **{
+            name: f"{_HERE}.{file}:{make}"
+            for file, make, types in (
+                ("instruction", "instruction", _INSTRUCTIONS),
+                ("composed", "composed", _COMPOSED),
+            )
+            for type_ in types
+            for name in dict.fromkeys((type_, type_.removesuffix(".load")))
+        },
+        "alpaca_w_system": f"{_HERE}.instruction:instruction",
+        "creative_acr": f"{_HERE}.composed:composed",
     },
 )
 
-#: Formats of preference training (``rl: dpo``).
+#: Formats of preference training (``rl: dpo``, ipo, simpo).
 PREFERENCE_FORMATS = Registry(
     "preference_formats",
     {
-        "prompt_pairs": "whet.data.formats.preference:plain",
-        "chat_template": "whet.data.formats.preference:chat_template",
-        "chat_template.default": "whet.data.formats.preference:chat_template",
-        "chat_template.argilla_chat": "whet.data.formats.preference:argilla_chat",
+        "prompt_pairs": f"{_HERE}.preference:plain",
+        "chat_template": f"{_HERE}.preference:chat_template",
+        "chat_template.default": f"{_HERE}.preference:chat_template",
+        "chat_template.argilla": f"{_HERE}.preference:argilla_chat",
+        "chat_template.argilla_chat": f"{_HERE}.preference:argilla_chat",
+        "passthrough.default": f"{_HERE}.preference:pass_through",
+        "zephyr.nectar": f"{_HERE}.preference:nectar",
         **{
-            f"{style}.{name}": f"whet.data.formats.preference:{name}"
+            f"{style}.{name}": f"{_HERE}.preference:{name}"
             for style in ("chatml", "llama3")
-            for name in ("default", "argilla_chat", "icr", "intel", "prompt_pairs", "ultra")
+            for name in ("argilla", "argilla_chat", "default", "icr", "intel", "prompt_pairs", "ultra")
         },
     },
 )
 
+#: Formats of ``rl: kto``.
+UNPAIRED_FORMATS = Registry(
+    "unpaired_formats",
+    {
+        "prompt_completion": f"{_HERE}.unpaired:plain",
+        "passthrough.default": f"{_HERE}.unpaired:pass_through",
+        **{
+            f"{style}.{name}": f"{_HERE}.unpaired:{make}"
+            for style in ("chatml", "llama3")
+            for name, make in (
+                ("argilla", "argilla"),
+                ("argilla_chat", "argilla_chat"),
+                ("intel", "intel"),
+                ("prompt_pairs", "plain"),
+                ("ultra", "plain"),
+            )
+        },
+    },
+)
 
-def make_format(dataset: DatasetConfig, config: Config) -> Format:
+#: Formats of ``rl: orpo``.
+ODDS_FORMATS = Registry(
+    "odds_formats",
+    {
+        "prompt_pairs": f"{_HERE}.preference:plain",
+        "passthrough.default": f"{_HERE}.preference:pass_through",
+        **dict.fromkeys(("chat_template", "chat_template.argilla"), f"{_HERE}.preference:argilla_chat"),
+        "chat_template.load": f"{_HERE}.preference:argilla_chat",
+    },
+)
+
+#: Formats of ``reward_model: true``.
+REWARD_FORMATS = Registry(
+    "reward_formats",
+    {
+        "prompt_pairs": f"{_HERE}.preference:plain",
+        "bradley_terry.chat_template": f"{_HERE}.preference:bradley_terry",
+        "bradley_terry.llama3": f"{_HERE}.preference:bradley_terry",
+    },
+)
+
+#: Formats of ``process_reward_model: true``.
+STEPS_FORMATS = Registry("steps_formats", {"stepwise_supervised": f"{_HERE}.stepwise:stepwise"})
+
+#: Formats of ``rl: grpo`` and gdpo.
+PROMPTS_FORMATS = Registry(
+    "prompts_formats",
+    {"prompt": f"{_HERE}.prompts:prompt", "passthrough.default": f"{_HERE}.prompts:pass_through"},
+)
+
+#: Formats of ``rl: ebft``.
+FEATURES_FORMATS = Registry(
+    "features_formats",
+    {
+        "prompt": f"{_HERE}.prompts:prompt_and_answer",
+        "passthrough.default": f"{_HERE}.prompts:text_and_answer",
+        "ebft_opencode.transform": f"{_HERE}.prompts:opencode",
+        "ebft_strided_structured.transform": f"{_HERE}.text:strided_structured",
+        "ebft_strided_chat.transform": f"{_HERE}.chat:chat_template",
+        **{
+            f"ebft_chat_multiturn.{name}": f"{_HERE}.prompts:multiturn"
+            for name in ("transform", "transform_last_turn", "transform_all_turns")
+        },
+        **{
+            f"ebft_reasoning.{name}": f"{_HERE}.prompts:reasoning"
+            for name in ("transform", "transform_answer_only", "transform_strided", "transform_strided_answer_only")
+        },
+    },
+)
+
+#: Kind of rows -> its formats.
+TABLES: Mapping[Task, Registry] = {
+    "supervised": FORMATS,
+    "preference": PREFERENCE_FORMATS,
+    "unpaired": UNPAIRED_FORMATS,
+    "odds": ODDS_FORMATS,
+    "reward": REWARD_FORMATS,
+    "steps": STEPS_FORMATS,
+    "prompts": PROMPTS_FORMATS,
+    "features": FEATURES_FORMATS,
+}
+
+#: Kind of rows -> the format of a dataset without a ``type``.
+UNTYPED: Mapping[Task, str] = {
+    "supervised": "tokens",
+    "preference": "prompt_pairs",
+    "unpaired": "prompt_completion",
+    "odds": "prompt_pairs",
+    "reward": "prompt_pairs",
+    "steps": "stepwise_supervised",
+    "prompts": "prompt",
+    "features": "prompt",
+}
+
+#: Key of what a user's function gives -> the format that reads it, the first that is there; of supervised training.
+_READ_AS: Mapping[str, str] = {
+    "input_ids": "tokens",
+    "messages": "chat_template",
+    "conversations": "sharegpt",
+    "segments": "input_output",
+    "completion": "prompt_completion",
+    "instruction": "alpaca",
+    "text": "completion",
+}
+
+
+def make_format(dataset: DatasetConfig, config: Config, tokenizer: Any = None) -> Format:
     """The reader of a dataset's rows.
+
+    Args:
+        dataset: its options.
+        config: the config it belongs to.
+        tokenizer: for the formats that need one before they can read a row (``_synthetic``, and functions of the
+            user's that take one). Without it, such a format can be asked for all but its samples.
 
     Raises:
         ConfigError: no such format, or one of its options is wrong.
     """
-    where = config.where((*dataset_place(config, dataset), "type"))
-    preference = config.method.rl is not None
-    name = (dataset.type or ("prompt_pairs" if preference else "tokens")).partition(":")[0]
-    table = PREFERENCE_FORMATS if preference else FORMATS
-    make: MakeFormat = table.load(name, where)
+    format_ = _unbound(dataset, config)
+    bound = getattr(format_, "bound", None)
+    return format_ if bound is None or tokenizer is None else bound(tokenizer)  # type: ignore[no-any-return]
+
+
+def _unbound(dataset: DatasetConfig, config: Config) -> Format:
+    task = task_of(config)
+    if isinstance(dataset.type, PromptFormat):
+        from whet.data.formats.own_prompt import own_prompt
+
+        return own_prompt(dataset, config)
+    table = TABLES[task]
+    name = bare_type(dataset.type or UNTYPED[task], task).partition(":")[0]
+    if dataset.type and name not in table:
+        code = code_name(dataset.type)
+        if code is not None and (code.file or is_importable(code.module, config.file)):
+            return _own_code(dataset, config, task, dataset.type)
+    if dataset.input_transform and task == "supervised":
+        return _own_code(dataset, config, task, dataset.input_transform)
+    make: MakeFormat = table.load(name, config.where((*dataset_place(config, dataset), "type")))
     return make(dataset, config)
+
+
+def _own_code(dataset: DatasetConfig, config: Config, task: Task, name: str) -> Format:
+    """A user's function, with the formats that may read what it gives."""
+    from whet.data.formats.own_code import own_code
+
+    table, untyped = TABLES[task], UNTYPED[task]
+
+    def made(format_name: str) -> Format:
+        make: MakeFormat = table.load(format_name)
+        return make(dataset, config)
+
+    if task == "supervised":
+        read_as = {key: made(format_name) for key, format_name in _READ_AS.items()}
+        return own_code(dataset, config, name, read_as, read_as)
+    raw = "passthrough.default" if "passthrough.default" in table else untyped
+    return own_code(dataset, config, name, {"": made(untyped)}, {"": made(raw)})
+
+
+__all__ = [
+    "FEATURES_FORMATS",
+    "FORMATS",
+    "ODDS_FORMATS",
+    "PREFERENCE_FORMATS",
+    "PROMPTS_FORMATS",
+    "REWARD_FORMATS",
+    "STEPS_FORMATS",
+    "TABLES",
+    "UNPAIRED_FORMATS",
+    "UNTYPED",
+    "Format",
+    "format_identity",
+    "make_format",
+]

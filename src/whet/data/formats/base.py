@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
+from whet.config.tasks import bare_type, task_of
 from whet.core.errors import RowError
 from whet.core.types import Sample
+from whet.data.templates.traced import Source, trace
 
 Row = Mapping[str, Any]
 
@@ -41,10 +43,30 @@ class Format(Protocol):
         """
 
 
+def format_identity(format_: Format) -> str:
+    """What decides, beside the options and whet's own code, what a format makes of a row; "" for one of ours.
+
+    A format that runs a user's code has ``identity() -> str``: a hash of that code, which is part of the name of what
+    is prepared with it.
+    """
+    identity: Callable[[], str] | None = getattr(format_, "identity", None)
+    return "" if identity is None else identity()
+
+
 class MakeFormat(Protocol):
     """An entry of the table of formats: options in, a format out."""
 
     def __call__(self, dataset: DatasetConfig, config: Config) -> Format: ...
+
+
+def type_name(dataset: DatasetConfig, config: Config) -> str:
+    """The type's name and style, without the path of Axolotl's modules before it; "" where it is no name."""
+    return bare_type(dataset.type, task_of(config)) if isinstance(dataset.type, str) else ""
+
+
+def trains_on_inputs(dataset: DatasetConfig, config: Config) -> bool:
+    """Whether prompts are trained: what the dataset says, else the config."""
+    return config.data.train_on_inputs if dataset.train_on_inputs is None else dataset.train_on_inputs
 
 
 def required(row: Row, *names: str) -> Any:
@@ -74,6 +96,23 @@ def text(row: Row, *names: str) -> str:
 def optional_text(row: Row, name: str) -> str:
     """A string field that may be missing or null; then empty."""
     return "" if row.get(name) is None else text(row, name)
+
+
+def own(row: Row, *names: str) -> str:
+    """As `text`, marked as the row's own: where it stands in a prompt of ours it may hold no control token."""
+    return trace(text(row, *names), Source(0, names[0]))
+
+
+def flag(row: Row, name: str) -> bool:
+    """A required field that is true or false; 1 and 0 are as good."""
+    return as_flag(required(row, name), f"'{name}'")
+
+
+def as_flag(value: Any, shown: str) -> bool:
+    """A value that is true or false, or 1 or 0."""
+    if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise RowError("wrong type", f"{shown} is {kind(value)}, not true or false")
 
 
 def listed(row: Row, *names: str) -> list[Any]:

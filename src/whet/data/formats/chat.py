@@ -98,6 +98,20 @@ def sharegpt(dataset: DatasetConfig, config: Config) -> Chat:
     return replace(chat, template=style or CONFIGURED)
 
 
+def pygmalion(dataset: DatasetConfig, config: Config) -> Chat:
+    """``conversations: [{role: system, human or bot, value}]``, in Metharme's prompts."""
+    roles = {"assistant": ("bot", "assistant", "gpt"), **(dataset.roles or {})}
+    with_bot = dataset.model_copy(update={"roles": roles})
+    return replace(
+        _chat(dataset, config, MessageReader.of(with_bot, "role", "value"), "conversations"), template="metharme"
+    )
+
+
+def llama2_chat(dataset: DatasetConfig, config: Config) -> Chat:
+    """``conversations: [{from, value}]``, in Llama 2's prompts (``[INST] <<SYS>>``)."""
+    return replace(sharegpt(dataset, config), template="llama2")
+
+
 def _chat(dataset: DatasetConfig, config: Config, reader: MessageReader, messages: str) -> Chat:
     return Chat(
         reader=reader,

@@ -14,9 +14,9 @@ from whet.config.schema.data import DatasetConfig
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import suggestion
 from whet.core.types import Document, Segment
-from whet.data.formats.base import Row, optional_text, text
+from whet.data.formats.base import Row, optional_text, own, trains_on_inputs, type_name
 from whet.data.templates.resolve import dataset_place
-from whet.data.templates.traced import Source, Traced, trace
+from whet.data.templates.traced import concat
 
 #: Taori et al. 2023, Stanford Alpaca: the opening of a prompt with an input, and of one without.
 WITH_INPUT = (
@@ -85,28 +85,45 @@ class Instruction:
     cuts_long_rows: bool = False
 
     def read(self, row: Row) -> Document:
-        style = STYLES[self.style]
-        given = optional_text(row, self.input) if self.input else ""
-        opening = self.opening[0 if given else 1] if self.system is None else optional_text(row, self.system)
-        parts = [
-            _around(style.system, self._own(opening, self.system)) if opening else "",
-            _around(style.instruction, self._own(text(row, self.instruction), self.instruction)),
-            _around(style.input, self._own(given, self.input)) if given else "",
-            style.answer,
-        ]
-        prompt: str = Traced("").join(parts)
-        answer = self._own(self.answer_prefix + text(row, self.answer), self.answer)
-        segments = (Segment(prompt, self.train_prompt), Segment(answer, train=True))
-        return Document(segments, add_bos=True, add_eos=True)
-
-    @staticmethod
-    def _own(value: str, field: str | None) -> str:
-        """A text of the row, marked as such: it may hold no control token."""
-        return trace(value, Source(0, field)) if field is not None else value
+        has_input = self.input is not None and bool(optional_text(row, self.input))
+        given = own(row, self.input) if has_input and self.input else ""
+        if self.system is None:
+            opening = self.opening[0 if given else 1]
+        else:
+            opening = own(row, self.system) if optional_text(row, self.system) else ""
+        answer = concat((self.answer_prefix, own(row, self.answer)))
+        prompt = prompt_text(self.style, opening, own(row, self.instruction), given)
+        return answered(prompt, answer, train_prompt=self.train_prompt)
 
 
-def _around(ends: tuple[str, str], content: str) -> str:
-    return ends[0] + content + ends[1]
+def prompt_text(style: str, opening: str, instruction: str, given: str = "") -> str:
+    """A prompt in one of the `STYLES`; the opening and the input may be empty."""
+    form = STYLES[style]
+    parts = [
+        *((form.system[0], opening, form.system[1]) if opening else ()),
+        *(form.instruction[0], instruction, form.instruction[1]),
+        *((form.input[0], given, form.input[1]) if given else ()),
+        form.answer,
+    ]
+    return concat(parts)
+
+
+def answered(prompt: str, answer: str, *, train_prompt: bool) -> Document:
+    """A prompt of raw text and its answer, which is trained with the EOS after it."""
+    return Document((Segment(prompt, train_prompt), Segment(answer, train=True)), add_bos=True, add_eos=True)
+
+
+def chosen_style(dataset: DatasetConfig, config: Config) -> str:
+    """The style behind the type's name; "" where none is written.
+
+    Raises:
+        ConfigError: no such style.
+    """
+    name, _, style = type_name(dataset, config).partition(":")
+    if style and style not in STYLES:
+        where = config.where((*dataset_place(config, dataset), "type"))
+        raise ConfigError(Problem(where, f"'{style}' is not a style of '{name}'", suggestion(style, STYLES), "type"))
+    return style
 
 
 _UNPROMPTED = ("", "")
@@ -141,12 +158,12 @@ def instruction(dataset: DatasetConfig, config: Config) -> Instruction:
     Raises:
         ConfigError: no such style.
     """
-    name, _, style = (dataset.type or "").partition(":")
+    name = type_name(dataset, config).partition(":")[0]
     format_ = TYPES[name if name in TYPES else f"{name}.load"]
-    if not style and name.startswith("alpaca_chat"):
-        style = dataset.conversation or ""
-    if style and style not in STYLES:
-        where = config.where((*dataset_place(config, dataset), "type"))
-        raise ConfigError(Problem(where, f"'{style}' is not a style of '{name}'", suggestion(style, STYLES), "type"))
-    on_inputs = config.data.train_on_inputs if dataset.train_on_inputs is None else dataset.train_on_inputs
-    return replace(format_, style=style or format_.style, train_prompt=on_inputs)
+    style = chosen_style(dataset, config)
+    if not style and name.startswith("alpaca_chat") and dataset.conversation:
+        style = dataset.conversation
+        if style not in STYLES:
+            where = config.where((*dataset_place(config, dataset), "conversation"))
+            raise ConfigError(Problem(where, f"'{style}' is not a style of '{name}'", suggestion(style, STYLES)))
+    return replace(format_, style=style or format_.style, train_prompt=trains_on_inputs(dataset, config))

@@ -227,10 +227,14 @@ def _arguments(shown: str, arguments: Any) -> Any:
     return read
 
 
+def split_thought(content: str) -> re.Match[str] | None:
+    """The ``thought`` at the beginning of a content and the ``answer`` after it, as groups; None if there is none."""
+    return next((match for pattern in _THOUGHTS if (match := pattern.match(content))), None)
+
+
 def _split_thinking(message: dict[str, Any], key: str, details: tuple[TrainRange, ...]) -> tuple[TrainRange, ...]:
     """Move the thought at the beginning of the content to ``key``; returns ``details`` for what is left of it."""
-    content = message.get("content")
-    match = next((m for pattern in _THOUGHTS if (m := pattern.match(content or ""))), None)
+    match = split_thought(message.get("content") or "")
     if match is None:
         return details
     answer = match["answer"]

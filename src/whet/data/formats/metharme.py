@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.types import Document, Segment
-from whet.data.formats.base import Row, text
+from whet.data.formats.base import Row, text, trains_on_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,4 @@ class Metharme:
 
 def metharme(dataset: DatasetConfig, config: Config) -> Metharme:
     """The prompt is trained too under ``train_on_inputs``."""
-    on_inputs = config.data.train_on_inputs if dataset.train_on_inputs is None else dataset.train_on_inputs
-    return Metharme(train_prompt=on_inputs)
+    return Metharme(train_prompt=trains_on_inputs(dataset, config))

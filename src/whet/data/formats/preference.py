@@ -1,4 +1,5 @@
-"""Preference rows: a prompt, an answer that was chosen and one that was rejected; for ``rl: dpo``.
+"""Preference rows: a prompt, an answer that was chosen and one that was rejected; for ``rl: dpo``, ipo, simpo and orpo,
+and for reward models.
 
 A prompt or an answer may be a string, a message or a list of messages. A string is what the user, or the assistant,
 said: preference rows are conversations here, rendered by the chat template like any other.
@@ -6,6 +7,7 @@ said: preference rows are conversations here, rendered by the chat template like
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +15,9 @@ from typing import Any
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
-from whet.core.types import Preference, Turn
-from whet.data.formats.base import CONFIGURED, Row, kind, listed, required, text
-from whet.data.formats.chat import read_tools
+from whet.core.types import Preference, PreferenceText, Turn
+from whet.data.formats.base import CONFIGURED, Row, kind, listed, required, text, type_name
+from whet.data.formats.chat import has_system, read_tools
 from whet.data.formats.messages import MessageReader
 
 
@@ -59,30 +61,36 @@ class Pairs:
                 raise RowError("no assistant turn", f"the {name} answer does not begin with an assistant's message")
         if not prompt:
             raise RowError("empty conversation", "there is no message before the answers")
-        return Preference(self._with_system(prompt, row), chosen, rejected, read_tools(row.get(self.tools)))
+        prompt = with_system(prompt, row, self.system, self.default_system)
+        return Preference(prompt, chosen, rejected, read_tools(row.get(self.tools)))
 
     def _prompt(self, row: Row) -> tuple[Turn, ...]:
         if self.only_last:
             return self.reader.read(listed(row, *self.prompt))
-        return self._turns(required(row, *self.prompt), "user", self.prompt)
+        return turns_of(self.reader, row, "user", self.prompt)
 
     def _answer(self, row: Row, names: Sequence[str]) -> tuple[Turn, ...]:
-        return self._turns(required(row, *names), "assistant", names)
+        return turns_of(self.reader, row, "assistant", names)
 
-    def _turns(self, value: Any, role: str, names: Sequence[str]) -> tuple[Turn, ...]:
-        if isinstance(value, str):
-            return (Turn({"role": role, "content": value}),)
-        if isinstance(value, Mapping):
-            return self.reader.read([value])
-        if isinstance(value, list | tuple):
-            return self.reader.read(value)
-        raise RowError("wrong type", f"'{names[0]}' is {kind(value)}, not a string or a list of messages")
 
-    def _with_system(self, prompt: tuple[Turn, ...], row: Row) -> tuple[Turn, ...]:
-        if any(turn.role == "system" for turn in prompt):
-            return prompt
-        system = text(row, self.system) if row.get(self.system) else self.default_system
-        return prompt if system is None else (Turn({"role": "system", "content": system}), *prompt)
+def turns_of(reader: MessageReader, row: Row, role: str, names: Sequence[str]) -> tuple[Turn, ...]:
+    """A field that is a text, which ``role`` said, or a message, or a list of messages."""
+    value = required(row, *names)
+    if isinstance(value, str):
+        return (Turn({"role": role, "content": value}),)
+    if isinstance(value, Mapping):
+        return reader.read([value])
+    if isinstance(value, list | tuple):
+        return reader.read(value)
+    raise RowError("wrong type", f"'{names[0]}' is {kind(value)}, not a string or a list of messages")
+
+
+def with_system(prompt: tuple[Turn, ...], row: Row, column: str, default: str | None) -> tuple[Turn, ...]:
+    """The prompt, with the system turn that the row or the config gives where it has none."""
+    if has_system(prompt):
+        return prompt
+    system = text(row, column) if row.get(column) else default
+    return prompt if system is None else (Turn({"role": "system", "content": system}), *prompt)
 
 
 def _shared_prompt(
@@ -119,6 +127,96 @@ class Ultra:
         return self.pairs.read({**row, **answers})
 
 
+@dataclass(frozen=True, slots=True)
+class Nectar:
+    """``{prompt, answers: [{answer, rank}, ...]}``: the best of the ranked answers against the worst.
+
+    Rank 1 is the best. (Axolotl takes the worst for the chosen one.) A prompt that is written as ``Human: ...
+    Assistant: ...`` is read as the conversation it is.
+    """
+
+    pairs: Pairs
+
+    @property
+    def template(self) -> str | None:
+        return self.pairs.template
+
+    @property
+    def cuts_long_rows(self) -> bool:
+        return False
+
+    def read(self, row: Row) -> Preference:
+        ranked = sorted((self._ranked(number, answer) for number, answer in enumerate(listed(row, "answers"))))
+        if len(ranked) < 2 or ranked[0][0] == ranked[-1][0]:
+            raise RowError("no preference", f"{len(ranked)} answers, and none is better than another")
+        prompt = _named_speakers(text(row, "prompt"))
+        return self.pairs.read({**row, "prompt": prompt, "chosen": ranked[0][1], "rejected": ranked[-1][1]})
+
+    @staticmethod
+    def _ranked(number: int, answer: Any) -> tuple[float, str]:
+        if not isinstance(answer, Mapping):
+            raise RowError("wrong type", f"answer {number} is {kind(answer)}, not an object")
+        rank = required(answer, "rank")
+        if isinstance(rank, bool) or not isinstance(rank, int | float):
+            raise RowError("wrong type", f"the rank of answer {number} is {kind(rank)}, not a number")
+        return rank, text(answer, "answer")
+
+
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
+
+
+def _named_speakers(prompt: str) -> str | list[dict[str, str]]:
+    """``Human: Q Assistant:`` as messages; a prompt that does not begin and end so as it is."""
+    stripped = prompt.strip()
+    if not stripped.startswith("Human:") or not stripped.endswith("Assistant:"):
+        return prompt
+    _, *pieces = _SPEAKER.split(stripped)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    said = zip(pieces[::2], pieces[1::2], strict=True)
+    return [{"role": roles[name], "content": words.strip()} for name, words in said if words.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class PassThrough:
+    """``{prompt, chosen, rejected}``: texts that hold their markup already; no chat template touches them."""
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    template: str | None = None
+    cuts_long_rows: bool = False
+
+    def read(self, row: Row) -> PreferenceText:
+        return PreferenceText(text(row, "prompt"), text(row, self.chosen), text(row, self.rejected))
+
+
+def nectar(dataset: DatasetConfig, config: Config) -> Nectar:
+    """``zephyr.nectar``, rendered with the config's template."""
+    return Nectar(_pairs(dataset, config, chosen=("chosen",), rejected=("rejected",)))
+
+
+def pass_through(dataset: DatasetConfig, config: Config) -> PassThrough:
+    """``passthrough.default``."""
+    return PassThrough(dataset.field_chosen or "chosen", dataset.field_rejected or "rejected")
+
+
+def bradley_terry(dataset: DatasetConfig, config: Config) -> Pairs:
+    """``{system?, input, chosen, rejected}``; ``bradley_terry.llama3`` brings its template."""
+    style = type_name(dataset, config).rpartition(".")[2]
+    return _pairs(dataset, config, prompt=("input",), template="llama3" if style == "llama3" else CONFIGURED)
+
+
+def argilla(dataset: DatasetConfig, config: Config) -> Pairs:
+    """``{instruction, chosen_response, rejected_response}``, or the answers as ``chosen`` and ``rejected``."""
+    return _pairs(
+        dataset,
+        config,
+        prompt=("instruction",),
+        chosen=(dataset.field_chosen or "chosen_response", "chosen"),
+        rejected=(dataset.field_rejected or "rejected_response", "rejected"),
+        template=style_of(dataset, config),
+    )
+
+
 def plain(dataset: DatasetConfig, config: Config) -> Pairs:
     """No ``type``: ``{prompt, chosen, rejected}``; without a prompt the answers are whole conversations."""
     return _pairs(dataset, config)
@@ -131,7 +229,7 @@ def chat_template(dataset: DatasetConfig, config: Config) -> Pairs:
 
 def argilla_chat(dataset: DatasetConfig, config: Config) -> Pairs:
     """``{chosen, rejected}``, whole conversations that differ in their end."""
-    return _pairs(dataset, config, whole=True, template=_style(dataset))
+    return _pairs(dataset, config, whole=True, template=style_of(dataset, config))
 
 
 def default(dataset: DatasetConfig, config: Config) -> Pairs:
@@ -142,34 +240,34 @@ def default(dataset: DatasetConfig, config: Config) -> Pairs:
         prompt=("prompt", "input", "question", "instruction"),
         chosen=(dataset.field_chosen or "chosen", "chosen_response"),
         rejected=(dataset.field_rejected or "rejected", "rejected_response"),
-        template=_style(dataset),
+        template=style_of(dataset, config),
     )
 
 
 def icr(dataset: DatasetConfig, config: Config) -> Pairs:
     """``{input, chosen, rejected}``."""
-    return _pairs(dataset, config, prompt=("input",), template=_style(dataset))
+    return _pairs(dataset, config, prompt=("input",), template=style_of(dataset, config))
 
 
 def intel(dataset: DatasetConfig, config: Config) -> Pairs:
     """``{question, chosen, rejected}``."""
-    return _pairs(dataset, config, prompt=("question",), template=_style(dataset))
+    return _pairs(dataset, config, prompt=("question",), template=style_of(dataset, config))
 
 
 def prompt_pairs(dataset: DatasetConfig, config: Config) -> Pairs:
     """``{prompt, chosen, rejected}``."""
-    return _pairs(dataset, config, template=_style(dataset))
+    return _pairs(dataset, config, template=style_of(dataset, config))
 
 
 def ultra(dataset: DatasetConfig, config: Config) -> Ultra:
     """``{prompt, chosen: [..., answer], rejected: [..., answer]}``."""
-    return Ultra(_pairs(dataset, config, template=_style(dataset)))
+    return Ultra(_pairs(dataset, config, template=style_of(dataset, config)))
 
 
-def _style(dataset: DatasetConfig) -> str:
+def style_of(dataset: DatasetConfig, config: Config) -> str:
     """``chatml.intel`` -> the template ``chatml``; ``chat_template.…`` -> the config's."""
-    style = (dataset.type or "").partition(".")[0]
-    return CONFIGURED if style in ("", "chat_template") else style
+    style = type_name(dataset, config).partition(".")[0]
+    return style if style in ("chatml", "llama3") else CONFIGURED
 
 
 def _pairs(dataset: DatasetConfig, config: Config, **options: Any) -> Pairs:

@@ -1,4 +1,5 @@
-"""Raw text: ``type: completion`` (a whole text is trained) and ``type: input_output`` (segments say what is)."""
+"""Raw text: ``completion`` and ``pretrain`` (a whole text is trained), ``input_output`` (segments say what is) and
+``prompt_completion`` (the second of two texts)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
 from whet.core.types import Document, Segment
-from whet.data.formats.base import Row, kind, listed, text
+from whet.data.formats.base import Row, kind, listed, text, trains_on_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,36 @@ class InputOutput:
         return Segment(content, label)
 
 
+@dataclass(frozen=True, slots=True)
+class PromptCompletion:
+    """``{prompt, completion}``, raw texts; the completion and the EOS after it are trained."""
+
+    prompt: tuple[str, ...] = ("prompt",)
+    completion: tuple[str, ...] = ("completion",)
+    train_prompt: bool = False
+    template: str | None = None
+    cuts_long_rows: bool = False
+
+    def read(self, row: Row) -> Document:
+        prompt, answer = text(row, *self.prompt), text(row, *self.completion)
+        return Document((Segment(prompt, self.train_prompt), Segment(answer, train=True)), add_bos=True, add_eos=True)
+
+
 def completion(dataset: DatasetConfig, config: Config) -> Completion:
-    """``{text: ...}``; ``field`` names another column."""
-    return Completion(dataset.field or "text")
+    """``{text: ...}``; ``field``, or ``text_column``, names another column. ``pretrain`` is the same."""
+    return Completion(dataset.field or dataset.text_column or "text")
 
 
 def input_output(dataset: DatasetConfig, config: Config) -> InputOutput:
     """``{segments: [{label: bool, text: str}]}``."""
     return InputOutput()
+
+
+def prompt_completion(dataset: DatasetConfig, config: Config) -> PromptCompletion:
+    """The prompt is trained too under ``train_on_inputs``."""
+    return PromptCompletion(train_prompt=trains_on_inputs(dataset, config))
+
+
+def strided_structured(dataset: DatasetConfig, config: Config) -> PromptCompletion:
+    """``ebft_strided_structured.transform``: a prompt and an answer under any of their usual names."""
+    return PromptCompletion(("input", "prompt", "question"), ("output", "completion", "answer"))
