@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from whet.data.packing import IntArray, Packs, Slots, plan_slots
+from whet.data.balance import balanced
+from whet.data.mixing import Mix, plain_mix
+from whet.data.packing import IntArray, Packs, Slots, joined, next_fit, one_each, plan_slots
 
 _SAMPLES, _ROWS = 0, 1
 """The two independent random streams of an epoch."""
@@ -31,6 +32,9 @@ class Order:
         micro_batch_size: rows a rank computes at a time.
         seed: any integer.
         shuffle: False keeps the order of the samples: row by row, or for packs by their earliest sample.
+        mix: the parts of an epoch and how often each shows every dataset; every sample once by default.
+        neighbours: pack samples that stand behind each other; only for parts that show each sample once.
+        balance_steps: rows of an optimiser step (G); then rows are dealt to steps so that each takes equal time.
     """
 
     def __init__(
@@ -41,14 +45,23 @@ class Order:
         micro_batch_size: int,
         seed: int,
         shuffle: bool = True,
+        *,
+        mix: Mix | None = None,
+        neighbours: bool = False,
+        balance_steps: int | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.packed = packed
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self._slots = plan_slots(self.lengths, sequence_len) if packed else _one_each(len(self.lengths))
-        self._epoch = lru_cache(maxsize=1)(self._compute_epoch)
+        self.mix = mix if mix is not None else plain_mix(self.lengths)
+        self._by_length = packed and not neighbours
+        self._balance_steps = balance_steps
+        pack = (next_fit if neighbours else plan_slots) if packed else lambda lengths, _: one_each(len(lengths))
+        self._lengths = [self.mix.slots(part) for part in range(self.mix.num_parts)]
+        self._slots: list[Slots] = [pack(lengths, sequence_len) for lengths in self._lengths]
+        self._latest: tuple[int, Packs] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -57,7 +70,7 @@ class Order:
     @property
     def num_rows(self) -> int:
         """Rows of an epoch; the same for every epoch."""
-        return len(self._slots.offsets) - 1
+        return sum(map(len, self._slots))
 
     def steps_per_epoch(self, accumulation: int, world_size: int = 1) -> int:
         """Optimiser steps of an epoch; the last may see fewer rows than the others."""
@@ -73,13 +86,25 @@ class Order:
 
     def epoch(self, epoch: int) -> Packs:
         """All rows of an epoch in order. The latest epoch asked for is kept in memory."""
-        return self._epoch(epoch)
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = epoch, self._compute_epoch(epoch)
+        return self._latest[1]
 
     def step_samples(self, epoch: int, step: int, accumulation: int, world_size: int = 1) -> IntArray:
         """Sample ids that optimiser step ``step`` of the epoch sees over all ranks, in row order."""
         rows, size = self.epoch(epoch), self.rows_per_step(accumulation, world_size)
         begin, end = min(step * size, len(rows)), min((step + 1) * size, len(rows))
         return rows.members[rows.offsets[begin] : rows.offsets[end]]
+
+    def times_seen(self, num_steps: int, accumulation: int, world_size: int = 1) -> IntArray:
+        """int64[N]: how often a run's first ``num_steps`` optimiser steps see each sample."""
+        whole_epochs, steps_of_last = divmod(num_steps, self.steps_per_epoch(accumulation, world_size))
+        times = self.mix.times_seen(whole_epochs, self.num_samples)
+        if steps_of_last:
+            rows = self.epoch(whole_epochs)
+            num_rows = min(steps_of_last * self.rows_per_step(accumulation, world_size), len(rows))
+            times = times + np.bincount(rows.members[: rows.offsets[num_rows]], minlength=self.num_samples)
+        return times
 
     def micro_batches(self, epoch: int, rank: int = 0, world_size: int = 1, accumulation: int = 1) -> MicroBatches:
         """What one rank computes in an epoch, in order.
@@ -92,20 +117,35 @@ class Order:
         """
         assert 0 <= rank < world_size
         assert accumulation >= 1
-        return MicroBatches(self.epoch(epoch), self.micro_batch_size, rank, world_size)
+        balanced = self._balance_steps is not None
+        return MicroBatches(self.epoch(epoch), self.micro_batch_size, rank, world_size, to_and_fro=balanced)
 
     def _compute_epoch(self, epoch: int) -> Packs:
-        if not self.shuffle:
-            packs = self._slots.fill(self._by_length(np.arange(self.num_samples)))
-            return _in_row_order(packs, np.argsort(_first_members(packs), kind="stable"))
-        packs = self._slots.fill(self._by_length(self._random(epoch, _SAMPLES, self.num_samples)))
-        return _in_row_order(packs, np.argsort(self._random(epoch, _ROWS, self.num_rows), kind="stable"))
+        tie_breaker = self._random(epoch, _SAMPLES, sum(map(len, self._lengths)))
+        row_random = self._random(epoch, _ROWS, self.num_rows)
+        filled: list[Packs] = []
+        first_slot = first_row = 0
+        for part, (lengths, slots) in enumerate(zip(self._lengths, self._slots, strict=True)):
+            last_slot, last_row = first_slot + len(lengths), first_row + len(slots)
+            samples = self.mix.deal(part, epoch)
+            packs = slots.fill(samples[self._arrangement(lengths, tie_breaker[first_slot:last_slot])])
+            filled.append(packs.in_order(self._row_order(packs, row_random[first_row:last_row], first_row)))
+            first_slot, first_row = last_slot, last_row
+        return joined(filled)
 
-    def _by_length(self, tie_breaker: npt.NDArray[np.integer]) -> IntArray:
-        if not self.packed:
-            return np.argsort(tie_breaker, kind="stable")
-        by_length: IntArray = np.lexsort((tie_breaker, self.lengths))
-        return by_length
+    def _arrangement(self, lengths: IntArray, tie_breaker: npt.NDArray[np.uint64]) -> IntArray:
+        """int64: which sample of a part stands where in the list that its slots point into."""
+        if self._by_length:
+            by_length: IntArray = np.lexsort((tie_breaker, lengths) if self.shuffle else (lengths,))
+            return by_length
+        return np.argsort(tie_breaker, kind="stable") if self.shuffle and not self.packed else np.arange(len(lengths))
+
+    def _row_order(self, packs: Packs, random: npt.NDArray[np.uint64], first_row: int) -> IntArray:
+        if not self.shuffle:
+            return np.argsort(_first_members(packs), kind="stable")
+        if self._balance_steps:
+            return balanced(packs.sums(self.lengths**2), random, self._balance_steps, first_row)
+        return np.argsort(random, kind="stable")
 
     def _random(self, epoch: int, stream: int, size: int) -> npt.NDArray[np.uint64]:
         """Raw Philox output: unlike NumPy's Generator methods its stream is promised never to change."""
@@ -118,14 +158,19 @@ class Order:
 class MicroBatches(Sequence[tuple[IntArray, ...]]):
     """One rank's micro-batches of an epoch; each is a tuple of rows, each row int64[k] sample ids.
 
-    Row i of a global micro-batch goes to rank i mod world_size, so that the last, partial one is spread evenly.
-    Nothing is computed before it is asked for: a resumed run starts anywhere at once.
+    Rows are dealt to the ranks in turn, so that the last, partial micro-batch is spread evenly. Nothing is computed
+    before it is asked for: a resumed run starts anywhere at once.
+
+    Attributes:
+        to_and_fro: every other turn goes from the last rank to the first; where rows stand from dear to cheap, no rank
+            gets the dearest of every turn.
     """
 
     rows: Packs
     micro_batch_size: int
     rank: int
     world_size: int
+    to_and_fro: bool = False
 
     def __len__(self) -> int:
         return -(-len(self.rows) // (self.micro_batch_size * self.world_size))
@@ -141,25 +186,17 @@ class MicroBatches(Sequence[tuple[IntArray, ...]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        size = self.micro_batch_size * self.world_size
-        end = min((index + 1) * size, len(self.rows))
-        return tuple(self.rows[row] for row in range(index * size + self.rank, end, self.world_size))
+        turns = range(index * self.micro_batch_size, (index + 1) * self.micro_batch_size)
+        rows = [turn * self.world_size + self._place(turn) for turn in turns]
+        return tuple(self.rows[row] for row in rows if row < len(self.rows))
 
-
-def _one_each(num_samples: int) -> Slots:
-    return Slots(np.arange(num_samples + 1, dtype=np.int64), np.arange(num_samples, dtype=np.int64))
+    def _place(self, turn: int) -> int:
+        """Which row of a turn is this rank's."""
+        return self.world_size - 1 - self.rank if self.to_and_fro and turn % 2 else self.rank
 
 
 def _first_members(packs: Packs) -> IntArray:
     """int64[P]: the smallest sample id of each row."""
     if not len(packs):
         return np.zeros(0, np.int64)
-    return np.minimum.reduceat(packs.members, packs.offsets[:-1])
-
-
-def _in_row_order(packs: Packs, order: IntArray) -> Packs:
-    """The same rows in another order."""
-    sizes = np.diff(packs.offsets)[order]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    within = np.arange(len(packs.members)) - np.repeat(offsets[:-1], sizes)
-    return Packs(offsets, packs.members[np.repeat(packs.offsets[:-1][order], sizes) + within])
+    return np.minimum.reduceat(np.append(packs.members, np.iinfo(np.int64).max), packs.offsets[:-1])

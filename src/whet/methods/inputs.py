@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whet.config.resolve import ResolvedRun
+from whet.data.mixing import mix_of
 from whet.data.order import Order
 from whet.data.store import PreferenceSplit, Split
 from whet.training.steps import StepPlan
@@ -39,12 +40,20 @@ class MethodInputs:
 
 
 def training_order(resolved: ResolvedRun, train: Split | PreferenceSplit) -> Order:
-    """The order of a run's training samples."""
+    """The order of a run's training samples.
+
+    Raises:
+        ConfigError: the mix names a dataset that there is not, or one without samples.
+    """
+    config = resolved.config
     return Order(
         train.lengths,
         resolved.sequence_len,
         packed=resolved.sample_packing,
         micro_batch_size=resolved.micro_batch_size,
         seed=resolved.seed,
-        shuffle=resolved.config.data.shuffle_merged_datasets,
+        shuffle=config.data.shuffle_merged_datasets and not config.data.curriculum_sampling,
+        mix=mix_of(config, train.lengths, train.source, train.names, resolved.seed),
+        neighbours=config.packing.sample_packing_sequentially,
+        balance_steps=resolved.global_batch_size if config.packing.sample_packing_balance else None,
     )

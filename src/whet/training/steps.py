@@ -13,6 +13,7 @@ import numpy.typing as npt
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
+from whet.data.mixing import DatasetShare
 from whet.data.order import Order
 
 Strategy = Literal["no", "steps", "epoch", "best"]
@@ -56,6 +57,7 @@ class StepPlan:
         warmup_steps: steps in which the learning rate rises.
         tokens: tokens that the run's steps compute, padding not counted.
         supervised_tokens: targets among them.
+        shares: what the run sees of each dataset.
         logging: always by steps.
         saving: of checkpoints.
         evaluating: "no" without a validation set.
@@ -68,6 +70,7 @@ class StepPlan:
     warmup_steps: int
     tokens: int
     supervised_tokens: int
+    shares: tuple[DatasetShare, ...]
     logging: Interval
     saving: Interval
     evaluating: Interval
@@ -118,6 +121,7 @@ def plan_steps(
         warmup_steps=count_warmup(total_steps, config.optimizer.warmup_steps, config.optimizer.warmup_ratio),
         tokens=tokens,
         supervised_tokens=supervised_tokens,
+        shares=order.mix.shares(order.times_seen(total_steps, accumulation, world_size), order.lengths),
         logging=Interval("steps", count_logging(total_steps, config.loop.logging_steps)),
         saving=_saving(config, steps_per_epoch, total_steps),
         evaluating=_evaluating(config, steps_per_epoch, total_steps) if has_validation else Interval("no"),
@@ -216,11 +220,5 @@ def count_tokens(
     Args:
         supervised: int[N], targets of each sample.
     """
-    counts = np.stack([order.lengths, np.asarray(supervised, dtype=np.int64)])
-    whole_epochs, steps_of_last = divmod(num_steps, order.steps_per_epoch(accumulation, world_size))
-    total = counts.sum(axis=1) * whole_epochs
-    if steps_of_last:
-        rows = order.epoch(whole_epochs)
-        num_rows = min(steps_of_last * order.rows_per_step(accumulation, world_size), len(rows))
-        total = total + counts[:, rows.members[: rows.offsets[num_rows]]].sum(axis=1)
-    return int(total[0]), int(total[1])
+    times_seen = order.times_seen(num_steps, accumulation, world_size)
+    return int(times_seen @ order.lengths), int(times_seen @ np.asarray(supervised, dtype=np.int64))
