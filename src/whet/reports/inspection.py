@@ -20,10 +20,10 @@ from whet.data.summary import SplitFigures, figures, ledgers_of
 from whet.reports.figures import Histogram, PacksShown, length_histogram, packs_of, share_histogram
 from whet.reports.manifest import NearDuplicates, engine_notes, near_duplicates
 from whet.reports.pieces import TokenTexts
-from whet.reports.rows import ShownRow, labelled_texts, make_text, odd
+from whet.reports.rows import ShownRow, Text, lines_of, make_text, odd
 from whet.reports.sampling import Chosen, draw, find
 from whet.reports.source_rows import Place, read_rows, split_place
-from whet.reports.turns import RowReader, Whole, first_tokens
+from whet.reports.turns import RowReader, first_tokens
 
 TEMPLATE_ROLE = "template"
 STOPS_COUNTED = 8
@@ -80,7 +80,8 @@ def inspect(
     """
     splits = {"train": prepared.train} | ({"validation": prepared.validation} if prepared.validation else {})
     packs = packs_of(resolved, prepared.train)
-    chosen = _of_row(splits, row) if row is not None else _choose(splits, packs, rows, resolved.seed)
+    ledgers = ledgers_of(prepared)
+    chosen = _of_row(splits, row, ledgers) if row is not None else _choose(splits, packs, rows, resolved.seed)
     near = near_duplicates(prepared.manifest)
     shown = _make_rows(chosen, splits, resolved.config, tokenizer, near)
     return Inspection(
@@ -95,23 +96,23 @@ def inspect(
         packs=packs,
         roles=tokens_by_role(shown),
         last_tokens=last_tokens(shown),
-        ledgers=tuple(ledgers_of(prepared)),
+        ledgers=tuple(ledgers),
         engines=engine_notes(prepared.manifest),
         duplicates=near.lines,
     )
 
 
-def _of_row(splits: Mapping[str, Any], row: str) -> list[Chosen]:
+def _of_row(splits: Mapping[str, Any], row: str, ledgers: Sequence[Ledger]) -> list[Chosen]:
     if found := find(splits, row):
         return found
+    for ledger in ledgers:
+        for reason, tally in ledger.dropped.items():
+            for place, detail in tally.examples:
+                if place == row or place.endswith("/" + row):
+                    raise DataError(Problem(place, f"dropped: {reason} ({detail})", "mend the row, or leave it out"))
     example = splits["train"].place(0)
-    raise DataError(
-        Problem(
-            row,
-            "no sample comes from this row",
-            f"write it as {example}; a row that was dropped is counted in the tables of `whet preprocess`, with why",
-        )
-    )
+    fix = f"write it as {example}; rows that were dropped are counted by `whet preprocess`, with why"
+    raise DataError(Problem(row, "no sample comes from this row", fix))
 
 
 def _choose(splits: Mapping[str, Any], packs: PacksShown | None, rows: int, seed: int) -> list[Chosen]:
@@ -131,58 +132,52 @@ def _make_rows(
     chosen: Sequence[Chosen], splits: Mapping[str, Any], config: Config, tokenizer: Any, near: NearDuplicates
 ) -> tuple[ShownRow, ...]:
     readers = [RowReader(dataset, config, tokenizer) for _, dataset in _datasets(config)]
-    wholes = _read_again(chosen, splits, config, readers)
+    rows = _read_again(chosen, splits, config, readers)
     texts = TokenTexts(tokenizer)
     limits = {name: _very_long(split.lengths) for name, split in splits.items()}
-    rows = []
+    made = []
     for each in chosen:
         split = splits[each.split]
-        reader = readers[int(split.source[each.number])]
-        row = _make_row(each, split, reader, wholes.get(each, ()), texts)
-        more = [
-            key
-            for key, holds in (
-                ("near_duplicate", row.place in near.places),
-                ("very_long", row.length > limits[each.split]),
-            )
-            if holds
-        ]
-        rows.append(replace(row, warnings=(*row.warnings, *more)))
-    return tuple(rows)
+        row = _make_row(each, split, readers[int(split.source[each.number])], rows.get(each), texts)
+        near_duplicate, very_long = row.place in near.places, row.length > limits[each.split]
+        more = [name for name, holds in (("near_duplicate", near_duplicate), ("very_long", very_long)) if holds]
+        made.append(replace(row, warnings=(*row.warnings, *more)))
+    return tuple(made)
 
 
-def _make_row(each: Chosen, split: Any, reader: RowReader, wholes: Sequence[Whole], texts: TokenTexts) -> ShownRow:
-    lines = labelled_texts(split, each.number)
-    matched = [*wholes, *[None] * len(lines)]
-    made = [
-        make_text(title, ids, supervised, whole, texts)
-        for (title, ids, supervised), whole in zip(lines, matched, strict=False)
-    ]
-    length = int(split.lengths[each.number])
-    warnings = [key for text in made for key in odd(text, reader.stops, ends_with_row=not reader.is_split)]
+def _make_row(
+    each: Chosen, split: Any, reader: RowReader, row: Mapping[str, Any] | None, texts: TokenTexts
+) -> ShownRow:
+    made: list[Text] = []
+    warnings: dict[str, None] = {}
+    for line in lines_of(split, each.number, is_split=reader.is_split):
+        turns = reader.turns(row, line.ids) if row is not None else ()
+        made.append(make_text(line, turns, texts))
+        if line.is_target:
+            warnings |= dict.fromkeys(odd(made[-1], reader.stops, ends_with_row=not reader.is_split))
     return ShownRow(
-        split.place(each.number),
-        each.split,
-        each.number,
-        int(split.source[each.number]),
-        length,
-        int(split.supervised[each.number]),
-        tuple(made),
-        tuple(dict.fromkeys(warnings)),
+        place=split.place(each.number),
+        split=each.split,
+        number=each.number,
+        dataset=int(split.source[each.number]),
+        length=int(split.lengths[each.number]),
+        supervised=int(split.supervised[each.number]),
+        texts=tuple(made),
+        warnings=tuple(warnings),
     )
 
 
 def _read_again(
     chosen: Sequence[Chosen], splits: Mapping[str, Any], config: Config, readers: Sequence[RowReader]
-) -> dict[Chosen, tuple[Whole, ...]]:
-    """The rows that the samples come from, rendered again; split texts are no whole rows and are left out."""
-    found: dict[Chosen, tuple[Whole, ...]] = {}
+) -> dict[Chosen, Mapping[str, Any]]:
+    """The rows that the samples come from, where they are messages and can still be read."""
+    found: dict[Chosen, Mapping[str, Any]] = {}
     for number, (where, dataset) in enumerate(_datasets(config)):
-        if readers[number].is_split:
-            continue
-        members = {each: _place(each, splits) for each in chosen if splits[each.split].source[each.number] == number}
-        rows = read_rows(config, dataset, where, members.values())
-        found |= {each: readers[number].read(rows[place]) for each, place in members.items() if place in rows}
+        if readers[number].has_turns:
+            of_dataset = [each for each in chosen if splits[each.split].source[each.number] == number]
+            places = {each: _place(each, splits) for each in of_dataset}
+            rows = read_rows(config, dataset, where, places.values())
+            found |= {each: rows[place] for each, place in places.items() if place in rows}
     return found
 
 
@@ -242,11 +237,15 @@ def tokens_by_role(rows: Sequence[ShownRow]) -> dict[str, int]:
 
 
 def last_tokens(rows: Sequence[ShownRow]) -> tuple[tuple[str, int], ...]:
-    """The tokens that end a run of trained tokens, by how often: what the model learns to stop with."""
+    """The tokens that end a run of trained tokens, by how often: what the model learns to stop with.
+
+    Where `sequence_len` has cut a run, its last token is none that the model should stop with, and is not counted.
+    """
     counts: Counter[str] = Counter()
     for row in rows:
         for text in row.texts:
             ends = set(np.flatnonzero(text.supervised & ~np.append(text.supervised[1:], False)).tolist())
+            ends -= {text.kept - 1} if text.num_cut else set()
             at = 0
             for piece in text.pieces:
                 at += len(piece.ids)

@@ -115,7 +115,7 @@ def visible(text: str) -> str:
     """The text with every character that a terminal would obey, or that reorders text, as a visible sign.
 
     >>> visible("a\\x00\\x1b\\u202eb")
-    'a␀␛‹U+202E›b'
+    'a‹NUL›‹ESC›‹U+202E›b'
     """
     return _UNSEEN.sub(lambda match: _sign(match[0]), text)
 
@@ -123,11 +123,20 @@ def visible(text: str) -> str:
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
+#: The abbreviations of ASCII: a font that lacks pictures of control characters has these.
+# fmt: off
+_ASCII = (
+    "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT", "LF", "VT", "FF", "CR", "SO", "SI",
+    "DLE", "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US",
+)
+# fmt: on
+
+
 def _sign(character: str) -> str:
     code = ord(character)
     if code == 0x7F:
-        return "␡"
-    return chr(0x2400 + code) if code < 0x20 else f"‹U+{code:04X}›"
+        return "‹DEL›"
+    return f"‹{_ASCII[code]}›" if code < 0x20 else f"‹U+{code:04X}›"
 
 
 def _is_whole(data: bytes) -> bool:

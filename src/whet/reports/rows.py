@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from whet.reports.pieces import REPLACEMENT, Piece, TokenTexts
-from whet.reports.turns import Ids, Turn, Whole, first_tokens
+from whet.reports.turns import Ids, Turn
 
 #: Below this share of supervised tokens a sample costs far more than it teaches.
 LOW_SHARE = 0.02
 
-#: What may be odd about a sample: its key, and what to say of it.
+#: What may be odd about a sample: in few words, and why it matters.
 WARNINGS = {
-    "no_stop": "no stop token is trained at its end, so the model does not learn to stop there",
-    "untrained_end": "text after the last trained token is not trained",
-    "cut": "cut at sequence_len",
-    "low_share": f"less than {LOW_SHARE:.0%} of its tokens are trained",
-    "replacement": "holds replacement characters (U+FFFD): the text was damaged before it came here",
-    "near_duplicate": "nearly the same as another row",
-    "very_long": "among the longest hundredth of its split, and twice as long as the median",
+    "no_stop": ("no stop token is trained", "its trained text ends without one, so the model does not learn to stop"),
+    "untrained_end": ("goes on after the last answer", "text behind the last trained token is not trained"),
+    "cut": ("cut at sequence_len", "the end of its row is not in the sample"),
+    "low_share": (f"less than {LOW_SHARE:.0%} trained", "it costs far more than it teaches"),
+    "replacement": ("replacement characters", "it holds U+FFFD: the text was damaged before it came here"),
+    "near_duplicate": ("nearly repeats another row", "it is named among the near-duplicates"),
+    "very_long": ("unusually long", "among the longest hundredth of its split, and more than twice the median"),
 }
 
 
@@ -75,37 +74,63 @@ class ShownRow:
     warnings: tuple[str, ...]
 
 
-def labelled_texts(split: Any, number: int) -> list[tuple[str, Ids, npt.NDArray[np.bool_]]]:
-    """The lines of tokens of a sample as (title, ids int32[T], targets bool[T]).
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """A line of tokens as the prepared set has it.
 
-    The first token of a sample is no target, as nothing predicts it.
+    Attributes:
+        title: "" or what distinguishes it from the sample's other line.
+        ids: int32[T]; those that were cut away are the last.
+        supervised: bool[T]; the first is False, as nothing predicts the first token.
+        kept: the first so many are in the sample.
+        is_target: it is text to be learnt, which has an end and a share that is trained.
+    """
+
+    title: str
+    ids: Ids
+    supervised: npt.NDArray[np.bool_]
+    kept: int
+    is_target: bool = True
+
+
+def lines_of(split: Any, number: int, *, is_split: bool) -> list[Line]:
+    """The lines of tokens of a sample, whatever its kind.
+
+    Args:
+        is_split: what lies behind a sample in its row is other samples, and was not cut away.
     """
     if hasattr(split, "pair"):
         prompt, chosen, rejected = split.pair(number)
-        return [_answer("chosen", prompt, chosen), _answer("rejected", prompt, rejected)]
+        return [_answered("chosen", prompt, chosen), _answered("rejected", prompt, rejected)]
+    if hasattr(split, "answer"):
+        prompt, completion, is_wanted = split.answer(number)
+        return [_answered("wanted" if is_wanted else "not wanted", prompt, completion)]
+    if hasattr(split, "steps"):
+        ids, judged, right = split.steps(number)
+        verdicts = ", ".join("right" if each else "wrong" for each in right[judged])
+        return [Line(f"steps: {verdicts}", ids, judged, len(ids), is_target=False)]
+    if hasattr(split, "prompt"):
+        ids, columns = split.prompt(number)
+        title = "; ".join(f"{name}: {value}" for name, value in columns.items())
+        return [Line(title, ids, np.zeros(len(ids), np.bool_), len(ids), is_target=False)]
     ids, supervised = split.tokens(number)
-    targets = np.array(supervised, dtype=np.bool_)
+    rest = np.zeros(0, np.int32) if is_split else split.cut_tokens(number)
+    targets = np.concatenate([supervised, np.zeros(len(rest), np.bool_)])
     targets[:1] = False
-    return [("", ids, targets)]
+    return [Line("", np.concatenate([ids, rest]), targets, len(ids))]
 
 
-def _answer(title: str, prompt: Ids, answer: Ids) -> tuple[str, Ids, npt.NDArray[np.bool_]]:
+def _answered(title: str, prompt: Ids, answer: Ids) -> Line:
     targets = np.zeros(len(prompt) + len(answer), np.bool_)
     targets[max(1, len(prompt)) :] = True
-    return title, np.concatenate([prompt, answer]), targets
+    return Line(title, np.concatenate([prompt, answer]), targets, len(targets))
 
 
-def make_text(title: str, ids: Ids, supervised: npt.NDArray[np.bool_], whole: Whole | None, texts: TokenTexts) -> Text:
-    """One line of tokens with what its row says of it; ``whole`` counts only if it begins with these ids."""
-    kept = len(ids)
-    turns: tuple[Turn, ...] = ()
-    if whole is not None and whole.begins_with(ids):
-        ids, turns = whole.ids, first_tokens(whole.turns, len(whole.ids))
-    labels = np.concatenate([supervised, np.zeros(len(ids) - kept, np.bool_)])
-    changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
-    starts = accumulate((size for turn in turns for size in (turn.header, turn.body)), initial=0)
-    pieces = texts.pieces(ids.tolist(), {*changes.tolist(), *starts, kept})
-    return Text(title, tuple(pieces), labels, kept, turns)
+def make_text(line: Line, turns: Sequence[Turn], texts: TokenTexts) -> Text:
+    """A line of tokens as pieces of text."""
+    changes = np.flatnonzero(line.supervised[1:] != line.supervised[:-1]) + 1
+    pieces = texts.pieces(line.ids.tolist(), {*changes.tolist(), line.kept})
+    return Text(line.title, tuple(pieces), line.supervised, line.kept, tuple(turns))
 
 
 def odd(text: Text, stops: frozenset[int], *, ends_with_row: bool) -> list[str]:

@@ -16,6 +16,9 @@ from whet.reports.rows import Text as Line
 
 STYLES = {"trained": "green", "not trained": "bright_black", "special": "magenta", "cut away": "strike dim"}
 
+CUT_SHOWN = 200
+"""Characters of what was cut away."""
+
 #: Where there are no colours, what is trained and what was cut away stands between these.
 MARKS = {"trained": ("[[", "]]"), "cut away": ("~~", "~~")}
 
@@ -35,7 +38,7 @@ def shown_row(row: ShownRow, datasets: Sequence[str], colours: bool) -> Group:
     share = row.supervised / row.length if row.length else 0.0
     head = f"\n{row.place}  ({datasets[row.dataset]}, {row.split})  {row.length:,} tokens, {share:.0%} trained"
     parts: list[RenderableType] = [Text(head, style="bold" if colours else "")]
-    parts += [Text(f"! {WARNINGS[key]}", style="yellow" if colours else "") for key in row.warnings]
+    parts += [Text(f"! {': '.join(WARNINGS[key])}", style="yellow" if colours else "") for key in row.warnings]
     for line in row.texts:
         if line.title:
             parts.append(Text(f"{line.title}:", style="bold" if colours else ""))
@@ -47,6 +50,8 @@ def _line(line: Line, colours: bool) -> Text:
     shown = Text()
     for kind, text in _runs(line):
         before, after = ("", "") if colours else MARKS.get(kind, ("", ""))
+        if kind == "cut away" and len(text) > CUT_SHOWN:
+            text = f"{text[:CUT_SHOWN]}... ({line.num_cut:,} tokens)"
         shown.append(f"{before}{visible(text)}{after}", style=STYLES[kind] if colours else "")
     return shown
 
@@ -91,13 +96,14 @@ def figures_of(inspection: Inspection) -> Group:
         _table(
             "splits",
             ["split"],
-            ["samples", "tokens", "trained", "share", "shortest", "median", "95%", "longest"],
+            ["samples", "tokens", "trained", "median", "95%", "longest"],
             [
                 (
                     line.name,
-                    *(f"{n:,}" for n in (line.samples, line.tokens, line.supervised)),
+                    f"{line.samples:,}",
+                    f"{line.tokens:,}",
                     f"{line.supervised_share:.1%}",
-                    *(f"{n:,}" for n in (line.shortest, line.median, line.p95, line.longest)),
+                    *(f"{length:,}" for length in (line.median, line.p95, line.longest)),
                 )
                 for line in inspection.splits
             ],
@@ -118,7 +124,7 @@ def figures_of(inspection: Inspection) -> Group:
             "warnings, in these rows",
             ["warning"],
             ["rows"],
-            [(WARNINGS[key], f"{count:,}") for key, count in warnings.most_common()],
+            [(WARNINGS[key][0], f"{count:,}") for key, count in warnings.most_common()],
         ),
         _table("dropped and cut", ["dataset", "what", "where"], ["rows"], list(_losses(inspection))),
         _table("encoding", ["dataset", "engine"], [], inspection.engines),

@@ -1,12 +1,13 @@
-"""A sample as its row has it: all of its tokens, those that were cut away included, and whose turn each one is.
+"""Whose turn each token of a sample is.
 
-The row is read and rendered again by the parts that prepared it. What comes out is believed only where its tokens are
-those of the prepared sample, so a file that has changed since shows no wrong roles.
+A prepared set keeps tokens; who said them stands in the row. The row is read and rendered again by the parts that
+prepared it, and what comes out is believed only where its tokens are those of the sample, so a file that has changed
+since shows no wrong roles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from whet.config import Config, DatasetConfig
 from whet.core.errors import RowError
-from whet.core.types import Conversation, Document, Preference, Tokens
+from whet.core.types import Conversation, Preference, Sample, Several, Unpaired
 from whet.data.formats import make_format
 from whet.data.formats.base import CONFIGURED
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
@@ -39,22 +40,6 @@ class Turn:
     body: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Whole:
-    """A sample before any limit.
-
-    Attributes:
-        ids: int32[T], of the whole row.
-        turns: in order; their tokens are T in all. Empty where the row has no turns.
-    """
-
-    ids: Ids
-    turns: tuple[Turn, ...] = ()
-
-    def begins_with(self, ids: Ids) -> bool:
-        return len(ids) <= len(self.ids) and np.array_equal(self.ids[: len(ids)], ids)
-
-
 class RowReader:
     """Reads the rows of one dataset as the preparation did.
 
@@ -66,69 +51,60 @@ class RowReader:
     Attributes:
         stops: ids of the tokens that end a turn or a text.
         is_split: long rows are cut into several samples, so that one need not begin or end with its row.
+        has_turns: its rows are messages.
     """
 
     def __init__(self, dataset: DatasetConfig, config: Config, tokenizer: Any) -> None:
         self._format = make_format(dataset, config)
         self._tokenizer = tokenizer
         self._renderer: Renderer | None = None
-        self.is_split = self._format.cuts_long_rows
+        self.is_split: bool = self._format.cuts_long_rows
         if self._format.template is not None:
             where = config.where((*dataset_place(config, dataset), "conversation"))
             own = None if self._format.template == CONFIGURED else shipped_template(self._format.template, where)
             self._renderer = renderer_for(config, dataset, tokenizer, own)
-        names = tuple(self._renderer.stops) if self._renderer else ()
-        self.stops = frozenset({*tokenizer.convert_tokens_to_ids(list(names)), tokenizer.eos_token_id} - {None})
+        self.has_turns = self._renderer is not None
+        names = list(self._renderer.stops) if self._renderer else []
+        self.stops = frozenset({*tokenizer.convert_tokens_to_ids(names), tokenizer.eos_token_id} - {None})
 
-    def read(self, row: Mapping[str, Any]) -> tuple[Whole, ...]:
-        """Every text of the row: one, or two for a preference; none where it cannot be read so."""
+    def turns(self, row: Mapping[str, Any], ids: Ids) -> tuple[Turn, ...]:
+        """Whose turn each of these ids is; empty where they are not what the row gives.
+
+        Args:
+            ids: int32[T], of a sample of this row: all of them, or the first of a conversation that ends in an answer.
+        """
+        if self._renderer is None:
+            return ()
         try:
-            sample = self._format.read(row)
-            if isinstance(sample, Tokens):
-                return (Whole(np.array(sample.input_ids, np.int32)),)
-            if isinstance(sample, Document):
-                return (self._document(sample),)
-            if isinstance(sample, Conversation):
-                return (self._conversation(sample),)
-            if isinstance(sample, Preference):
-                conversations = (Conversation((*sample.prompt, *answer), sample.tools) for answer in _answers(sample))
-                return tuple(self._conversation(each, ends_with_answer=True) for each in conversations)
+            for conversation in _conversations(self._format.read(row)):
+                rendered = self._renderer.render(conversation, TrainPolicy())
+                coded = self._tokenizer(
+                    rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+                )
+                if coded["input_ids"][: len(ids)] == ids.tolist():
+                    begins = np.array(coded["offset_mapping"], np.int64).reshape(-1, 2)[:, 0]
+                    roles = [turn.role for turn in conversation.turns]
+                    return first_tokens(turns_of(rendered, roles, begins), len(ids))
         except RowError:
             return ()
         return ()
 
-    def _document(self, document: Document) -> Whole:
-        ids, _ = self._encode("".join(str(segment.text) for segment in document.segments))
-        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        if document.add_bos and bos is not None and self._adds_bos() and ids[:1].tolist() != [bos]:
-            ids = np.concatenate([np.array([bos], np.int32), ids])
-        if document.add_eos and eos is not None and ids[-1:].tolist() != [eos]:
-            ids = np.concatenate([ids, np.array([eos], np.int32)])
-        return Whole(ids)
 
-    def _adds_bos(self) -> bool:
-        return bool(self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id])
-
-    def _conversation(self, conversation: Conversation, *, ends_with_answer: bool = False) -> Whole:
-        assert self._renderer is not None, "a format that gives conversations says which template they need"
-        rendered = self._renderer.render(conversation, TrainPolicy())
-        ids, begins = self._encode(rendered.text)
-        turns = turns_of(rendered, [turn.role for turn in conversation.turns], begins)
-        if not ends_with_answer or not rendered.regions:
-            return Whole(ids, turns)
-        last = rendered.regions[-1]
-        end = _token_at(begins, last.stop.end if last.stop else last.end)
-        return Whole(ids[:end], first_tokens(turns, end))
-
-    def _encode(self, text: str) -> tuple[Ids, npt.NDArray[np.int64]]:
-        """Ids, and the first character of each token."""
-        coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = np.array(coded["offset_mapping"], np.int64).reshape(-1, 2)
-        return np.array(coded["input_ids"], np.int32), offsets[:, 0]
-
-
-def _answers(sample: Preference) -> tuple[Any, Any]:
-    return sample.chosen, sample.rejected
+def _conversations(sample: Sample) -> Iterator[Conversation]:
+    """The conversations that a row may have given, longer ones first: the ids of one may begin another's."""
+    if isinstance(sample, Several):
+        for one in sample.samples:
+            yield from _conversations(one)
+    if isinstance(sample, Conversation):
+        yield sample
+        for end in range(len(sample.turns) - 1, 0, -1):  # an answer may be a sample of its own (explode_turns)
+            if sample.turns[end - 1].role == "assistant":
+                yield Conversation(sample.turns[:end], sample.tools)
+    if isinstance(sample, Preference):
+        for answer in (sample.chosen, sample.rejected):
+            yield Conversation((*sample.prompt, *answer), sample.tools)
+    if isinstance(sample, Unpaired):
+        yield Conversation((*sample.prompt, *sample.completion), sample.tools)
 
 
 def turns_of(rendered: Rendered, roles: Sequence[str], begins: npt.NDArray[np.int64]) -> tuple[Turn, ...]:

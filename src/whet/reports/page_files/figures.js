@@ -123,7 +123,7 @@ function rolesCard() {
 
 function lastTokensCard() {
   const total = DATA.lastTokens.reduce((sum, [, times]) => sum + times, 0);
-  return card("Where training stops", "The tokens that end trained text, in the rows of this page: what the model learns to stop with. Those of a cut row are whatever stood there.",
+  return card("Where training stops", "The tokens that end trained text, in the rows of this page: what the model learns to stop with. Ends that sequence_len has made are not counted.",
     table([["token"], ["times", true], ["share", true]], DATA.lastTokens.map(([text, times]) => [element("code", {}, JSON.stringify(text)), count(times), percent(times / total, 1)])));
 }
 
@@ -165,7 +165,7 @@ function showAccount() {
     return;
   }
   place.append(...lost.map(([ledger, what, tally]) => {
-    const range = tally.longest ? `, ${count(tally.shortest)} to ${count(tally.longest)} tokens` : "";
+    const range = !tally.longest ? "" : tally.shortest === tally.longest ? `, ${plural(tally.longest, "token")}` : `, ${count(tally.shortest)} to ${count(tally.longest)} tokens`;
     const more = tally.rows > tally.examples.length ? ` The first ${tally.examples.length}:` : "";
     return card(what, `${plural(tally.rows, "row")} of ${ledger.name}${range}.${more}`,
       table([["row"], ["found"]], tally.examples.map(([at, detail]) => [element("code", {}, at), detail])));

@@ -40,7 +40,7 @@ function rowCard(row) {
     element("h2", { class: "place" }, link),
     element("span", { class: "chip" }, DATA.datasets[row.d]),
     element("span", { class: "chip" }, row.s),
-    ...row.w.map((key) => element("span", { class: "chip warn" }, DATA.warnings[key] ?? key)),
+    ...row.w.map((key) => element("span", { class: "chip warn", title: DATA.warnings[key][1] }, DATA.warnings[key][0])),
     numbers));
   card.append(...rowLines(row, FOLDED_ENTRIES));
   return card;
@@ -99,9 +99,8 @@ function fillFilters() {
   options("split", [...new Set(DATA.rows.map((row) => row.s))].map((name) => [name, name + number((row) => row.s === name)]), "both");
   options("role", DATA.roles.filter(Boolean).map((role) => [role, role + number((row) => rolesOf(row).has(role))]), "any");
   const warnings = Object.keys(DATA.warnings).filter((key) => DATA.rows.some((row) => row.w.includes(key)));
-  const short = (key) => key.replaceAll("_", " ");
   const any = warnings.length > 1 ? [["any", `any${number((row) => row.w.length > 0)}`]] : [];
-  options("warning", [...any, ...warnings.map((key) => [key, short(key) + number((row) => row.w.includes(key))])], "with or without");
+  options("warning", [...any, ...warnings.map((key) => [key, DATA.warnings[key][0] + number((row) => row.w.includes(key))])], "with or without");
   form.addEventListener("submit", (event) => event.preventDefault());
   let waiting = 0;
   form.addEventListener("input", (event) => {

@@ -1,5 +1,6 @@
 // ---- tokens: a line of a row as spans, and what is said of the one that is pointed at ----
 
+const ASCII = "NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US".split(" ");
 const SIGNS = { "\n": "↵\n", "\t": "→\t", " ": "·", "\u00a0": "⍽", "\u3000": "□" };
 
 /** The spans of entries [from, to) of a line, in turns: an array of elements. */
@@ -82,17 +83,18 @@ function hitEntries(line, search) {
 function shownText(text) {
   const asked = state.get("whitespace") === "1";
   if (!asked && !CONTROLS.test(text)) return [text];
-  return Array.from(text, (character) => {
+  return Array.from(text).flatMap((character) => {
     if (CONTROLS.test(character)) return element("span", { class: "sign" }, controlSign(character));
-    if (asked && SIGNS[character]) return element("span", { class: "sign" }, SIGNS[character]);
-    return character;
+    if (!asked || !SIGNS[character]) return character;
+    // A sign is no space, so the line must be told that it may break there.
+    return [element("span", { class: "sign" }, SIGNS[character]), element("wbr")];
   });
 }
 
 function controlSign(character) {
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-  return code === 0x7f ? "␡" : `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
+  if (code < 0x20) return `‹${ASCII[code]}›`;
+  return code === 0x7f ? "‹DEL›" : `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
 }
 
 // ---- the tip: id, label, position, bytes ----
