@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Secret
 
 from whet.config.config import Config
 from whet.config.origins import DEFAULT, Origin, Replaced
@@ -71,6 +71,8 @@ def masked(path: str, value: Any) -> Any:
     name = path.rsplit(".", 1)[-1]
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, Secret):
+        return MASK
     if isinstance(value, Mapping):
         return {key: masked(str(key), item) for key, item in value.items()}
     if _SECRET.search(name) and not _NOT_SECRET.search(name):

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import Secret
+
 from whet.config.scalars import Scalar, as_number
 from whet.config.schema import Section
 from whet.config.source import Node
@@ -91,7 +93,7 @@ def shape_of(annotation: Any) -> Shape:
     if annotation in (str, int, float, bool):
         return Shape(scalars=frozenset({annotation}))
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
+    if origin is Annotated or origin is Secret:
         return shape_of(arguments[0])
     if origin in (Union, types.UnionType):
         whole = Shape()

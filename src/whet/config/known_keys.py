@@ -118,7 +118,6 @@ REFUSED: dict[str, str] = _table(
         "write datasets with `type: completion` and max_steps": """
             pretraining_dataset streaming pretraining_sample_concatenation""",
         "remove the line: documents of a pack never see each other": "pretrain_multipack_attn",
-        "cut the files, or write shards and shards_idx in the dataset's row": "dataset_shard_num dataset_shard_idx",
         "prepare with `whet preprocess` and copy the folder of dataset_prepared_path": """
             push_dataset_to_hub skip_prepare_dataset""",
         "write sample_packing: true, which leaves no padding at all": "group_by_length",
@@ -289,9 +288,7 @@ OFF: dict[str, Any] = {
 
 ROW_REFUSED: dict[str, str] = _table(
     {
-        "remove the line: preparation is cut into parts by itself": "preprocess_shards",
         "knowledge distillation is not built: remove the line": "logprobs_field temperature",
-        "cut the rows out of the file": "skip",
         "datasets no longer runs code of the hub: name its Parquet files in data_files": "trust_remote_code",
         "write `type:` and put the line below it, indented": """
             field_instruction field_input field_output format no_input_format system_format system_prompt
@@ -301,7 +298,12 @@ ROW_REFUSED: dict[str, str] = _table(
 )
 """Keys of a dataset's row that ask for what is not built."""
 
-ROW_NO_EFFECT: dict[str, str] = _table({"it was never read": "input_format field_human field_model"})
+ROW_NO_EFFECT: dict[str, str] = _table(
+    {
+        "it was never read": "input_format field_human field_model",
+        "rows are prepared in chunks of a few megabytes, whatever the size of the dataset": "preprocess_shards",
+    }
+)
 
 
 def asks_for_nothing(key: str, value: Any) -> bool:

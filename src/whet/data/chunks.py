@@ -39,7 +39,7 @@ class Cut:
     most: int = 6 << 20
     every: int = 1 << 19
 
-    def is_border(self, line: bytes | memoryview) -> bool:
+    def is_border(self, line: bytes) -> bool:
         """Whether a line, its line feed included, ends a chunk that is long enough."""
         return zlib.crc32(line) % self.every < len(line)
 
@@ -52,12 +52,13 @@ class Cut:
         """
         if len(data) < self.most and not final:
             return 0
-        view = memoryview(data)
         begin = data.rfind(b"\n", 0, self.least) + 1
-        while end := data.find(b"\n", begin, self.most) + 1:
-            if self.is_border(view[begin:end]):
-                return end
-            begin = end
+        for line in io.BytesIO(data[begin : self.most]):
+            if not line.endswith(b"\n"):
+                break
+            begin += len(line)
+            if self.is_border(line):
+                return begin
         if final and len(data) <= self.most:
             return len(data)
         return begin or data.find(b"\n") + 1 or (len(data) if final else 0)

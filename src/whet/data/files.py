@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from whet.data.selection import Selection
 RACY_SECONDS = 2.0
 """A file written so short a time ago may be written again without another mtime (clocks of file systems are coarse)."""
 
+_SEEKING = ("parquet", "arrow")
+"""Readers that go back and forth in a file."""
+
 
 class File(Protocol):
     """Bytes with a name."""
@@ -36,7 +39,7 @@ class File(Protocol):
         """Absolute, if workers can open it."""
         ...
 
-    def open(self) -> BinaryIO: ...
+    def open(self, *, seekable: bool = False) -> BinaryIO: ...
 
     def stamp(self) -> str | None:
         """What changes when the content does, told without reading it; None if that cannot be told."""
@@ -56,7 +59,7 @@ class LocalFile:
     def local_path(self) -> str:
         return os.path.abspath(self.path)
 
-    def open(self) -> BinaryIO:
+    def open(self, *, seekable: bool = False) -> BinaryIO:
         return self.path.open("rb")
 
     def stamp(self) -> str | None:
@@ -113,8 +116,10 @@ class FileSource:
 
 def read(file: File, reader: str) -> Iterator[Row]:
     """The rows of a file. Raises DataError if it cannot be read."""
-    with unreadable_as_data_error(file.label), file.open() as stream:
-        yield from READERS[reader](decompressed(stream, ending(file.label)[1]), file.label)
+    compression = ending(file.label)[1]
+    seekable = reader in _SEEKING and not compression
+    with unreadable_as_data_error(file.label), file.open(seekable=seekable) as stream:
+        yield from READERS[reader](decompressed(stream, compression), file.label)
 
 
 def ending(file: str) -> tuple[str | None, str]:
@@ -169,7 +174,3 @@ def _is_lines(file: File, reader: str) -> bool:
         return reader == "jsonl"
     with unreadable_as_data_error(file.label), file.open() as stream:
         return holds_json_lines(decompressed(stream, ending(file.label)[1]))
-
-
-def labels(files: Iterable[File]) -> str:
-    return ", ".join(file.label for file in files)

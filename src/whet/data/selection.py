@@ -64,7 +64,7 @@ def selection_of(
     """What a dataset's row of the YAML chooses.
 
     Args:
-        dataset: its `split`, `shards` and `shards_idx` are read.
+        dataset: its `split`, `skip`, `shards` and `shards_idx` are read.
         where: the place of its `path` in the YAML, for errors.
         whole: what the source is called if it has no split but train ("a file").
         part: (how many, which) part of every source this run reads.
@@ -83,8 +83,8 @@ def selection_of(
     shards = ((dataset.shards, dataset.shards_idx or 0),) if dataset.shards else ()
     parts = shards + ((part,) if part else ())
     if not sliced or split is None:
-        return Selection(parts=parts)
-    return Selection(split["begin"], split["end"], parts=parts)
+        return Selection(skip=dataset.skip, parts=parts)
+    return Selection(split["begin"], split["end"], dataset.skip, parts)
 
 
 def split_name(dataset: DatasetConfig) -> str:

@@ -1,7 +1,7 @@
 """Where rows come from: what a dataset's `path` names is found, and read as rows with their origin.
 
-A path is tried as a file, folder or glob in the working directory, then beside the YAML; then as a URL; then as a
-dataset of the Hugging Face hub.
+A path is tried as a URL; as a file, folder or glob in the working directory, then beside the YAML; then as a dataset
+of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -9,36 +9,32 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Literal, Protocol
 
-from whet.config import DatasetConfig
+import orjson
+
+from whet.config import Config, DatasetConfig
 from whet.core.errors import DataError, Problem
-from whet.core.log import say
 from whet.core.nearest import nearest
 from whet.data.chunks import Chunk
-from whet.data.files import File, FileSource, LocalFile, ending, labels, read, unreadable_as_data_error
+from whet.data.files import File, FileSource, LocalFile, ending, read
+from whet.data.folders import Folder, LocalFolder, as_tuple, files_of_rows
 from whet.data.readers import ENDINGS, BadRow, Row
+from whet.data.remote import RemoteFolder, find_remote, is_url, shown
 from whet.data.selection import selection_of, split_name
+from whet.data.synthetic import SyntheticSource
 from whet.data.tables import HubSource, SavedSource
 
-__all__ = ["BadRow", "Chunk", "Row", "Source", "locate", "open_source", "read_json_lines"]
+__all__ = ["BadRow", "Chunk", "Row", "Source", "locate", "locate_row", "open_source", "read_json_lines"]
 
 _BUILDERS = {"json": "json", "csv": "csv", "parquet": "parquet", "arrow": "arrow", "text": "text"}
 """Names that `datasets` gives its readers; as a `path` they mean: read `data_files` so."""
 
-_OTHER_SPLITS = {
-    "test": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
-"""Words in a file's name that say it is not for training."""
+SYNTHETIC = "synthetic"
+"""As a `path`: rows that no file holds, for `type: _synthetic`."""
 
-_DESCRIPTION = re.compile(r"(readme|licen[cs]e)(\.(md|txt|text))?$", re.IGNORECASE)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -67,37 +63,63 @@ class Source(Protocol):
         ...
 
 
+def locate_row(config: Config, key: Literal["datasets", "test_datasets"], number: int) -> Source:
+    """The source of a row of `datasets` or `test_datasets`; of the former, the part that this run reads.
+
+    Raises:
+        DataError: as `locate`.
+    """
+    data = config.data
+    dataset: DatasetConfig = getattr(data, key)[number]
+    folder = Path(config.file).parent if config.file else None
+    part = None
+    if key == "datasets" and data.dataset_shard_num is not None:
+        part = (data.dataset_shard_num, data.dataset_shard_idx or 0)
+    return locate(dataset, config.where((key, number, "path")), folder, part=part)
+
+
 def open_source(dataset: DatasetConfig, where: str, folder: Path | None = None) -> Iterator[Row]:
     """The rows of a dataset; see `locate`."""
     return locate(dataset, where, folder).rows()
 
 
-def locate(dataset: DatasetConfig, where: str, folder: Path | None = None) -> Source:
+def locate(
+    dataset: DatasetConfig, where: str, folder: Path | None = None, *, part: tuple[int, int] | None = None
+) -> Source:
     """Find what a dataset's row of the YAML names.
 
     Args:
         dataset: the row of the YAML.
         where: the place of its `path` in the YAML, for errors.
         folder: the YAML's folder; relative paths are looked for in the working directory, then there.
+        part: (how many, which) part of the rows to read, beside what the row itself says.
 
     Raises:
         DataError: there is nothing of that name, or nothing in it that can be read.
     """
+    if dataset.path == SYNTHETIC and dataset.type == "_synthetic":
+        return SyntheticSource.of(dataset, selection_of(dataset, where, whole="no file", part=part))
     if dataset.path in _BUILDERS and dataset.data_files:
-        files = _matching(Path(), _as_tuple(dataset.data_files), folder, where)
-        return FileSource(dataset.path, _readable(files, dataset, where), selection_of(dataset, where))
-    if "://" in dataset.path:
-        return FileSource(dataset.path, (_remote(dataset, where),), selection_of(dataset, where, whole="a URL"))
-    found = _find(dataset.path, folder)
-    if not found:
-        if _HUB_ID.fullmatch(dataset.path) and not ending(dataset.path)[0]:
-            return HubSource(dataset, where, selection_of(dataset, where, sliced=False))
-        raise DataError(Problem(where, f"no file or folder '{dataset.path}'", _advice(dataset.path, folder)))
-    if len(found) == 1 and found[0].is_dir():
-        return _locate_in_folder(found[0], dataset, where)
-    files = [LocalFile(path, str(path)) for path in found if path.is_file()]
-    whole = "a file" if len(files) == 1 else "a glob"
-    return FileSource(dataset.path, _readable(files, dataset, where), selection_of(dataset, where, whole=whole))
+        files = _data_files(dataset, where, folder)
+        return FileSource(dataset.path, _readable(files, dataset, where), selection_of(dataset, where, part=part))
+    if is_url(dataset.path) and not dataset.path.startswith(("file://", "local://")):
+        found = find_remote(dataset, dataset.path, where)
+        name = shown(dataset.path)
+        if isinstance(found, RemoteFolder):
+            return _locate_in_folder(found, dataset, where, name, part)
+        return _of_files(found, dataset, where, name, part)
+    if dataset.storage_options is not None:
+        found = f"storage_options are for URLs, and '{dataset.path}' is none"
+        raise DataError(Problem(where, found, "remove storage_options, or write the address as s3://... or the like"))
+    path = dataset.path.removeprefix("file://").removeprefix("local://")
+    paths = _find(path, folder)
+    if not paths:
+        if _HUB_ID.fullmatch(path) and not ending(path)[0]:
+            return HubSource(dataset, where, selection_of(dataset, where, sliced=False, part=part))
+        raise DataError(Problem(where, f"no file or folder '{path}'", _advice(path, folder)))
+    if len(paths) == 1 and paths[0].is_dir():
+        return _locate_in_folder(LocalFolder(paths[0]), dataset, where, dataset.path, part)
+    return _of_files(_regular(paths, where), dataset, where, dataset.path, part)
 
 
 def read_json_lines(path: str | Path, limit: int | None = None) -> list[Mapping[str, Any]]:
@@ -115,108 +137,82 @@ def read_json_lines(path: str | Path, limit: int | None = None) -> list[Mapping[
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class _RemoteFile:
-    label: str
-    local_path: None = None
-
-    def open(self) -> BinaryIO:
-        import fsspec
-
-        return cast(BinaryIO, fsspec.open(self.label, "rb").open())
-
-    def stamp(self) -> str | None:
-        from fsspec.core import url_to_fs
-
-        system, path = url_to_fs(self.label)
-        with unreadable_as_data_error(self.label):
-            return str(system.ukey(path))
-
-    def hash_into(self, digest: Any) -> None:
-        """What the file system says about the file's version (an ETag, a time), so that it need not be fetched."""
-        from fsspec.core import url_to_fs
-
-        system, path = url_to_fs(self.label)
-        digest.update(str(system.ukey(path)).encode())
+def _of_files(
+    files: Sequence[File], dataset: DatasetConfig, where: str, name: str, part: tuple[int, int] | None
+) -> Source:
+    kind = "a URL" if is_url(name) else "a file"
+    selection = selection_of(dataset, where, whole=kind if len(files) == 1 else "a glob", part=part)
+    return FileSource(name, _readable(files, dataset, where), selection)
 
 
-def _locate_in_folder(path: Path, dataset: DatasetConfig, where: str) -> Source:
-    split = split_name(dataset)
-    if (path / "dataset_dict.json").is_file():
-        if not (path / split).is_dir():
-            splits = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-            raise DataError(Problem(where, f"'{dataset.path}' has no split '{split}'", f"it has: {', '.join(splits)}"))
-        return SavedSource(dataset.path, path / split, selection_of(dataset, where))
-    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        return SavedSource(dataset.path, path, selection_of(dataset, where, whole="one saved dataset"))
-    patterns = _as_tuple(dataset.data_files) if dataset.data_files else ("**/*",)
-    files = _matching(path, patterns, None, where)
-    if not dataset.data_files:
-        files = [file for file in files if ending(file.path.name)[0] or dataset.ds_type]
-        files = _of_split(_without_descriptions(files, path), path, split, where)
-    if not files:
-        fix = f"it may hold: {', '.join(sorted(ENDINGS))}"
-        raise DataError(Problem(where, f"the folder '{dataset.path}' holds no file of rows", fix))
-    return FileSource(dataset.path, _readable(files, dataset, where), selection_of(dataset, where))
+def _locate_in_folder(
+    folder: Folder, dataset: DatasetConfig, where: str, name: str, part: tuple[int, int] | None
+) -> Source:
+    if folder.has("dataset_dict.json"):
+        split = split_name(dataset)
+        inner = folder.inner(split)
+        if inner is None:
+            found = f"'{folder.label}' has no split '{split}'"
+            raise DataError(Problem(where, found, f"it has: {', '.join(folder.folders())}"))
+        return _saved(inner, dataset, where, name, whole=None, part=part)
+    if folder.has("state.json") and folder.has("dataset_info.json"):
+        return _saved(folder, dataset, where, name, whole="one saved dataset", part=part)
+    files = files_of_rows(folder, dataset, where)
+    return FileSource(name, _readable(files, dataset, where), selection_of(dataset, where, part=part))
 
 
-def _without_descriptions(files: list[LocalFile], folder: Path) -> list[LocalFile]:
-    """The files of a folder without its README and licence, which say what the rows are and hold none."""
-    left_out = [file for file in files if _DESCRIPTION.match(file.path.name)]
-    if not left_out or len(left_out) == len(files):
-        return files
-    say(f"{folder}: not reading {labels(left_out)}; name it in `data_files` to read it")
-    return [file for file in files if file not in left_out]
-
-
-def _of_split(files: list[LocalFile], folder: Path, split: str, where: str) -> list[LocalFile]:
-    """The files of a folder that belong to a split, by the words in their names; files that name none are train."""
-
-    def split_of(file: LocalFile) -> str:
-        words = re.split(r"[^a-z]+", str(file.path.relative_to(folder)).lower())
-        return next((_OTHER_SPLITS[word] for word in words if word in _OTHER_SPLITS), "train")
-
-    wanted = [file for file in files if split_of(file) == _OTHER_SPLITS.get(split, split)]
-    if files and not wanted:
-        names = ", ".join(sorted({split_of(file) for file in files}))
-        raise DataError(
-            Problem(where, f"no file in '{folder}' is of the split '{split}'", f"set `split:` to one of: {names}")
-        )
-    left_out = [file.label for file in files if file not in wanted]
-    if left_out:
-        say(f"{folder}: reading the split '{split}' ({len(wanted)} files), not {', '.join(left_out)}")
-    return wanted
-
-
-def _matching(base: Path, patterns: Iterable[str], folder: Path | None, where: str) -> list[LocalFile]:
-    files: dict[Path, None] = {}
-    for pattern in patterns:
-        paths = [
-            path for path in _find(str(base / pattern), folder) if path.is_file() and not path.name.startswith(".")
-        ]
-        if not paths and pattern != "**/*":
-            raise DataError(
-                Problem(where, f"data_files: no file '{base / pattern}'", _advice(str(base / pattern), folder))
-            )
-        files |= dict.fromkeys(paths)
-    return [LocalFile(path, str(path)) for path in files]
-
-
-def _readable(files: list[LocalFile], dataset: DatasetConfig, where: str) -> tuple[tuple[File, str], ...]:
-    return tuple((file, _reader_name(file.path.name, dataset, where)) for file in files)
-
-
-def _remote(dataset: DatasetConfig, where: str) -> tuple[File, str]:
-    from fsspec import get_filesystem_class
-
-    protocol = dataset.path.split("://")[0]
+def _saved(
+    folder: Folder, dataset: DatasetConfig, where: str, name: str, *, whole: str | None, part: tuple[int, int] | None
+) -> Source:
+    """A folder written by `datasets`' ``save_to_disk``; of a remote one the Arrow files are read as they are."""
+    selection = selection_of(dataset, where, whole=whole, part=part)
+    if isinstance(folder, LocalFolder):
+        return SavedSource(name, folder.path, selection)
+    assert isinstance(folder, RemoteFolder)
     try:
-        get_filesystem_class(protocol)
-    except ValueError as error:
-        raise DataError(Problem(where, f"'{protocol}://' is no kind of URL", "use s3, gs, az or https")) from error
-    except ImportError as error:
-        raise DataError(Problem(where, f"'{protocol}://' needs a package ({error})", "install it with pip")) from error
-    return _RemoteFile(dataset.path), _reader_name(dataset.path.split("?")[0], dataset, where)
+        files = [
+            folder.file(str(entry["filename"])) for entry in orjson.loads(folder.read("state.json"))["_data_files"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"'{folder.label}/state.json' is not what `datasets` writes"
+        raise DataError(Problem(where, found, "save the dataset again with save_to_disk")) from error
+    return FileSource(name, tuple((file, "arrow") for file in files), selection)
+
+
+def _data_files(dataset: DatasetConfig, where: str, folder: Path | None) -> list[File]:
+    """The files that `data_files` names by themselves, each once."""
+    files: dict[str, File] = {}
+    for pattern in as_tuple(dataset.data_files):
+        found: Sequence[File]
+        if is_url(pattern):
+            remote = find_remote(dataset, pattern, where)
+            if isinstance(remote, RemoteFolder):
+                fix = "write the folder as `path`, or a pattern of its files"
+                raise DataError(Problem(where, f"data_files: '{remote.label}' is a folder", fix))
+            found = remote
+        else:
+            paths = _find(pattern, folder)
+            if not paths:
+                raise DataError(Problem(where, f"data_files: no file '{pattern}'", _advice(pattern, folder)))
+            found = _regular(paths, where)
+        files |= {file.label: file for file in found}
+    return list(files.values())
+
+
+def _regular(paths: Sequence[Path], where: str) -> list[LocalFile]:
+    """The paths that are files; a pipe or device would be read once and never end."""
+    files = [LocalFile(path, str(path)) for path in paths if path.is_file() and not path.name.startswith(".")]
+    if len(paths) == 1 and paths[0].is_file():
+        files = [LocalFile(paths[0], str(paths[0]))]
+    if not files:
+        only = f"'{paths[0]}' is no regular file" if len(paths) == 1 else f"none of {len(paths)} matches is a file"
+        fix = "write the rows to a file: they are read more than once" if len(paths) == 1 else "end the pattern in /*"
+        raise DataError(Problem(where, only, fix))
+    return files
+
+
+def _readable(files: Sequence[File], dataset: DatasetConfig, where: str) -> tuple[tuple[File, str], ...]:
+    return tuple((file, _reader_name(file.label, dataset, where)) for file in files)
 
 
 def _reader_name(file: str, dataset: DatasetConfig, where: str) -> str:
@@ -255,7 +251,3 @@ def _advice(path: str, folder: Path | None) -> str:
                 return f"did you mean '{Path(path).parent / close}'?"
     places = " or ".join(str(base.resolve()) for base in dict.fromkeys((Path(), folder)) if base is not None)
     return f"paths are relative to {places}"
-
-
-def _as_tuple(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())

@@ -58,42 +58,54 @@ class SavedSource:
 
 
 class HubSource:
-    """A dataset of the hub, fetched by `datasets` when it is first needed."""
+    """A dataset of the hub, or several configurations of one, fetched by `datasets` when they are first needed."""
 
     def __init__(self, dataset: DatasetConfig, where: str, selection: Selection) -> None:
         self._config, self._where, self._selection = dataset, where, selection
-        self._loaded: Any = None
-        self.name = f"{dataset.path}/{dataset.name}" if dataset.name else dataset.path
+        self._names = dataset.name if isinstance(dataset.name, tuple) else (dataset.name,)
+        self._loaded: list[Any] = []
+        self.name = f"{dataset.path}/{'+'.join(name for name in self._names if name)}".rstrip("/")
 
     def rows(self) -> Iterator[Row]:
         """Every chosen row in order. Raises DataError where the dataset cannot be had."""
-        dataset = self._dataset()
-        return self._selection.apply(lambda: rows_of_table(dataset, self._config.path))
+        tables = list(zip(self._labels(), self._datasets(), strict=True))
+        return self._selection.apply(
+            lambda: itertools.chain.from_iterable(rows_of_table(table, label) for label, table in tables)
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         return chunks_of_lines(map(line_of, self.rows()))
 
     def stamp(self) -> str | None:
         """From the files that `datasets` keeps of it; None if it keeps it in memory."""
-        files = [LocalFile(Path(entry["filename"]), self.name) for entry in self._dataset().cache_files]
-        stamps = [file.stamp() for file in files]
-        if not stamps or None in stamps:
+        stamps = [file.stamp() for file in self._files()]
+        if None in stamps or not all(table.cache_files for table in self._datasets()):
             return None
-        return stamp_of(self._selection, self.name, self._config.split, len(self._dataset()), stamps)
+        sizes = [len(table) for table in self._datasets()]
+        return stamp_of(self._selection, self.name, self._config.split, sizes, stamps)
 
     def identity(self) -> str:
         digest = hashlib.sha256(repr(self._selection).encode())
-        for entry in self._dataset().cache_files:
-            LocalFile(Path(entry["filename"]), "").hash_into(digest)
-        digest.update(str(len(self._dataset())).encode())
+        for file in self._files():
+            file.hash_into(digest)
+        digest.update(repr([len(table) for table in self._datasets()]).encode())
         return digest.hexdigest()
 
-    def _dataset(self) -> Any:
-        if self._loaded is None:
-            self._loaded = self._load()
+    def _labels(self) -> list[str]:
+        """One for each configuration: rows are numbered in each of several."""
+        path = self._config.path
+        return [path if len(self._names) == 1 else f"{path}/{name}" for name in self._names]
+
+    def _files(self) -> list[LocalFile]:
+        entries = [entry for table in self._datasets() for entry in table.cache_files]
+        return [LocalFile(Path(entry["filename"]), self.name) for entry in entries]
+
+    def _datasets(self) -> list[Any]:
+        if not self._loaded:
+            self._loaded = [self._load(name) for name in self._names]
         return self._loaded
 
-    def _load(self) -> Any:
+    def _load(self, name: str | None) -> Any:
         import datasets
 
         config = self._config
@@ -101,18 +113,25 @@ class HubSource:
         try:
             return datasets.load_dataset(
                 config.path,
-                config.name,
+                name,
                 split=config.split or "train",
                 revision=config.revision,
                 data_files=list(data_files) if data_files else None,
             )
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            found = (
-                f"'{config.path}' is no file or folder here, and as a dataset of the hub it cannot be had ({reason})"
-            )
-            fix = "check the path; for the hub check the name, the network, HF_HUB_OFFLINE and, if private, HF_TOKEN"
-            raise DataError(Problem(self._where, found, fix)) from error
+            raise DataError(self._problem(error)) from error
+
+    def _problem(self, error: Exception) -> Problem:
+        path = self._config.path
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        if "not found. Available:" in reason or reason.startswith(("Config name is missing", "Unknown split")):
+            rest = " ".join(line.strip() for line in lines[1:3])
+            found = f"the dataset '{path}' of the hub was found, and not what is asked of it ({reason} {rest}".rstrip()
+            return Problem(self._where, f"{found})", "set `name` (the configuration) and `split` to ones that it has")
+        found = f"'{path}' is no file or folder here, and as a dataset of the hub it cannot be had ({reason})"
+        fix = "check the path; for the hub check the name, the network, HF_HUB_OFFLINE and, if private, HF_TOKEN"
+        return Problem(self._where, found, fix)
 
 
 def rows_of_table(dataset: Any, label: str) -> Iterator[Row]:

@@ -20,6 +20,7 @@ BASE: dict[str, Any] = {
 }
 LORA = {"adapter": "lora", "lora_target_linear": True}
 DPO = {"rl": "dpo", "datasets": [{"path": "org/d"}]}
+ROW = {"path": "org/d", "type": "chat_template"}
 
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("there_is_something_to_train_on", {"datasets": []}, "datasets is missing -> add `datasets:`"),
@@ -30,6 +31,21 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ),
     ("val_set_size_is_a_share_or_a_count", {"val_set_size": 1}, "val_set_size is 1 -> write a share below 1"),
     ("val_set_size_is_a_share_or_a_count", {"val_set_size": 2.5}, "val_set_size is 2.5 -> write a share below 1"),
+    (
+        "a_part_of_the_rows_has_a_number",
+        {"dataset_shard_num": 3},
+        "dataset_shard_num is written, and dataset_shard_idx",
+    ),
+    (
+        "a_part_of_the_rows_has_a_number",
+        {"dataset_shard_idx": 3},
+        "and dataset_shard_num is not -> add dataset_shard_num",
+    ),
+    (
+        "a_part_of_the_rows_has_a_number",
+        {"dataset_shard_num": 3, "dataset_shard_idx": 3},
+        "dataset_shard_idx 3 is no part of 3 -> write a number from 0 to 2",
+    ),
     ("min_sample_fits_the_sequence", {"min_sample_len": 600}, "min_sample_len 600 is above sequence_len 512"),
     (
         "padding_fits_the_sequence",
@@ -37,6 +53,79 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "pads to 512, which is no multiple of pad_to_multiple_of 100",
     ),
     ("workers_before_prefetching", {"dataloader_prefetch_factor": 2}, "no worker builds batches -> add"),
+    (
+        "the_mix_is_described_once",
+        {"mixing_temperature": 2, "datasets": [{**ROW, "weight": 1}]},
+        "mixing_temperature is written, and so is datasets[0].weight -> keep one of them",
+    ),
+    ("the_mix_is_described_once", {"datasets": [{**ROW, "weight": 1, "epochs": 2}]}, "datasets[0].epochs is written"),
+    (
+        "every_dataset_has_a_weight",
+        {"datasets": [{**ROW, "weight": 1}, ROW]},
+        "datasets[1] has no weight, and others have -> write a weight in every row, or in none",
+    ),
+    (
+        "evaluation_is_not_mixed",
+        {"test_datasets": [{**ROW, "epochs": 2}]},
+        "test_datasets[0].epochs is written, and an evaluation sees each row once",
+    ),
+    (
+        "shuffling_is_asked_for_once",
+        {"curriculum_sampling": True, "shuffle_merged_datasets": True},
+        "curriculum_sampling is true, and so is shuffle_merged_datasets",
+    ),
+    (
+        "a_mix_is_shuffled",
+        {"curriculum_sampling": True, "mixing_temperature": 2},
+        "mixing_temperature is written, and curriculum_sampling: true keeps the order of the files",
+    ),
+    (
+        "a_mix_is_shuffled",
+        {"shuffle_merged_datasets": False, "datasets": [{**ROW, "epochs": 2}]},
+        "datasets[0].epochs is written, and shuffle_merged_datasets: false keeps the order of the files",
+    ),
+    (
+        "phases_fill_the_epoch",
+        {"phases": [{"share": 0.3, "weights": {"d": 1}}, {"share": 0.6, "weights": {"d": 1}}]},
+        "the shares of phases add up to 0.9 -> let them add up to 1",
+    ),
+    (
+        "phases_name_datasets",
+        {"datasets": [{**ROW, "path": "org/code"}], "phases": [{"share": 1, "weights": {"cod": 1}}]},
+        "phases[0].weights: there is no dataset 'cod' -> did you mean 'code'?",
+    ),
+    (
+        "phases_name_datasets",
+        {"phases": [{"share": 1, "weights": {"org/d": 0}}]},
+        "phases[0].weights: every weight is 0",
+    ),
+    (
+        "phases_say_the_order",
+        {"order": "sequential", "phases": [{"share": 1, "weights": {"org/d": 1}}]},
+        "order is sequential, and phases say what comes after what",
+    ),
+    (
+        "supervised_runs_are_mixed",
+        {"rl": "dpo", "datasets": [{"path": "org/d", "weight": 1}]},
+        "datasets[0].weight is written, and rl: dpo sees each row once, shuffled -> remove the line",
+    ),
+    ("supervised_runs_are_mixed", {**DPO, "order": "sequential"}, "order is written, and rl: dpo sees each row once"),
+    (
+        "ways_of_packing_need_packing",
+        {"sample_packing_balance": True, "micro_batch_size": 2},
+        "sample_packing_balance is true, and sample_packing is not -> add `sample_packing: true`",
+    ),
+    ("ways_of_packing_need_packing", {"sample_packing_sequentially": True}, "sample_packing_sequentially is true"),
+    (
+        "packs_of_neighbours_hold_each_sample_once",
+        {"sample_packing": True, "sample_packing_sequentially": True, "mixing_temperature": 2},
+        "keeps samples in order, and mixing_temperature shows some of them more often",
+    ),
+    (
+        "balanced_packs_are_shuffled",
+        {"sample_packing": True, "sample_packing_balance": True, "curriculum_sampling": True, "micro_batch_size": 2},
+        "sample_packing_balance deals packs anew, and curriculum_sampling: true keeps their order",
+    ),
     ("jinja_comes_with_its_text", {"chat_template": "jinja"}, "there is no chat_template_jinja"),
     (
         "jinja_comes_with_its_text",
@@ -171,6 +260,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("weights_are_safetensors", {"save_safetensors": False}, "save_safetensors is false"),
     ("preferences_are_not_packed", {**DPO, "sample_packing": True}, "sample_packing is true, and rl: dpo compares"),
     ("preferences_are_shuffled", {**DPO, "shuffle_merged_datasets": False}, "TRL's trainer for rl: dpo shuffles"),
+    (
+        "preferences_are_shuffled",
+        {**DPO, "curriculum_sampling": True},
+        "curriculum_sampling is true, and TRL's trainer",
+    ),
     ("preference_options_need_their_method", {"rl_beta": 0.1}, "rl_beta is written, and rl is not"),
     (
         "every_loss_has_a_weight",
@@ -262,6 +356,12 @@ NOTED: list[tuple[str, Mapping[str, Any], str]] = [
     ("wandb_options_need_a_project", {"wandb_name": "x"}, "there is no wandb_project"),
     ("hub_options_need_a_repository", {"hub_revision": "x"}, "there is no hub_model_id"),
     ("patience_needs_a_threshold", {"loss_watchdog_patience": 2}, "there is no loss_watchdog_threshold"),
+    ("shares_need_a_mix", {"mixing_by": "samples"}, "mixing_by changes nothing: no share is asked for"),
+    (
+        "balanced_steps_have_several_packs",
+        {"sample_packing": True, "sample_packing_balance": True},
+        "a process computes one pack a step -> add `gradient_accumulation_steps: 4`",
+    ),
 ]
 
 
@@ -376,6 +476,11 @@ GOOD: list[Mapping[str, Any]] = [
     {"bf16": "auto", "fp16": True},
     {"bf16": False, "float32": True},
     {"batch_size": 8, "micro_batch_size": 2},
+    {"sample_packing": True, "sample_packing_balance": True, "batch_size": 8},
+    {"sample_packing": True, "sample_packing_sequentially": True, "curriculum_sampling": True, "order": "sequential"},
+    {"mixing_by": "samples", "datasets": [{**ROW, "weight": 2}, {**ROW, "path": "org/e", "weight": 1}]},
+    {"datasets": [{**ROW, "epochs": 0.5}, ROW], "order": "sequential"},
+    {"phases": [{"share": 0.3, "weights": {"org/d": 1}}, {"share": 0.7, "weights": {"d": 1, "d-2": 0}}]},
     {"lr_scheduler": "rex", "cosine_min_lr_ratio": 0.1},
     {**DPO, "rl_beta": 0.2, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [0.8, 0.2]},
     {"datasets": [{"path": "org/d"}, {"path": "org/e", "type": "alpaca:chat"}, {"path": "x/y", "type": "sharegpt"}]},

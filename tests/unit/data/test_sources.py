@@ -327,7 +327,9 @@ def test_urls_are_read_through_fsspec(in_empty_folder):
     with fsspec.open("memory://rows/a.jsonl", "wb") as file:
         file.write(LINES.encode())
     assert values("memory://rows/a.jsonl") == ROWS
-    with pytest.raises(DataError, match=r"^a\.yaml:3:5: 'nothere://' is no kind of URL -> use s3, gs, az or https$"):
+    with pytest.raises(
+        DataError, match=r"^a\.yaml:3:5: 'nothere://' is no kind of URL -> use s3, gs, az, oci or https$"
+    ):
         read("nothere://a.jsonl")
 
 

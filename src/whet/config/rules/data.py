@@ -40,6 +40,22 @@ def min_sample_fits_the_sequence(config: Config) -> Problem | None:
     )
 
 
+def a_part_of_the_rows_has_a_number(config: Config) -> Problem | None:
+    num, index = config.data.dataset_shard_num, config.data.dataset_shard_idx
+    if num is None:
+        if index is None:
+            return None
+        found = "dataset_shard_idx is written, and dataset_shard_num is not"
+        return at(config, "dataset_shard_idx", found, "add dataset_shard_num, the number of parts")
+    if index is None:
+        found = "dataset_shard_num is written, and dataset_shard_idx is not"
+        return at(config, "dataset_shard_num", found, "add dataset_shard_idx, the part to read")
+    if index < num:
+        return None
+    found = f"dataset_shard_idx {index} is no part of {num}"
+    return at(config, "dataset_shard_idx", found, f"write a number from 0 to {num - 1}")
+
+
 def padding_fits_the_sequence(config: Config) -> Problem | None:
     multiple, length = config.packing.pad_to_multiple_of, config.data.sequence_len
     if multiple is None or not config.packing.pad_to_sequence_len or length % multiple == 0:
@@ -104,6 +120,7 @@ DATA_RULES: tuple[Rule, ...] = (
     evaluation_rows_come_from_one_place,
     val_set_size_is_a_share_or_a_count,
     min_sample_fits_the_sequence,
+    a_part_of_the_rows_has_a_number,
     padding_fits_the_sequence,
     workers_before_prefetching,
     jinja_comes_with_its_text,

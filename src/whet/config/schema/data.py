@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Secret
 
 from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, PositiveShare, Section
 
@@ -48,7 +48,9 @@ class DatasetConfig(Section):
     input_transform: str | None = Field(
         None, description="Function of one's own that each row goes through first, for `type: messages.chat`."
     )
-    name: str | None = Field(None, description="Configuration name of a hub dataset.")
+    name: str | tuple[str, ...] | None = Field(
+        None, description="Configuration of a hub dataset, or several, read one after the other."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
     data_files: str | tuple[str, ...] | None = Field(None, description="Files to read inside a folder or hub dataset.")
     ds_type: Literal["json", "csv", "parquet", "arrow", "text"] | None = Field(
@@ -56,6 +58,10 @@ class DatasetConfig(Section):
     )
     shards: Positive | None = Field(None, description="Cut the rows into this many parts and read one of them.")
     shards_idx: Natural | None = Field(None, description="Number of the part to read, from 0.")
+    skip: Natural = Field(0, description="Rows to pass over at the beginning.")
+    storage_options: Secret[dict[str, Any]] | None = Field(
+        None, description="Options of the file system of a URL, as fsspec takes them; never shown or recorded."
+    )
     weight: PositiveNumber | None = Field(None, description="Share of the mix, relative to the other rows' weights.")
     epochs: PositiveNumber | None = Field(None, description="How often an epoch shows these rows; 1 by default.")
     field: str | None = Field(None, description="Column of the text, for `type: completion`; `text` by default.")
@@ -120,6 +126,9 @@ class DataSection(Section):
     val_set_size: NaturalNumber = Field(
         0.0, description="Rows set aside for evaluation: a share below 1, or a whole number of rows from 2."
     )
+    val_set_from: Literal["random", "tail"] = Field(
+        "random", description="Draw the rows of val_set_size by seed and content, or take the last ones."
+    )
     shuffle_merged_datasets: bool = Field(True, description="Shuffle all rows together.")
     curriculum_sampling: bool = Field(False, description="As shuffle_merged_datasets: false.")
     order: Literal["shuffled", "sequential"] = Field(
@@ -130,6 +139,8 @@ class DataSection(Section):
         None, description="Shares by size^(1/T): 1 as the sizes are, above it more even."
     )
     phases: tuple[Phase, ...] | None = Field(None, description="Parts of each epoch, each with its own mix.")
+    dataset_shard_num: Positive | None = Field(None, description="Cut all training rows into this many parts.")
+    dataset_shard_idx: Natural | None = Field(None, description="Number of the part of all training rows, from 0.")
     shuffle_before_merging_datasets: bool = Field(False, description="Shuffle each dataset before they are joined.")
     dataset_prepared_path: str | None = Field(
         None, description="Folder of prepared sets; `last_run_prepared` by default."
@@ -144,7 +155,7 @@ class DataSection(Section):
     )
     sequence_len: Positive = Field(512, description="Most tokens in a sample, and in a pack.")
     eval_sequence_len: Positive | None = Field(None, description="As sequence_len, in evaluation.")
-    excess_length_strategy: Literal["drop", "truncate", "raise"] = Field(
+    excess_length_strategy: Literal["drop", "truncate", "raise", "split"] = Field(
         "drop", description="What becomes of a sample with more tokens than sequence_len."
     )
     min_sample_len: Natural = Field(2, description="Samples with fewer tokens are dropped.")
