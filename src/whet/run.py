@@ -47,6 +47,8 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
         TrainingStopped: the run ended itself; the last good checkpoint is kept.
     """
+    stages.refuse_untrainable(config)
+
     from whet.training.fit import fit
     from whet.training.tokenizer import run_tokenizer
 
@@ -115,6 +117,8 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     Raises:
         WhetError: there is no evaluation data, or nothing has been trained yet.
     """
+    stages.refuse_untrainable(config)
+
     from whet.serving.trained import as_trained, find_trained
     from whet.training.tokenizer import run_tokenizer
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.config import Config
+from whet.config import Config, check_trainable
 from whet.config.resolve import ResolvedRun, resolve
 from whet.core.errors import ConfigError, ModelError, Problem, TrainingStopped, WhetError
 from whet.core.log import say, warn
@@ -38,6 +38,16 @@ def resolve_run(config: Config) -> ResolvedRun:
     if problems := check_runnable(config, hardware):
         raise ConfigError(problems)
     return resolve(config, hardware)
+
+
+def refuse_untrainable(config: Config) -> None:
+    """Before torch is imported, and before anything is made or read.
+
+    Raises:
+        ConfigError: the data of this method can be prepared, and its training is not built.
+    """
+    if problems := check_trainable(config):
+        raise ConfigError(problems)
 
 
 def open_output(resolved: ResolvedRun) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from whet.checks.base import Report, Subject, run_checks
-from whet.config import Config, ResolvedRun, check_runnable, resolve
+from whet.config import Config, ResolvedRun, check_runnable, check_trainable, resolve
 from whet.core.errors import ConfigError, WhetError
 from whet.distributed.hardware import probe
 
@@ -20,7 +20,7 @@ def check_and_print(config: Config) -> None:
         WhetError: everything that is wrong, at once.
     """
     hardware = probe()
-    problems = check_runnable(config, hardware)
+    problems = [*check_trainable(config), *check_runnable(config, hardware)]
     if problems:
         raise ConfigError(problems)
     resolved = resolve(config, hardware)

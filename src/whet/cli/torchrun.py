@@ -51,7 +51,9 @@ def launch_ranks(
     from whet.distributed.hardware import num_cpus
     from whet.distributed.launch import default_num_processes, torchrun_command
     from whet.run import preprocess
+    from whet.stages import refuse_untrainable
 
+    refuse_untrainable(config)
     refuse_unknown(arguments.launcher)
     preprocess(config)
     command = torchrun_command(

@@ -101,7 +101,7 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
     return ResolvedRun(
         config=config,
         hardware=hardware,
-        method=config.method.rl or "sft",
+        method=_method(config),
         device=hardware.device,
         world_size=hardware.world_size,
         dtype=dtype,
@@ -136,6 +136,15 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         chat_template=_chat_template(config, choices),
         choices=MappingProxyType(choices),
     )
+
+
+def _method(config: Config) -> str:
+    """Name of the training method, as the registry of methods has it or will."""
+    if config.method.reward_model:
+        return "reward_model"
+    if config.method.process_reward_model:
+        return "process_reward_model"
+    return config.method.rl or "sft"
 
 
 def _precision(config: Config, hardware: Hardware, choices: dict[str, str]) -> tuple[str, str | None]:
