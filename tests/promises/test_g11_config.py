@@ -13,7 +13,7 @@ from whet.config.config import Config
 from whet.config.fitting import shape_of
 from whet.config.keys import Findings, canonical, ours
 from whet.config.known_keys import ALIASES, ATTENTION_SWITCHES, INTERNAL, NO_EFFECT, REFUSED, RENAMED
-from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Section, SpecialTokens, fields, owner
+from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Phase, Section, SpecialTokens, fields, owner
 from whet.config.tree import plant
 
 SOURCE = Path(whet.__file__).parent
@@ -22,6 +22,7 @@ BLOCKS = {
     "datasets": (DatasetConfig, True),
     "test_datasets": (DatasetConfig, True),
     "lr_groups": (LrGroup, True),
+    "phases": (Phase, True),
     "special_tokens": (SpecialTokens, False),
     "fsdp_config": (FsdpConfig, False),
 }
@@ -112,7 +113,7 @@ def test_every_accepted_key_is_read_by_something() -> None:
     assert sorted(set(fields()) - read_keys - ALWAYS_SO - RUNS_LATER) == []
 
 
-@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup])
+@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup, Phase])
 def test_every_accepted_key_of_a_block_is_read_by_something(block: type[Section]) -> None:
     read_keys: set[str] = set()
     for text, _, lookups in modules():

@@ -124,7 +124,7 @@ def _judge(name: str, node: Node, findings: Findings, methods: Collection[str]) 
 def _unknown(
     name: str, shown: str, where: str, keys: Collection[str], others: Collection[str], findings: Findings
 ) -> None:
-    if name in DatasetConfig.model_fields:
+    if name in DatasetConfig.model_fields and name not in ELSEWHERE:
         findings.problems.append(Problem(where, f"unknown key {shown}", "write it in a row of `datasets`", name))
         return
     close = ELSEWHERE.get(name) or nearest(name, keys) or nearest(name, others)

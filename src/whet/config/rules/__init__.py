@@ -11,6 +11,7 @@ from whet.config.rules.base import Rule
 from whet.config.rules.data import DATA_RULES
 from whet.config.rules.loop import LOOP_RULES
 from whet.config.rules.machine import MACHINE_RULES, check_runnable
+from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
@@ -19,6 +20,7 @@ from whet.core.errors import Problem
 
 RULES: tuple[Rule, ...] = (
     *DATA_RULES,
+    *MIXING_RULES,
     *LOOP_RULES,
     *ADAPTER_RULES,
     *TRAINING_RULES,

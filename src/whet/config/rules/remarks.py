@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at, first_set
+from whet.config.rules.mixing import MIXING_REMARKS
 from whet.core.errors import Problem
 
 
@@ -74,4 +75,5 @@ REMARKS: tuple[Rule, ...] = (
     wandb_options_need_a_project,
     hub_options_need_a_repository,
     patience_needs_a_threshold,
+    *MIXING_REMARKS,
 )

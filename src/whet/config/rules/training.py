@@ -120,14 +120,13 @@ def preferences_are_not_packed(config: Config) -> Problem | None:
 
 
 def preferences_are_shuffled(config: Config) -> Problem | None:
-    if not config.method.rl or config.data.shuffle_merged_datasets:
+    if not config.method.rl:
         return None
-    return at(
-        config,
-        "shuffle_merged_datasets",
-        f"shuffle_merged_datasets is false, and TRL's trainer for rl: {config.method.rl} shuffles",
-        "remove the line",
-    )
+    for key, kept in (("shuffle_merged_datasets", False), ("curriculum_sampling", True)):
+        if config.value(key) is kept:
+            found = f"{key} is {str(kept).lower()}, and TRL's trainer for rl: {config.method.rl} shuffles"
+            return at(config, key, found, "remove the line")
+    return None
 
 
 def preference_options_need_their_method(config: Config) -> Problem | None:
