@@ -216,7 +216,7 @@ def _own_code(dataset: DatasetConfig, config: Config, task: Task, name: str) -> 
 
     def made(format_name: str) -> Format:
         make: MakeFormat = table.load(format_name)
-        return make(dataset, config)
+        return make(dataset.model_copy(update={"type": format_name, "input_transform": None}), config)
 
     if task == "supervised":
         read_as = {key: made(format_name) for key, format_name in _READ_AS.items()}

@@ -1,0 +1,273 @@
+"""Formats of the user's own: functions in files and modules, what they give, and what they may do wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.configs import config_with
+from tests.tiny_tokenizers import tiny_tokenizer
+
+from whet.config import make_config
+from whet.core.errors import ConfigError, RowError, RowLeftOut
+from whet.core.types import (
+    Conversation,
+    Document,
+    Preference,
+    PreferenceText,
+    Prompt,
+    Several,
+    Stepwise,
+    Tokens,
+    Unpaired,
+    UnpairedText,
+)
+from whet.data.formats import format_identity, make_format
+from whet.data.formats.base import Format
+
+Q, A, B = ({"role": role, "content": text} for role, text in (("user", "Q"), ("assistant", "A"), ("assistant", "B")))
+
+Make = Callable[..., Format]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Writes ``mine.py`` in the working folder and makes the format of ``mine.py:row``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(source: str, *, kind: str = "mine.py:row", bind: bool = True, **keys: Any) -> Format:
+        (tmp_path / "mine.py").write_text(source)
+        config = config_with({"type": kind}, **keys)
+        return make_format(config.data.datasets[0], config, tiny_tokenizer("chatml") if bind else None)
+
+    return make
+
+
+def returning(value: object) -> str:
+    return f"def row(row):\n    return {value!r}\n"
+
+
+@pytest.mark.parametrize(
+    ("made", "keys", "sample"),
+    [
+        ({"messages": [Q, A]}, {}, Conversation),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, {}, Conversation),
+        ({"prompt": "Q", "completion": "A"}, {}, Document),
+        ({"instruction": "Q", "output": "A"}, {}, Document),
+        ({"text": "words"}, {}, Document),
+        ({"segments": [{"label": True, "text": "words"}]}, {}, Document),
+        ({"input_ids": [1, 2]}, {}, Tokens),
+        ([{"text": "one"}, {"text": "two"}], {}, Several),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"rl": "dpo"}, Preference),
+        ({"chosen": [Q, A], "rejected": [Q, B]}, {"rl": "orpo"}, Preference),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"reward_model": True}, Preference),
+        ({"prompt": "Q", "completion": "A", "label": True}, {"rl": "kto"}, Unpaired),
+        ({"prompt": "Q", "completions": ["A"], "labels": [True]}, {"process_reward_model": True}, Stepwise),
+        ({"prompt": [Q], "answer": "4"}, {"rl": "grpo"}, Prompt),
+        ({"prompt": [Q], "ground_truth": "4"}, {"rl": "ebft"}, Prompt),
+    ],
+)
+def test_what_a_function_gives_is_read_by_the_format_its_keys_say(
+    own: Make, made: object, keys: dict[str, Any], sample: type
+) -> None:
+    assert type(own(returning(made), **keys).read({"x": 1})) is sample
+
+
+def test_a_function_may_give_a_sample(own: Make) -> None:
+    source = (
+        "from whet.core.types import Document, Segment\n"
+        "def row(row):\n    return Document((Segment(row['x'], True),))\n"
+    )
+    assert own(source).read({"x": "words"}) == Document(own(source).read({"x": "words"}).segments)  # type: ignore[union-attr]
+
+
+def test_none_leaves_the_row_out(own: Make) -> None:
+    with pytest.raises(RowLeftOut) as caught:
+        own("def row(row):\n    return None\n").read({})
+    assert str(caught.value) == "left out by the user's own format: mine.py:row gave None"
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "message"),
+    [
+        (
+            "def row(row):\n    y = 1\n    return {'text': row['y']}\n",
+            {"x": 1},
+            "error in mine.py:row: KeyError: 'y' (line 3)",
+        ),
+        (returning(3), {}, "wrong type: mine.py:row gave a value of type int, not a row"),
+        (returning([]), {}, "wrong type: mine.py:row gave an empty list, not a row"),
+        (returning({"x": 1}), {}, "unknown row: mine.py:row gave x; known are input_ids, messages, conversations, "),
+        (returning({"messages": []}), {}, "empty conversation: 'messages' is an empty list"),
+    ],
+)
+def test_a_function_that_fails_makes_a_bad_row(own: Make, source: str, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError) as caught:
+        own(source).read(row)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "message"),
+    [
+        ("def row(row): ...", "mine.py:rwo", "there is no function 'rwo' in mine.py -> did you mean 'row'?"),
+        ("", "mine.py:row", "there is no function 'row' in mine.py -> it has no functions"),
+        ("row = 3", "mine.py:row", "there is no function 'row' in mine.py"),
+        ("x", "mine.py:row", "importing 'mine.py:row' failed: NameError: name 'x' is not defined (mine.py, line 1)"),
+        ("def row(", "mine.py:row", "importing 'mine.py:row' failed: SyntaxError: "),
+        ("", "other.py:row", "there is no file 'other.py' -> paths count from the working folder"),
+        ("def row(row): ...", "mine.rows.row", "importing 'mine.rows.row' failed: ModuleNotFoundError: "),
+        (
+            "def row(tokenizer): 1 / 0",
+            "mine.py:row",
+            "mine.py:row failed: ZeroDivisionError: division by zero (line 1)",
+        ),
+    ],
+)
+def test_code_that_cannot_be_used_is_an_error_of_the_config(own: Make, source: str, kind: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        own(source, kind=kind)
+    assert message in str(caught.value)
+
+
+def test_a_dotted_name_is_a_module_of_ones_own(own: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "my_dotted_package"
+    folder.mkdir()
+    (folder / "rows.py").write_text(returning({"text": "words"}))
+    assert isinstance(own("", kind="my_dotted_package.rows.row").read({}), Document)
+
+
+def test_a_file_is_looked_for_beside_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text(returning({"text": "words"}))
+    monkeypatch.chdir(tmp_path)
+    config = config_with({"type": "mine.py:row"}).model_copy(update={"file": "configs/my.yaml"})
+    assert isinstance(make_format(config.data.datasets[0], config).read({}), Document)
+
+
+def test_a_missing_file_is_told_with_all_other_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    values = {"base_model": "org/m", "learning_rate": 1e-4}
+    with pytest.raises(ConfigError) as caught:
+        make_config({**values, "datasets": [{"path": "org/d", "type": "mien.py:row"}]})
+    assert "datasets[0].type: there is no 'mien.py' -> did you mean 'mine.py'?" in str(caught.value)
+    assert make_config({**values, "datasets": [{"path": "org/d", "type": "mine.py:row"}]}).warnings == ()
+
+
+# -- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_identity_is_that_of_the_code_and_of_what_it_imports_beside_it(own: Make, tmp_path: Path) -> None:
+    (tmp_path / "helper_a.py").write_text("NAME = 'text'\n")
+    source = "import helper_a\ndef row(row):\n    return {helper_a.NAME: 'words'}\n"
+    first = format_identity(own(source))
+    assert first
+    assert format_identity(own(source)) == first
+    assert format_identity(own(source + "# other\n")) != first
+    (tmp_path / "helper_a.py").write_text("NAME = 'text' # other\n")
+    assert format_identity(own(source)) != first
+
+
+def test_formats_of_ours_have_no_identity_beside_the_code_of_whet() -> None:
+    config = config_with({"type": "alpaca"})
+    assert format_identity(make_format(config.data.datasets[0], config)) == ""
+
+
+def test_a_file_that_changed_is_imported_anew(own: Make) -> None:
+    assert own(returning({"text": "one"})).read({}) != own(returning({"text": "two"})).read({})
+
+
+# -- chat template ----------------------------------------------------------------------------------------------------
+
+
+def test_a_function_says_that_it_needs_no_template(own: Make) -> None:
+    source = "def row(row):\n    return row\nrow.template = None\n"
+    format_ = own(source, rl="dpo")
+    assert format_.template is None
+    assert isinstance(format_.read({"prompt": "Q", "chosen": "A", "rejected": "B"}), PreferenceText)
+    with pytest.raises(RowError, match=r"no chat template: mine\.py:row gave messages: set chat_template"):
+        own(source).read({"messages": [Q, A]})
+
+
+def test_without_a_template_anywhere_texts_are_read_all_the_same(own: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def row(row):\n    return row\n")
+    config = config_with({"type": "mine.py:row"})
+    tokenizer = copy.deepcopy(tiny_tokenizer("chatml"))
+    tokenizer.chat_template = None
+    format_ = make_format(config.data.datasets[0], config, tokenizer)
+    assert format_.template is None
+    assert isinstance(format_.read({"text": "words"}), Document)
+    config = config_with({"type": "mine.py:row"}, chat_template="chatml")
+    assert make_format(config.data.datasets[0], config, tokenizer).template == "configured"
+
+
+# -- functions made for Axolotl ---------------------------------------------------------------------------------------
+
+STRATEGY = """
+class Strategy:
+    def __init__(self, tokenizer, key):
+        self.tokenizer, self.key = tokenizer, key
+    def tokenize_prompt(self, row):
+        ids = self.tokenizer(row[self.key])["input_ids"]
+        return {"input_ids": ids, "labels": [-100, *ids[1:]], "attention_mask": [1] * len(ids)}
+
+def row(tokenizer, cfg, ds_cfg=None):
+    assert cfg.base_model and cfg.no_such_key is None and cfg["sequence_len"]
+    return Strategy(tokenizer, ds_cfg["field"] or "x")
+"""
+
+
+def test_a_strategy_tokenises_rows(own: Make) -> None:
+    sample = own(STRATEGY).read({"x": "abc"})
+    assert isinstance(sample, Tokens)
+    assert list(sample.supervised) == [False, *[True] * (len(sample.input_ids) - 1)]
+
+
+def test_a_strategy_of_batches_gives_several_samples(own: Make) -> None:
+    source = (
+        "class S:\n    supports_batched = True\n    def tokenize_prompt(self, rows):\n"
+        "        return {'input_ids': [[1, 2], [3]], 'labels': [[1, 2], [3]]}\n"
+        "def row(tokenizer, cfg): return S()\n"
+    )
+    sample = own(source).read({"x": 1})
+    assert isinstance(sample, Several)
+    assert [list(tokens.input_ids) for tokens in sample.samples if isinstance(tokens, Tokens)] == [[1, 2], [3]]
+
+
+def test_a_transform_gives_texts_as_they_are(own: Make) -> None:
+    source = (
+        "def row(cfg, dataset_idx=0, **kwargs):\n"
+        "    def transform(sample, tokenizer=None):\n"
+        "        assert tokenizer is not None\n"
+        "        return {'prompt': f'<{dataset_idx}>' + sample['q'], 'chosen': 'A', 'rejected': 'B'}\n"
+        "    return transform\n"
+    )
+    assert own(source, rl="dpo").read({"q": "Q"}) == PreferenceText("<0>Q", "A", "B")
+
+
+def test_a_transform_may_remove_columns(own: Make) -> None:
+    source = (
+        "def row(cfg):\n    return (lambda sample: {'prompt': 'Q', 'truth': sample['a']}), {'remove_columns': ['a']}\n"
+    )
+    assert own(source, rl="grpo").read({"a": 4, "b": 5}) == Prompt(text="Q", columns={"b": 5, "truth": 4})
+    everything = source.replace("['a']}\n", "'__all__'}\n").replace(
+        "{'remove_columns': ['a']}", "{'remove_columns': '__all__'}"
+    )
+    assert own(everything, rl="grpo").read({"a": 4, "b": 5}) == Prompt(text="Q", columns={"truth": 4})
+    kto = "def row(cfg):\n    return lambda sample: {'completion': 'A', 'label': True}\n"
+    assert own(kto, rl="kto").read({"prompt": "Q"}) == UnpairedText("Q", "A", True)
+
+
+def test_input_transform_comes_before_the_messages_are_read(own: Make, tmp_path: Path) -> None:
+    (tmp_path / "turn.py").write_text("def turn(row):\n    return {'messages': row['talk']}\n")
+    config = config_with({"type": "messages.chat", "input_transform": "turn.py:turn"})
+    format_ = make_format(config.data.datasets[0], config, tiny_tokenizer("chatml"))
+    sample = format_.read({"talk": [Q, A]})
+    assert isinstance(sample, Conversation)
+    assert sample.messages == [Q, A]
+    assert format_identity(format_)
