@@ -14,7 +14,9 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
 from whet.config.schema import SECTIONS, owner
 from whet.core.types import Hardware
-from whet.data.store import Origin, PreparedSet, SampleWriter, open_prepared, write_indices, write_manifest
+from whet.data.chunk_file import ChunkWriter
+from whet.data.samples import Encoded, EncodedPreference, EncodedSample, kind_of
+from whet.data.store import PreparedSet, link_chunk, number_columns, open_prepared, write_index, write_indices, write_manifest
 from whet.methods.inputs import MethodInputs, training_order
 from whet.methods.sft import build_trainer
 from whet.model.attention import NAME
@@ -62,16 +64,39 @@ def write_prepared(
     names: Sequence[str] = ("chat.jsonl",),
 ) -> PreparedSet:
     """A prepared set on disk. ``sources`` names the dataset of each sample, training ones first."""
+    samples = [Encoded(ids, supervised) for ids, supervised in (*train, *validation)]
+    return write_samples(folder, samples, len(train), sources=sources, names=names)
+
+
+def write_samples(
+    folder: Path,
+    samples: Sequence[EncodedSample],
+    num_train: int,
+    *,
+    sources: Sequence[int] | None = None,
+    names: Sequence[str] = ("chat.jsonl",),
+) -> PreparedSet:
+    """A prepared set of these samples, a chunk for each dataset; the first ``num_train`` train."""
     folder.mkdir(parents=True)
-    with SampleWriter(folder / "samples.arrow", "tokens") as writer:
-        for row, (ids, supervised) in enumerate([*train, *validation]):
-            source = sources[row] if sources is not None else 0
-            writer.add((ids, supervised), int(supervised.sum()), Origin(source, source, row + 1))
-    write_indices(folder, "train", np.arange(len(train)))
-    if validation:
-        write_indices(folder, "validation", np.arange(len(train), len(train) + len(validation)))
-    files = [{"path": name, "by_line": True} for name in names]
-    write_manifest(folder, {"datasets": list(names), "files": files})
+    sources = sources if sources is not None else [0] * len(samples)
+    kind = kind_of(samples[0])
+    writers = [ChunkWriter(kind) for _ in names]
+    index = []
+    for number, (sample, source) in enumerate(zip(samples, sources, strict=True)):
+        row = (source, writers[source].rows, 0, sample.num_tokens, sample.num_supervised, source, number + 1)
+        index.append(row)
+        writers[source].add(number, (sample,))
+    chunks = []
+    for number, (name, writer) in enumerate(zip(names, writers, strict=True)):
+        account = writer.write(folder.parent / f"{folder.name}-pool", str(number), "by hand")
+        link_chunk(folder.parent / f"{folder.name}-pool" / f"{number}.arrow", folder, f"{number}.arrow")
+        entry = {"name": f"{number}.arrow", "file": name, "by_line": True}
+        chunks.append({**entry, "bytes": account.num_bytes, "sha256": account.sha256})
+    write_index(folder / "index.arrow", number_columns(index))
+    write_indices(folder, "train", np.arange(num_train))
+    if len(samples) > num_train:
+        write_indices(folder, "validation", np.arange(num_train, len(samples)))
+    write_manifest(folder, {"kind": kind, "datasets": list(names), "chunks": chunks})
     return open_prepared(folder)
 
 
@@ -104,15 +129,13 @@ def make_trainer(
 
 def write_preferences(folder: Path, num: int, *, seed: int = 0, num_validation: int = 0) -> PreparedSet:
     """A prepared set of random prompts with two random answers each."""
-    folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
-    with SampleWriter(folder / "samples.arrow", "preference") as writer:
-        for row in range(num + num_validation):
-            lengths = random.integers(3, 12, 3)
-            parts = tuple(random.integers(FIRST_ORDINARY, VOCAB_SIZE - 40, n).astype(np.int32) for n in lengths)
-            writer.add(parts, int(lengths[1] + lengths[2]), Origin(0, 0, row + 1))
-    write_indices(folder, "train", np.arange(num))
-    if num_validation:
-        write_indices(folder, "validation", np.arange(num, num + num_validation))
-    write_manifest(folder, {"datasets": ["pairs.jsonl"], "files": [{"path": "pairs.jsonl", "by_line": True}]})
-    return open_prepared(folder)
+
+    def pair() -> EncodedPreference:
+        lengths = random.integers(3, 12, 3)
+        return EncodedPreference(
+            *(random.integers(FIRST_ORDINARY, VOCAB_SIZE - 40, n).astype(np.int32) for n in lengths)
+        )
+
+    samples = [pair() for _ in range(num + num_validation)]
+    return write_samples(folder, samples, num, names=["pairs.jsonl"])

@@ -1,15 +1,20 @@
-"""Whether an encoded sample is kept as it is, cut, split or dropped. Pure: no files, no counting."""
+"""Which samples of a chunk are kept, cut, split or dropped. Pure: arrays in, arrays out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT
-from whet.data.tokenise import Encoded, EncodedPreference
+import numpy as np
+import numpy.typing as npt
+
+from whet.data.chunk_file import ChunkFile
+from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED
 
 Strategy = Literal["drop", "truncate", "raise", "split"]
-UNSUPERVISED = "nothing to train"
+CUT, SPLIT = "cut at sequence_len", "split at sequence_len"
+Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +24,8 @@ class Limits:
     Attributes:
         most: tokens a sample may have.
         fewest: tokens it must have.
-        strategy: what becomes of a longer one; "split" makes several samples of it (plain text), "raise" drops it here
-            and lets the preparation end with an error.
+        strategy: what becomes of a longer one; "split" makes several samples of it (of a preference: as "truncate"),
+            "raise" drops it here and lets the preparation end with an error.
     """
 
     most: int
@@ -28,77 +33,69 @@ class Limits:
     strategy: Strategy
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The samples a row gives, how many tokens it had, and what was done to it (empty: nothing)."""
+@dataclass(frozen=True, eq=False)
+class Admitted:
+    """The samples of a chunk that stay.
 
-    samples: tuple[Encoded | EncodedPreference, ...]
-    tokens: int
-    done: str = ""
+    Attributes:
+        row: int32[K], their rows in the chunk file, in order; a row that is split stands there several times.
+        begin, end: int32[K], the tokens that each keeps.
+        num_supervised: int32[K], targets among them.
+        dropped: reason -> rows of the file that give nothing.
+        done: what was done -> rows of the file that were cut or split.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Why a row gives none. ``bad`` rows could never be used, whatever the limits."""
-
-    reason: str
-    tokens: int
-    detail: str
-    bad: bool = False
-
-
-def admit(sample: Encoded | EncodedPreference, limits: Limits) -> Kept | Dropped:
-    """Apply the limits to one sample."""
-    if isinstance(sample, EncodedPreference):
-        return _admit_preference(sample, limits)
-    tokens = num_tokens(sample)
-    if tokens < limits.fewest:
-        return _dropped(TOO_SHORT, tokens)
-    if num_supervised(sample) == 0:
-        return Dropped(UNSUPERVISED, tokens, f"{tokens} tokens, none of them a target", bad=True)
-    if tokens <= limits.most:
-        return Kept((sample,), tokens)
-    if limits.strategy == "split":
-        pieces = [
-            piece for piece in sample.chunks(limits.most) if len(piece) >= limits.fewest and num_supervised(piece)
-        ]
-        return Kept(tuple(pieces), tokens, "split at sequence_len") if pieces else _dropped(NOTHING_LEFT, tokens)
-    if limits.strategy == "truncate":
-        piece = sample.chunks(limits.most)[0]
-        if len(piece) < limits.fewest or num_supervised(piece) == 0:
-            return _dropped(NOTHING_LEFT, tokens)
-        return Kept((piece,), tokens, "cut at sequence_len")
-    return _dropped(TOO_LONG, tokens)
+    row: Ints
+    begin: Ints
+    end: Ints
+    num_supervised: Ints
+    dropped: dict[str, Ints] = field(default_factory=dict)
+    done: dict[str, Ints] = field(default_factory=dict)
 
 
-def num_tokens(sample: Encoded | EncodedPreference) -> int:
-    """Tokens of a sample; of a preference, those of the prompt and the longer answer."""
-    if isinstance(sample, EncodedPreference):
-        return len(sample.prompt_ids) + max(len(sample.chosen_ids), len(sample.rejected_ids))
-    return len(sample)
+def admit(chunk: ChunkFile, limits: Limits) -> Admitted:
+    """Apply the limits to every sample of a chunk."""
+    tokens, supervised = chunk.num_tokens, chunk.num_supervised
+    rows = np.arange(len(tokens), dtype=np.int32)
+    short = tokens < limits.fewest
+    empty = ~short & (supervised == 0) & (chunk.kind != "prompts")
+    long = ~short & ~empty & (tokens > limits.most)
+    whole = rows[~short & ~empty & ~long]
+    dropped = {TOO_SHORT: rows[short], UNSUPERVISED: rows[empty]}
+    pieces: list[tuple[int, int, int, int]] = []
+    done = ""
+    if limits.strategy in ("drop", "raise"):
+        dropped[TOO_LONG] = rows[long]
+    else:
+        done = SPLIT if limits.strategy == "split" and chunk.kind == "tokens" else CUT
+        pieces = [piece for row in rows[long].tolist() for piece in _pieces(chunk, row, limits, split=done == SPLIT)]
+        dropped[NOTHING_LEFT] = np.setdiff1d(rows[long], [piece[0] for piece in pieces]).astype(np.int32)
+    cut = np.array(pieces, dtype=np.int32).reshape(-1, 4).T
+    row = np.concatenate([whole, cut[0]])
+    order = np.argsort(row, kind="stable")
+    begin = np.concatenate([np.zeros(len(whole), np.int32), cut[1]])[order]
+    end = np.concatenate([tokens[whole], cut[2]])[order]
+    targets = np.concatenate([supervised[whole], cut[3]])[order]
+    was_cut = {done: np.unique(cut[0])} if done else {}
+    return Admitted(row[order], begin, end, targets, _filled(dropped), _filled(was_cut))
 
 
-def num_supervised(sample: Encoded | EncodedPreference) -> int:
-    """Targets of a sample; the first token, which nothing predicts, is none."""
-    if isinstance(sample, EncodedPreference):
-        return len(sample.chosen_ids) + len(sample.rejected_ids)
-    return int(sample.supervised[1:].sum())
+def _filled(rows: dict[str, Ints]) -> dict[str, Ints]:
+    return {name: values for name, values in rows.items() if len(values)}
 
 
-def _admit_preference(sample: EncodedPreference, limits: Limits) -> Kept | Dropped:
-    tokens = num_tokens(sample)
-    if tokens < limits.fewest:
-        return _dropped(TOO_SHORT, tokens)
-    if tokens <= limits.most:
-        return Kept((sample,), tokens)
-    if limits.strategy != "truncate":
-        return _dropped(TOO_LONG, tokens)
-    room = limits.most - len(sample.prompt_ids)
-    if room < 1:
-        return _dropped(NOTHING_LEFT, tokens)
-    cut = replace(sample, chosen_ids=sample.chosen_ids[:room], rejected_ids=sample.rejected_ids[:room])
-    return Kept((cut,), tokens, "cut at sequence_len")
-
-
-def _dropped(reason: str, tokens: int) -> Dropped:
-    return Dropped(reason, tokens, f"{tokens} tokens")
+def _pieces(chunk: ChunkFile, row: int, limits: Limits, *, split: bool) -> Sequence[tuple[int, int, int, int]]:
+    """(row, begin, end, targets) of what is kept of a sample that is too long."""
+    if chunk.kind == "prompts":
+        return []
+    if chunk.kind in ("preference", "unpaired"):
+        names = ("chosen_ids", "rejected_ids") if chunk.kind == "preference" else ("completion_ids",)
+        room = limits.most - len(chunk.sequence("prompt_ids", row))
+        left = sum(min(room, len(chunk.sequence(name, row))) for name in names)
+        return [(row, 0, limits.most, left)] if room >= 1 else []
+    supervised = chunk.sequence("supervised", row)
+    begins = range(0, len(supervised), limits.most) if split else range(1)
+    first = 0 if chunk.kind == "stepwise" else 1  # the first token of a text is predicted by nothing
+    pieces = [(begin, min(begin + limits.most, len(supervised))) for begin in begins]
+    counted = [(row, begin, end, int(np.count_nonzero(supervised[begin + first : end]))) for begin, end in pieces]
+    return [piece for piece in counted if piece[2] - piece[1] >= limits.fewest and piece[3]]

@@ -108,19 +108,25 @@ class Fast:
     def __init__(self, tokenizer: Any) -> None:
         import fastokens
 
-        backend = tokenizer.backend_tokenizer
-        padding, truncation = backend.padding, backend.truncation
-        backend.no_padding()
-        backend.no_truncation()
-        self._native = fastokens.Tokenizer.from_json_str(backend.to_str())
-        if padding is not None:
-            backend.enable_padding(**padding)
-        if truncation is not None:
-            backend.enable_truncation(**truncation)
+        self._native = fastokens.Tokenizer.from_json_str(tokenizer_json(tokenizer))
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
         ids, offsets = self._native.encode_batch_flat(texts if isinstance(texts, list) else list(texts))
         return np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64)
+
+
+def tokenizer_json(tokenizer: Any) -> str:
+    """The tokenizer as its ``tokenizer.json``, without padding and truncation: these are the state of the last call."""
+    backend = tokenizer.backend_tokenizer
+    padding, truncation = backend.padding, backend.truncation
+    backend.no_padding()
+    backend.no_truncation()
+    text: str = backend.to_str()
+    if padding is not None:
+        backend.enable_padding(**padding)
+    if truncation is not None:
+        backend.enable_truncation(**truncation)
+    return text
 
 
 def flat(sequences: Sequence[Sequence[int]]) -> tuple[Ids, Offsets]:

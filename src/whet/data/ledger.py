@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from whet.core.errors import Problem
 
@@ -13,7 +17,19 @@ EXAMPLES_KEPT = 5
 TOO_LONG = "longer than sequence_len"
 TOO_SHORT = "shorter than min_sample_len"
 NOTHING_LEFT = "no supervised token left after cutting"
+UNSUPERVISED = "nothing to train"
 DUPLICATE = "exact duplicate"
+NEAR_DUPLICATE = "near duplicate"
+IN_TRAINING = "also in the training data"
+
+
+REWRITTEN = "the template rewrites earlier turns"
+HISTORY_CHOICE = (
+    "set `explode_turns: true` in the dataset (each answer its own sample, rendered as when the model answers), "
+    "or `keep_history: true` (the text as the template writes it)"
+)
+FIXES = {REWRITTEN: HISTORY_CHOICE}
+"""Reason -> what to do about it, where mending the rows is not it."""
 
 
 @dataclass
@@ -40,6 +56,18 @@ class Tally:
         if tokens:
             self.shortest = min(tokens, self.shortest or tokens)
             self.longest = max(tokens, self.longest)
+
+    def add_many(
+        self, count: int, examples: Iterable[tuple[str, str]], tokens: npt.NDArray[np.integer] | None = None
+    ) -> None:
+        """Count rows of which only the first few are named; ``tokens`` are the lengths of all of them."""
+        self.count += count
+        room = EXAMPLES_KEPT - len(self.examples)
+        self.examples += list(islice(examples, max(0, room)))
+        if tokens is not None and len(tokens):
+            shortest = int(tokens.min())
+            self.shortest = min(shortest, self.shortest or shortest)
+            self.longest = max(int(tokens.max()), self.longest)
 
     @property
     def places(self) -> str:
@@ -73,14 +101,21 @@ class Ledger:
     dropped: dict[str, Tally] = field(default_factory=dict)
     cut: dict[str, Tally] = field(default_factory=dict)
 
+    def drops(self, reason: str, *, bad: bool = False) -> Tally:
+        """The tally of rows that give no sample for this reason."""
+        return self.dropped.setdefault(reason, Tally(bad=bad))
+
+    def cuts(self, done: str) -> Tally:
+        """The tally of rows of which only a part is kept, or that became several samples."""
+        return self.cut.setdefault(done, Tally())
+
     def drop(self, reason: str, place: str, detail: str = "", tokens: int = 0, bad: bool = False) -> None:
         """Count a row that gives no sample."""
-        tally = self.dropped.setdefault(reason, Tally(bad=bad))
-        tally.add(place, detail, tokens)
+        self.drops(reason, bad=bad).add(place, detail, tokens)
 
     def cut_row(self, done: str, place: str, tokens: int) -> None:
         """Count a row of which only a part is kept, or that became several samples."""
-        self.cut.setdefault(done, Tally()).add(place, f"{tokens} tokens", tokens)
+        self.cuts(done).add(place, f"{tokens} tokens", tokens)
 
     @property
     def num_dropped(self) -> int:
@@ -106,7 +141,7 @@ def bad_row_problems(ledger: Ledger) -> Iterator[Problem]:
     fix = "mend the rows, or set `on_bad_row: drop` to leave them out and count them"
     for reason, tally in ledger.dropped.items():
         if tally.bad:
-            yield _problem(reason, tally, fix)
+            yield _problem(reason, tally, FIXES.get(reason, fix))
 
 
 def too_long_problem(ledger: Ledger, sequence_len: int) -> Problem | None:

@@ -99,23 +99,29 @@ class ByteLengths:
 
 def byte_lengths(tokenizer: Any) -> ByteLengths | str:
     """The arithmetic of a tokenizer, or why it has none."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    if backend["model"]["type"] != "BPE" or backend["model"].get("byte_fallback"):
-        return f"its tokens are not bytes ({backend['model']['type']})"
-    steps = _steps(backend.get("pre_tokenizer"), "pretokenizers")
+    backend = tokenizer.backend_tokenizer
+    model = backend.model
+    if type(model).__name__ != "BPE" or model.byte_fallback:
+        return f"its tokens are not bytes ({type(model).__name__})"
+    steps = _steps(_state(backend.pre_tokenizer), "pretokenizers")
     byte_level = [step for step in steps if step["type"] == "ByteLevel"]
     if not byte_level or any(step.get("add_prefix_space") for step in byte_level):
         return "its tokens are not bytes" if not byte_level else "it puts a space before a text"
-    normalizers = [step["type"] for step in _steps(backend.get("normalizer"), "normalizers")]
+    normalizers = [step["type"] for step in _steps(_state(backend.normalizer), "normalizers")]
     if normalizers not in ([], ["NFC"]):
         return f"it rewrites texts ({', '.join(normalizers)})"
-    added = {int(token["id"]): token["content"] for token in backend["added_tokens"]}
-    vocabulary = backend["model"]["vocab"]
+    added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
+    vocabulary = backend.get_vocab(with_added_tokens=False)
     lengths = np.full(max([*vocabulary.values(), *added, -1]) + 1, -1, dtype=np.int32)
-    lengths[list(vocabulary.values())] = [len(token) for token in vocabulary]
+    lengths[list(vocabulary.values())] = list(map(len, vocabulary))
     for number, content in added.items():
         lengths[number] = len(content.encode())
     return ByteLengths(lengths, normalizers[0] if normalizers else None)
+
+
+def _state(component: Any) -> dict[str, Any] | None:
+    """A part of a tokenizer as ``tokenizer.json`` has it."""
+    return None if component is None else json.loads(component.__getstate__())
 
 
 def _steps(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
-"""The prepared set on disk: samples in Arrow IPC files, read through memory maps, with a manifest beside them.
+"""The prepared set on disk: which samples there are and how they are split, over chunk files that hold their ids.
 
     <folder>/
-      samples.arrow      every kept sample, in the order of the sources
+      index.arrow        a line for each sample: its chunk and row, the tokens it is cut to, where it comes from
       train.npy          int64: which samples train, in order
       validation.npy     the same for validation; absent without it
+      chunks/            the chunk files (`whet.data.chunk_file`), hard links into the pool
       manifest.json      what made the set, what it holds, what was dropped; written last
 
-A folder appears whole, by rename, or not at all.
+A folder appears whole, by rename, or not at all. Opening reads the index and no sample.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,31 +27,32 @@ import pyarrow as pa
 
 from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
+from whet.data.chunk_file import ChunkFile
 from whet.data.readers import place
+from whet.data.samples import Kind
 
-Kind = Literal["tokens", "preference"]
 IntArray = npt.NDArray[np.int64]
 
-SAMPLES, MANIFEST = "samples.arrow", "manifest.json"
-FORMAT_VERSION = 1
-TOKENS_PER_RECORD_BATCH = 4_000_000
-"""16 MB of ids: large enough that a sample's cost is its own bytes, small enough to hold while writing."""
+INDEX, MANIFEST, CHUNKS = "index.arrow", "manifest.json", "chunks"
+FORMAT_VERSION = 2
 
-_ORIGIN_FIELDS = [("num_supervised", pa.int32()), ("source", pa.int16()), ("file", pa.int32()), ("row", pa.int64())]
-_IDS = pa.list_(pa.int32())
-_FIELDS: dict[Kind, list[tuple[str, pa.DataType]]] = {
-    "tokens": [("input_ids", _IDS), ("supervised", pa.list_(pa.bool_()))],
-    "preference": [("prompt", _IDS), ("chosen", _IDS), ("rejected", _IDS)],
+COLUMNS: Mapping[str, type[np.integer]] = {
+    "chunk": np.int32,
+    "row": np.int32,
+    "begin": np.int32,
+    "end": np.int32,
+    "num_supervised": np.int32,
+    "source": np.int16,
+    "number": np.int64,
 }
+"""Columns of the index.
 
+chunk and row say where the sample's ids are, begin and end which of its tokens it keeps (of a preference: end is the
+most tokens of the prompt and either answer), num_supervised how many of them are targets, source its dataset, and
+number the row of the dataset's file that it comes from.
+"""
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a sample comes from: indices of its dataset and file, and its row (a line number where there are lines)."""
-
-    source: int
-    file: int
-    row: int
+Index = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,137 +63,97 @@ class SourceFile:
     by_line: bool
 
 
-class SampleWriter:
-    """Appends samples to an Arrow IPC file, a record batch at a time. A context manager.
-
-    Args:
-        path: the file to make.
-        kind: "tokens" for input ids and targets, "preference" for a prompt and two answers.
-    """
-
-    def __init__(self, path: Path, kind: Kind) -> None:
-        self.kind = kind
-        self._schema = pa.schema([*_FIELDS[kind], *_ORIGIN_FIELDS])
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._file, self._schema)
-        self._sequences: list[list[npt.NDArray[Any]]] = [[] for _ in _FIELDS[kind]]
-        self._origins: list[tuple[int, int, int, int]] = []
-        self._num_tokens = 0
-        self.num_samples = 0
-
-    def add(self, sequences: Sequence[npt.NDArray[Any]], num_supervised: int, origin: Origin) -> None:
-        """Append a sample.
-
-        Args:
-            sequences: one array per list column of the kind: (input_ids, supervised) or (prompt, chosen, rejected).
-            num_supervised: targets in it.
-        """
-        for column, sequence in zip(self._sequences, sequences, strict=True):
-            column.append(sequence)
-        self._origins.append((num_supervised, origin.source, origin.file, origin.row))
-        self._num_tokens += sum(map(len, sequences))
-        self.num_samples += 1
-        if self._num_tokens >= TOKENS_PER_RECORD_BATCH:
-            self._flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        self._file.close()
-
-    def _flush(self) -> None:
-        if not self._origins:
-            return
-        lists = [
-            _list_array(column, dtype.value_type)
-            for column, (_, dtype) in zip(self._sequences, _FIELDS[self.kind], strict=True)
-        ]
-        columns = np.array(self._origins, dtype=np.int64).T
-        origins = [pa.array(values).cast(dtype) for values, (_, dtype) in zip(columns, _ORIGIN_FIELDS, strict=True)]
-        self._writer.write_batch(pa.record_batch([*lists, *origins], schema=self._schema))
-        for column in self._sequences:
-            column.clear()
-        self._origins.clear()
-        self._num_tokens = 0
-
-
 class Samples:
-    """All samples of a file, memory-mapped; opening reads lengths and origins, a sample's ids only when asked.
+    """All samples of a set. Pickles as its folder, so that it may be sent to other processes.
 
-    Pickles as its path, so that it may be sent to other processes.
+    Attributes:
+        kind: what they are.
+        index: the columns of `COLUMNS`, views of the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
-            found = f"the prepared samples cannot be read ({error})"
-            raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
-        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        self.kind: Kind = "tokens" if "input_ids" in reader.schema.names else "preference"
-        self._columns = {name: [_Lists(batch.column(name)) for batch in batches] for name, _ in _FIELDS[self.kind]}
-        self._first = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).astype(np.int64)
-        self.num_supervised = _column(batches, "num_supervised", np.int32)
-        self.source = _column(batches, "source", np.int16)
-        self.file = _column(batches, "file", np.int32)
-        self.row = _column(batches, "row", np.int64)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = read_manifest(folder)
+        self.kind: Kind = manifest["kind"]
+        self._chunk_names = [chunk["name"] for chunk in manifest["chunks"]]
+        self._chunk_files = [SourceFile(chunk["file"], chunk["by_line"]) for chunk in manifest["chunks"]]
+        self.index: Index = read_index(folder / INDEX)
+        self._open: dict[int, ChunkFile] = {}
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return len(self.index["chunk"])
 
     def __reduce__(self) -> tuple[type[Samples], tuple[Path]]:
-        return Samples, (self.path,)
+        return Samples, (self.folder,)
 
-    def lengths(self, column: str) -> npt.NDArray[np.int32]:
-        """int32[N]: tokens of a list column."""
-        return np.concatenate([np.zeros(0, np.int32), *(lists.lengths() for lists in self._columns[column])])
+    def chunk(self, number: int) -> ChunkFile:
+        """A chunk file, opened when it is first asked for."""
+        if number not in self._open:
+            self._open[number] = ChunkFile(self.folder / CHUNKS / self._chunk_names[number])
+        return self._open[number]
 
-    def sequence(self, column: str, index: int) -> npt.NDArray[Any]:
-        """A sample's ids as a view of the file, or its booleans."""
-        batch = int(np.searchsorted(self._first, index, side="right")) - 1
-        return self._columns[column][batch][index - int(self._first[batch])]
+    def sequence(self, column: str, sample: int) -> npt.NDArray[Any]:
+        """An array of a sample, not cut; ids are views of the file."""
+        chunk, row = int(self.index["chunk"][sample]), int(self.index["row"][sample])
+        return self.chunk(chunk).sequence(column, row)
+
+    def kept(self, column: str, sample: int) -> npt.NDArray[Any]:
+        """An array of a sample, cut to the tokens that it keeps."""
+        return self.sequence(column, sample)[int(self.index["begin"][sample]) : int(self.index["end"][sample])]
+
+    def extra(self, sample: int) -> Any:
+        """What a sample has beside arrays."""
+        return self.chunk(int(self.index["chunk"][sample])).extra(int(self.index["row"][sample]))
+
+    def place(self, sample: int) -> str:
+        """The row that a sample comes from."""
+        file = self._chunk_files[int(self.index["chunk"][sample])]
+        return place(file.path, int(self.index["number"][sample]), file.by_line)
 
 
 @dataclass(frozen=True, eq=False)
 class _Subset:
-    """Some samples of a file, in order."""
+    """Some samples of a set, in order."""
 
     samples: Samples
     indices: IntArray
     names: tuple[str, ...]
-    files: tuple[SourceFile, ...]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __reduce__(self) -> tuple[type[_Subset], tuple[Samples, IntArray, tuple[str, ...], tuple[SourceFile, ...]]]:
-        return type(self), (self.samples, self.indices, self.names, self.files)
+    def __reduce__(self) -> tuple[type[_Subset], tuple[Samples, IntArray, tuple[str, ...]]]:
+        return type(self), (self.samples, self.indices, self.names)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32[N]: tokens of each sample; of a preference, those of the prompt and the longer answer."""
+        index = self.samples.index
+        lengths: npt.NDArray[np.int32] = (index["end"] - index["begin"])[self.indices]
+        return lengths
 
     @cached_property
     def source(self) -> npt.NDArray[np.int16]:
         """int16[N]: index into `names`."""
-        return self.samples.source[self.indices]
+        return self._column("source")
 
     @cached_property
     def row(self) -> IntArray:
         """int64[N]: the row's number in its file (a line number where the file has lines)."""
-        return self.samples.row[self.indices]
+        return self._column("number")
 
     @cached_property
     def supervised(self) -> npt.NDArray[np.int32]:
         """int32[N]: targets of each sample; its first token is never one."""
-        return self.samples.num_supervised[self.indices]
+        return self._column("num_supervised")
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        column: npt.NDArray[Any] = self.samples.index[name][self.indices]
+        return column
 
     def place(self, index: int) -> str:
         """The row that a sample comes from: ``chat.jsonl:12``."""
-        position = self.indices[index]
-        file = self.files[self.samples.file[position]]
-        return place(file.path, int(self.samples.row[position]), file.by_line)
+        return self.samples.place(int(self.indices[index]))
 
 
 class Split(_Subset):
@@ -201,34 +162,70 @@ class Split(_Subset):
     ``len(split)``, ``lengths``, ``supervised``, ``source``, ``row``, ``names`` and ``tokens(i)``.
     """
 
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """int32[N]: tokens of each sample."""
-        return self.samples.lengths("input_ids")[self.indices]
-
     def tokens(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """ids int32[T] (a read-only view of the file) and supervised bool[T], True at targets."""
-        position = int(self.indices[index])
-        ids = self.samples.sequence("input_ids", position)
-        supervised = self.samples.sequence("supervised", position)
-        return ids, supervised
+        sample = int(self.indices[index])
+        return self.samples.kept("input_ids", sample), self.samples.kept("supervised", sample)
+
+    def cut_tokens(self, index: int) -> npt.NDArray[np.int32]:
+        """int32: the ids of the sample's row that lie behind it, which `sequence_len` cut away; for looking at."""
+        sample = int(self.indices[index])
+        ids: npt.NDArray[np.int32] = self.samples.sequence("input_ids", sample)[int(self.samples.index["end"][sample]) :]
+        return ids
 
 
 class PreferenceSplit(_Subset):
     """Prompts with a preferred and a rejected answer."""
 
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """int32[N]: tokens of the prompt and the longer answer."""
-        answers = np.maximum(self.samples.lengths("chosen"), self.samples.lengths("rejected"))
-        lengths: npt.NDArray[np.int32] = self.samples.lengths("prompt") + answers
-        return lengths[self.indices]
-
     def pair(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """ids of prompt, chosen and rejected, each int32."""
-        position = int(self.indices[index])
-        prompt, chosen, rejected = (self.samples.sequence(name, position) for name, _ in _FIELDS["preference"])
-        return prompt, chosen, rejected
+        sample = int(self.indices[index])
+        prompt, chosen, rejected = (
+            self.samples.sequence(name, sample) for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+        )
+        room = int(self.samples.index["end"][sample]) - len(prompt)
+        return prompt, chosen[:room], rejected[:room]
+
+
+class UnpairedSplit(_Subset):
+    """Prompts with one answer, wanted or not."""
+
+    def answer(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], bool]:
+        """ids of prompt and completion, int32, and whether the completion is wanted."""
+        sample = int(self.indices[index])
+        prompt, completion = (self.samples.sequence(name, sample) for name in ("prompt_ids", "completion_ids"))
+        room = int(self.samples.index["end"][sample]) - len(prompt)
+        return prompt, completion[:room], bool(self.samples.extra(sample))
+
+
+class StepwiseSplit(_Subset):
+    """Solutions whose steps are judged."""
+
+    def steps(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """ids int32[T], bool[T] True at the last token of each judged step, bool[T] True where it is right."""
+        sample = int(self.indices[index])
+        ids, judged, right = (self.samples.kept(name, sample) for name in ("input_ids", "supervised", "right"))
+        return ids, judged, right
+
+
+class PromptSplit(_Subset):
+    """Prompts to be answered in training."""
+
+    def prompt(self, index: int) -> tuple[npt.NDArray[np.int32], Mapping[str, Any]]:
+        """ids int32[T] of the prompt, and the row's other columns (``answer`` among them where there is one)."""
+        sample = int(self.indices[index])
+        return self.samples.sequence("prompt_ids", sample), self.samples.extra(sample) or {}
+
+
+AnySplit = Split | PreferenceSplit | UnpairedSplit | StepwiseSplit | PromptSplit
+
+_SPLITS: Mapping[Kind, type[AnySplit]] = {
+    "tokens": Split,
+    "preference": PreferenceSplit,
+    "unpaired": UnpairedSplit,
+    "stepwise": StepwiseSplit,
+    "prompts": PromptSplit,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +234,26 @@ class PreparedSet:
 
     path: Path
     manifest: Mapping[str, Any]
-    train: Split | PreferenceSplit
-    validation: Split | PreferenceSplit | None
+    train: Any
+    validation: Any
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Write the columns of `COLUMNS` to an Arrow file."""
+    columns = [pa.array(np.asarray(index[name], dtype=dtype)) for name, dtype in COLUMNS.items()]
+    batch = pa.record_batch(columns, names=list(COLUMNS))
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def read_index(path: Path) -> Index:
+    """The columns of an index, as views of the file."""
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (OSError, pa.ArrowInvalid) as error:
+        found = f"the index of a prepared set cannot be read ({error})"
+        raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
+    return {name: np.asarray(batch.column(name)) for name in COLUMNS}
 
 
 def write_indices(folder: Path, split: Literal["train", "validation"], indices: npt.ArrayLike) -> None:
@@ -247,15 +262,27 @@ def write_indices(folder: Path, split: Literal["train", "validation"], indices: 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``, with the size and SHA-256 of every other file.
+    """Write ``manifest.json``, with the size and SHA-256 of every file beside the chunks, which bring theirs.
 
     Args:
-        manifest: at least ``datasets``, the names that samples refer to by number, and ``files``, likewise, as
-            dictionaries of `SourceFile`.
+        manifest: at least ``kind``, ``datasets`` (the names that samples refer to by number) and ``chunks``, each with
+            name, file, by_line, bytes and sha256.
     """
-    hashes = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    hashes = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
     text = json.dumps({"format": FORMAT_VERSION, **manifest, "hashes": hashes}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def link_chunk(source: Path, folder: Path, name: str) -> None:
+    """Give a set a chunk file of the pool; a copy where the file system has no hard links."""
+    target = folder / CHUNKS / name
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
 
 
 def publish(folder: Path, final: Path) -> None:
@@ -299,51 +326,23 @@ def open_prepared(folder: Path) -> PreparedSet:
         DataError: the folder holds no readable set.
     """
     manifest = read_manifest(folder)
-    for name, entry in manifest["hashes"].items():
+    written = dict(manifest["hashes"]) | {f"{CHUNKS}/{chunk['name']}": chunk for chunk in manifest["chunks"]}
+    for name, entry in written.items():
         size = (folder / name).stat().st_size if (folder / name).exists() else 0
         if size != entry["bytes"]:
             found = f"{size:,} bytes long, {entry['bytes']:,} were written"
             raise DataError(Problem(str(folder / name), found, "delete this folder and prepare again"))
-    samples = Samples(folder / SAMPLES)
-    names, files = tuple(manifest["datasets"]), tuple(SourceFile(**entry) for entry in manifest["files"])
-    make = Split if samples.kind == "tokens" else PreferenceSplit
+    samples, names = Samples(folder), tuple(manifest["datasets"])
+    make = _SPLITS[samples.kind]
 
-    def split(name: str) -> Split | PreferenceSplit:
-        return make(samples, np.load(folder / f"{name}.npy"), names, files)
+    def split(name: str) -> AnySplit:
+        return make(samples, np.load(folder / f"{name}.npy", mmap_mode="r"), names)
 
     has_validation = (folder / "validation.npy").exists()
     return PreparedSet(folder, manifest, split("train"), split("validation") if has_validation else None)
 
 
-class _Lists:
-    """A list column of one record batch, as flat values and offsets. Ids are views of the memory map."""
-
-    def __init__(self, array: pa.ListArray) -> None:
-        self._offsets = np.asarray(array.offsets)
-        self._is_bits = pa.types.is_boolean(array.type.value_type)
-        values = array.values
-        if self._is_bits:
-            self._values = np.frombuffer(values.buffers()[1], dtype=np.uint8) if len(values) else np.zeros(0, np.uint8)
-        else:
-            self._values = values.to_numpy(zero_copy_only=True)
-
-    def lengths(self) -> npt.NDArray[np.int32]:
-        return np.diff(self._offsets).astype(np.int32, copy=False)
-
-    def __getitem__(self, index: int) -> npt.NDArray[Any]:
-        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
-        if not self._is_bits:
-            return self._values[begin:end]
-        octets = self._values[begin // 8 : -(-end // 8)]
-        shift = begin % 8
-        return np.unpackbits(octets, bitorder="little")[shift : shift + end - begin].view(np.bool_)
-
-
-def _list_array(sequences: list[npt.NDArray[Any]], dtype: pa.DataType) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int32)
-    values = pa.array(np.concatenate(sequences)).cast(dtype)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
-
-
-def _column(batches: list[pa.RecordBatch], name: str, dtype: type[np.integer]) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype), *(np.asarray(batch.column(name)) for batch in batches)])
+def number_columns(rows: Sequence[Sequence[int]]) -> Index:
+    """Lines of an index, in the order of `COLUMNS`, as its columns; for small sets made by hand."""
+    table = np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
+    return {name: table[:, at].astype(dtype) for at, (name, dtype) in enumerate(COLUMNS.items())}

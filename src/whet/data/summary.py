@@ -13,10 +13,7 @@ from rich.table import Table
 from whet.config.resolve import ResolvedRun
 from whet.data.ledger import Ledger, Tally
 from whet.data.packing import fill, pack
-from whet.data.store import PreferenceSplit, PreparedSet, Split
-
-AnySplit = Split | PreferenceSplit
-
+from whet.data.store import AnySplit, PreparedSet
 
 @dataclass(frozen=True, slots=True)
 class SplitFigures:

@@ -26,6 +26,10 @@ CHECKED_TEXTS = 4
 """Texts of every later batch that are encoded by the reference too."""
 
 
+CHARS_BEFORE_FAST = 2_000_000
+"""Characters that the reference encodes first: a fast engine of a large vocabulary takes most of a second to load."""
+
+
 class TextBatch:
     """Texts to be encoded together, with their trained spans and those that come from the row.
 
@@ -130,6 +134,7 @@ class TextEncoder:
         self._reference = Reference(tokenizer)
         self._tokenizer = tokenizer
         self._choice: Choice | None = None
+        self._chars = 0
         arithmetic = byte_lengths(tokenizer)
         self._bytes = arithmetic if isinstance(arithmetic, ByteLengths) else None
         self._no_bytes = arithmetic if isinstance(arithmetic, str) else ""
@@ -141,7 +146,9 @@ class TextEncoder:
     @property
     def engine(self) -> str:
         """The engine in use and why, for the manifest; empty before the first text."""
-        return f"{self._choice.engine.name}: {self._choice.why}" if self._choice else ""
+        if self._choice is None:
+            return "tokenizers: too little text to load another engine for" if self._chars else ""
+        return f"{self._choice.engine.name}: {self._choice.why}"
 
     def batch(self) -> TextBatch:
         """An empty batch for this encoder."""
@@ -170,6 +177,9 @@ class TextEncoder:
 
     def _ids(self, texts: list[str]) -> tuple[Ids, Offsets]:
         """By the chosen engine; given up for good when a text shows that it differs from the reference."""
+        self._chars += sum(map(len, texts))
+        if self._choice is None and self._chars < CHARS_BEFORE_FAST:
+            return self._reference.encode(texts)
         if self._choice is None:
             self._choice = choose_engine(self._tokenizer, texts[:SAMPLE_TEXTS])
         engine = self._choice.engine
@@ -213,6 +223,7 @@ class TextEncoder:
 
     def _encoded_by_reference(self, batch: TextBatch) -> Coded:
         self._choice = self._choice or Choice(self._reference, self._no_bytes)
+        self._chars += sum(map(len, batch.texts))
         encodings = self._reference.encodings(batch.texts)
         ids, offsets = flat([encoding.ids for encoding in encodings])
         supervised = np.zeros(len(ids), dtype=np.bool_)

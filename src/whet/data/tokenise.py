@@ -7,6 +7,7 @@ says which characters each token stands for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,8 @@ from whet.core.types import (
     UnpairedText,
 )
 from whet.data.formats import make_format
-from whet.data.formats.base import CONFIGURED
+from whet.data.formats.base import CONFIGURED, format_identity
+from whet.data.ledger import HISTORY_CHOICE, REWRITTEN
 from whet.data.samples import (
     Encoded,
     EncodedPreference,
@@ -41,7 +43,7 @@ from whet.data.samples import (
     EncodedUnpaired,
     Ids,
 )
-from whet.data.templates.history import CHOICE, REWRITTEN, Change, history_change, trained_answers
+from whet.data.templates.history import Change, history_change, trained_answers
 from whet.data.templates.regions import Span, merged
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
 from whet.data.templates.resolve import dataset_place, policy_of, renderer_for, shipped_template
@@ -100,6 +102,12 @@ class SampleEncoder:
         self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._adds_bos = _adds_bos(tokenizer)
         self._warned = False
+
+    def identity(self) -> dict[str, str]:
+        """What decides, beside the options that were read and whet's code, what becomes of a row."""
+        template = self._renderer.template.text if self._renderer else ""
+        hashed = hashlib.sha256(template.encode()).hexdigest()[:32] if template else ""
+        return {"template": hashed, "format": format_identity(self._format)}
 
     @property
     def engine(self) -> str:
@@ -190,7 +198,7 @@ class SampleEncoder:
             raise RowError(REWRITTEN, f"message {number} is rendered otherwise when it is the last")
         if change is Change.WORDS and not self._warned:
             self._warned = True
-            warn(f"{self._where}: the chat template writes other words around an answer when it is the last; {CHOICE}")
+            warn(f"{self._where}: the chat template writes other words around an answer when it is the last; {HISTORY_CHOICE}")
 
     # -- other samples -----------------------------------------------------------------------------------------------
 

@@ -1,91 +1,147 @@
-"""Encoding on several cores, with the results of one core in the order of one core."""
+"""Encoding chunks, here or on several cores; workers share nothing but files, and results come in the chunks' order."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import io
 import multiprocessing
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 from whet.config import Config
-from whet.core.errors import DataError, Problem, RowError
+from whet.core.errors import DataError, Problem, RowError, WhetError
 from whet.core.log import say
-from whet.data.readers import BadRow, Row
-from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
+from whet.data.chunk_file import ChunkAccount, ChunkWriter, read_account
+from whet.data.chunks import Chunk
+from whet.data.readers import BadRow, parse_line
+from whet.data.samples import Kind, kind_of
+from whet.data.tokenise import SampleEncoder
 
-Outcome = Encoded | EncodedPreference | RowError
-Chunk = Sequence[Row]
-
-CHUNKS_BEFORE_WORKERS = 20
-"""Chunks that are encoded in this process first: starting workers costs seconds, which a small set never wins back."""
+SECONDS_BEFORE_WORKERS = 8.0
+"""Seconds that this process encodes alone: starting workers costs seconds, which a small set never wins back."""
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """What it takes to make a dataset's encoder, in this process or another."""
+    """What it takes to encode a dataset, in this process or another.
+
+    Attributes:
+        key, number: of the dataset in the config.
+        kinds: kinds of samples that the method trains on; the first where there are none.
+        pool: folder of this recipe's chunk files.
+    """
 
     config: Config
     key: Literal["datasets", "test_datasets"]
     number: int
     tokenizer: Any
+    kinds: tuple[Kind, ...]
+    pool: Path
 
     def make(self) -> SampleEncoder:
         return SampleEncoder(getattr(self.config.data, self.key)[self.number], self.config, self.tokenizer)
 
 
-def encode_chunks(
-    chunks: Iterator[Chunk], encoder: SampleEncoder, recipe: EncoderRecipe, num_proc: int
-) -> Iterator[tuple[Chunk, list[Outcome]]]:
-    """Each chunk of rows with what became of its readable rows, in order.
-
-    Args:
-        chunks: rows; those that could not be read are passed over.
-        encoder: made by the recipe; encodes the first chunks here, and all of them with ``num_proc`` 1.
-        num_proc: processes for the rest.
+def encode_chunk(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) -> ChunkAccount:
+    """Encode a chunk and publish its file.
 
     Raises:
-        DataError: a worker died.
+        DataError: its rows cannot be read, or are of a kind that the method does not train on.
+        OSError: the file cannot be written.
     """
-    for number, chunk in enumerate(chunks, start=1):
-        yield chunk, encoder.encode_rows(_readable(chunk))
-        if number == CHUNKS_BEFORE_WORKERS and num_proc > 1:
-            yield from _encode_in_workers(chunks, recipe, num_proc)
+    with _no_collection():
+        lines, rows = [], []
+        bad: list[tuple[int, BadRow]] = []
+        for line, text in enumerate(io.BytesIO(chunk.load())):
+            if text.isspace():
+                continue
+            value = parse_line(text, chunk.first + line if chunk.by_line and chunk.numbers is None else 0)
+            if isinstance(value, BadRow):
+                bad.append((line, value))
+            else:
+                lines.append(line)
+                rows.append(value)
+        writer: ChunkWriter | None = None
+        faults = [(line, fault.reason, fault.detail) for line, fault in bad]
+        outcomes = encoder.encode(rows)
+        for line, outcome in zip(lines, outcomes, strict=True):
+            if isinstance(outcome, RowError):
+                faults.append((line, outcome.reason, outcome.detail))
+                continue
+            if writer is None:
+                writer = ChunkWriter(_checked_kind(kind_of(outcome[0]), recipe))
+            if any(kind_of(sample) != writer.kind for sample in outcome):
+                raise _wrong_kind(recipe, "samples of several kinds")
+            writer.add(line, outcome)
+        writer = writer or ChunkWriter(recipe.kinds[0])
+        for line, reason, detail in sorted(faults):
+            writer.fault(line, reason, detail)
+        return writer.write(recipe.pool, chunk.digest, encoder.engine)
+
+
+def encode_chunks(
+    chunks: Iterator[Chunk], encoder: SampleEncoder, recipe: EncoderRecipe, num_proc: int, *, refresh: bool = False
+) -> Iterator[tuple[Chunk, ChunkAccount]]:
+    """Each chunk with the account of its file, in order; files that are in the pool are not made again.
+
+    Args:
+        encoder: made by the recipe; encodes the first chunks here, and all of them with ``num_proc`` 1.
+        num_proc: processes for the rest.
+        refresh: make every file again.
+
+    Raises:
+        DataError: rows cannot be read or used, or a worker died.
+    """
+    begin = time.monotonic()
+    for chunk in chunks:
+        account = None if refresh else read_account(recipe.pool, chunk.digest)
+        yield chunk, account or encode_chunk(chunk, encoder, recipe)
+        if account is None and num_proc > 1 and time.monotonic() - begin >= SECONDS_BEFORE_WORKERS:
+            yield from _encode_in_workers(chunks, recipe, num_proc, refresh=refresh)
 
 
 def _encode_in_workers(
-    chunks: Iterator[Chunk], recipe: EncoderRecipe, num_proc: int
-) -> Iterator[tuple[Chunk, list[Outcome]]]:
+    chunks: Iterator[Chunk], recipe: EncoderRecipe, num_proc: int, *, refresh: bool
+) -> Iterator[tuple[Chunk, ChunkAccount]]:
     """A chunk to each worker in turn; results are taken in the same turn, so their order is that of the chunks."""
-    waiting: deque[tuple[Connection, Chunk]] = deque()
+    waiting: deque[tuple[Chunk, ChunkAccount | Connection]] = deque()
+    idle: list[Connection] = []
     with ExitStack() as stack:
         for _ in range(num_proc):
-            chunk = next(chunks, None)
-            if chunk is None:
-                break
-            worker = _start(stack, recipe)
-            worker.send(_readable(chunk))
-            waiting.append((worker, chunk))
-        say(f"encoding with {len(waiting)} processes")
-        while waiting:
-            worker, chunk = waiting.popleft()
-            outcomes = _received(worker, recipe)
-            following = next(chunks, None)
-            if following is not None:
-                worker.send(_readable(following))
-                waiting.append((worker, following))
-            yield chunk, outcomes
+            idle.append(_start(stack, recipe))
+        say(f"encoding with {num_proc} processes")
+        while True:
+            while idle and (chunk := next(chunks, None)) is not None:
+                account = None if refresh else read_account(recipe.pool, chunk.digest)
+                if account is None:
+                    worker = idle.pop(0)
+                    worker.send(chunk)
+                    waiting.append((chunk, worker))
+                else:
+                    waiting.append((chunk, account))
+            if not waiting:
+                return
+            chunk, result = waiting.popleft()
+            if isinstance(result, Connection):
+                idle.append(result)
+                yield chunk, _received(result, recipe)
+            else:
+                yield chunk, result
 
 
 def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
     """A worker that ends with the stack. Spawned, not forked: this process may have threads."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, recipe.make), daemon=True)
+    process = context.Process(target=_work, args=(theirs, recipe), daemon=True)
     process.start()
     theirs.close()
     stack.callback(process.join)
@@ -93,24 +149,67 @@ def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
     return ours
 
 
-def _work(connection: Connection, make: Callable[[], SampleEncoder]) -> None:
-    """A worker's life: rows in, outcomes or the failure out, until the other end closes."""
+def _work(connection: Connection, recipe: EncoderRecipe) -> None:
+    """A worker's life: chunks in, accounts or the user's error out, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the other end closes, which ends this one
-    encoder = make()
+    encoder = recipe.make()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            connection.send(encoder.encode_rows(connection.recv()))
+            chunk = connection.recv()
+            try:
+                connection.send(encode_chunk(chunk, encoder, recipe))
+            except (WhetError, OSError) as error:
+                connection.send(error)
 
 
-def _received(worker: Connection, recipe: EncoderRecipe) -> list[Outcome]:
+def _received(worker: Connection, recipe: EncoderRecipe) -> ChunkAccount:
     try:
-        outcomes: list[Outcome] = worker.recv()
-    except EOFError as error:
+        result: ChunkAccount | Exception = worker.recv()
+    except (EOFError, ConnectionResetError) as error:
         where = recipe.config.where("dataset_num_proc")
         fix = "look above for its traceback; if there is none memory ran out: lower dataset_num_proc"
         raise DataError(Problem(where, "a process that encodes rows has died", fix)) from error
-    return outcomes
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
-def _readable(chunk: Chunk) -> list[Any]:
-    return [row.value for row in chunk if not isinstance(row.value, BadRow)]
+def _checked_kind(kind: Kind, recipe: EncoderRecipe) -> Kind:
+    if kind not in recipe.kinds:
+        raise _wrong_kind(recipe, _DESCRIPTIONS[kind])
+    return kind
+
+
+_DESCRIPTIONS: dict[Kind, str] = {
+    "tokens": "one answer",
+    "preference": "a chosen and a rejected answer",
+    "unpaired": "an answer that is wanted or not",
+    "stepwise": "judged steps",
+    "prompts": "a prompt to be answered",
+}
+
+
+def _wrong_kind(recipe: EncoderRecipe, found: str) -> DataError:
+    dataset = getattr(recipe.config.data, recipe.key)[recipe.number]
+    where = recipe.config.where((recipe.key, recipe.number, "path"))
+    wanted = " or ".join(_DESCRIPTIONS[kind] for kind in recipe.kinds)
+    if recipe.kinds == ("preference",):
+        message = f"'{dataset.path}' has no preferences: its rows (type '{dataset.type}') hold {found}"
+        return DataError(Problem(where, message, "for `rl`, use a type with a chosen and a rejected answer"))
+    if recipe.kinds == ("tokens",) and found == _DESCRIPTIONS["preference"]:
+        message = f"'{dataset.path}' has preferences (type '{dataset.type}'), and no `rl` method is set that learns from them"
+        return DataError(Problem(where, message, "set `rl: dpo`, or another type"))
+    message = f"'{dataset.path}': rows of type '{dataset.type}' hold {found}, this method trains on {wanted}"
+    return DataError(Problem(where, message, "set another `type`, or another method"))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for reference cycles meanwhile: the thousands of rows in flight hold none, and looking costs a third."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -15,12 +15,6 @@ from whet.core.errors import RowError
 from whet.core.types import Conversation
 from whet.data.templates.render import TEMPLATE_ERRORS, Rendered, TrainPolicy
 
-REWRITTEN = "the template rewrites earlier turns"
-CHOICE = (
-    "set `explode_turns: true` in the dataset (each answer its own sample, rendered as when the model answers), "
-    "or `keep_history: true` (the text as the template writes it)"
-)
-
 
 class Change(Enum):
     """What a template does with earlier turns: nothing, it writes other words of its own, or other texts of theirs."""

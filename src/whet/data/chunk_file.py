@@ -1,0 +1,258 @@
+"""The encoded rows of one chunk, in an Arrow IPC file with an account of the others beside it.
+
+    <pool>/<recipe>/<digest>.arrow    every row that could be encoded, whole: no length limit is applied here
+    <pool>/<recipe>/<digest>.json     what could not, sizes and hashes; written last, so that a file without it is none
+
+The pool is shared by all prepared sets of a folder: a chunk is encoded once for a recipe (tokenizer, template, options,
+code), whatever sets it is a part of.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from whet.core.disk import sha256, sync
+from whet.core.errors import DataError, Problem
+from whet.data.ledger import EXAMPLES_KEPT
+from whet.data.samples import KINDS, EncodedSample, Kind, digest, extra, sequences
+
+_IDS, _FLAGS = pa.list_(pa.int32()), pa.list_(pa.bool_())
+_TYPES = {"supervised": _FLAGS, "right": _FLAGS}
+_SCALARS: Sequence[tuple[str, pa.DataType]] = (
+    ("num_supervised", pa.int32()),
+    ("num_tokens", pa.int32()),
+    ("line", pa.int32()),
+    ("digest", pa.binary(16)),
+    ("draw", pa.uint64()),
+)
+
+
+@dataclass
+class Fault:
+    """Rows of a chunk that cannot be used, for one reason: how many, and (line, detail) of the first few."""
+
+    count: int = 0
+    examples: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, line: int, detail: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append((line, detail))
+
+
+@dataclass(frozen=True)
+class ChunkAccount:
+    """What a chunk file holds, and what its chunk held beside it.
+
+    Attributes:
+        kind: of its samples.
+        rows: rows read.
+        samples: samples in the file.
+        faults: reason -> the rows that gave none.
+        engine: what turned texts into ids, and why.
+        num_bytes, sha256: of the file.
+    """
+
+    kind: Kind
+    rows: int
+    samples: int
+    faults: Mapping[str, Fault]
+    engine: str
+    num_bytes: int
+    sha256: str
+
+
+class ChunkWriter:
+    """Collects the encoded rows of one chunk.
+
+    Args:
+        kind: of its samples.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self._arrays: list[list[npt.NDArray[Any]]] = [[] for _ in KINDS[kind][1]]
+        self._scalars: list[tuple[int, int, int]] = []
+        self._digests: list[bytes] = []
+        self._draws: list[int] = []
+        self._extras: list[bytes] = []
+        self.rows = 0
+        self.faults: dict[str, Fault] = {}
+
+    def add(self, line: int, samples: Sequence[EncodedSample]) -> None:
+        """A row and its samples; ``line`` is its number in the chunk, from 0."""
+        self.rows += 1
+        draw = 0
+        for sample in samples:
+            for column, array in zip(self._arrays, sequences(sample), strict=True):
+                column.append(array)
+            mark = digest(sample)
+            draw = draw or int.from_bytes(mark[:8], "little")  # one for all samples of a row
+            self._scalars.append((sample.num_supervised, sample.num_tokens, line))
+            self._digests.append(mark)
+            self._draws.append(draw)
+            self._extras.append(extra(sample))
+
+    def fault(self, line: int, reason: str, detail: str) -> None:
+        """A row that gives no sample."""
+        self.rows += 1
+        self.faults.setdefault(reason, Fault()).add(line, detail)
+
+    def write(self, folder: Path, name: str, engine: str) -> ChunkAccount:
+        """Publish the chunk file and its account; another process may do the same at once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        os.close(handle)
+        try:
+            path = Path(temporary)
+            self._write_arrow(path)
+            account = ChunkAccount(
+                self.kind,
+                self.rows,
+                len(self._scalars),
+                self.faults,
+                engine,
+                path.stat().st_size,
+                sha256(path),
+            )
+            sync(path)
+            path.chmod(0o644)
+            os.replace(path, folder / f"{name}.arrow")
+            path.write_bytes(orjson.dumps(asdict(account)))
+            sync(path)
+            path.chmod(0o644)
+            os.replace(path, folder / f"{name}.json")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return account
+
+    def _write_arrow(self, path: Path) -> None:
+        names = KINDS[self.kind][1]
+        lists = [
+            _list_array(column, _TYPES.get(name, _IDS)) for name, column in zip(names, self._arrays, strict=True)
+        ]
+        numbers = np.array(self._scalars, dtype=np.int32).reshape(-1, 3).T
+        columns = [
+            *lists,
+            *(pa.array(column) for column in numbers),
+            pa.array(self._digests, type=pa.binary(16)),
+            pa.array(np.array(self._draws, dtype=np.uint64)),
+        ]
+        fields = [(name, _TYPES.get(name, _IDS)) for name in names] + list(_SCALARS)
+        if any(self._extras):
+            columns.append(pa.array(self._extras, type=pa.binary()))
+            fields.append(("extra", pa.binary()))
+        schema = pa.schema(fields)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def read_account(folder: Path, name: str) -> ChunkAccount | None:
+    """The account of a published chunk file; None if there is none, or it is not whole."""
+    try:
+        values = orjson.loads((folder / f"{name}.json").read_bytes())
+        if (folder / f"{name}.arrow").stat().st_size != values["num_bytes"]:
+            return None
+        faults = {
+            reason: Fault(fault["count"], [(line, detail) for line, detail in fault["examples"]])
+            for reason, fault in values.pop("faults").items()
+        }
+        return ChunkAccount(**values, faults=faults)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+class ChunkFile:
+    """A chunk file, memory-mapped: arrays are views of it.
+
+    Attributes:
+        kind: of its samples.
+        num_supervised, num_tokens, line: int32[N].
+        digests: uint64[N, 2], equal for equal samples.
+        draws: uint64[N], equal for samples of equal rows.
+
+    Raises:
+        DataError: the file is not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batch = reader.get_batch(0)
+        except (OSError, pa.ArrowInvalid) as error:
+            found = f"the prepared samples cannot be read ({error})"
+            raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
+        names = set(reader.schema.names)
+        self.kind: Kind = next(kind for kind, (_, columns) in KINDS.items() if names.issuperset(columns))
+        self._lists = {name: Lists(batch.column(name)) for name in KINDS[self.kind][1]}
+        self.num_supervised, self.num_tokens, self.line = (
+            np.asarray(batch.column(name)) for name in ("num_supervised", "num_tokens", "line")
+        )
+        self._digests = batch.column("digest")
+        self.draws: npt.NDArray[np.uint64] = np.asarray(batch.column("draw"))
+        self._extra = batch.column("extra") if "extra" in names else None
+
+    def __len__(self) -> int:
+        return len(self.num_tokens)
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint64]:
+        if not len(self):
+            return np.zeros((0, 2), np.uint64)
+        return np.frombuffer(self._digests.buffers()[1], np.uint64)[: 2 * len(self)].reshape(-1, 2)
+
+    def sequence(self, name: str, row: int) -> npt.NDArray[Any]:
+        """A sample's ids as a view of the file, or its flags."""
+        return self._lists[name][row]
+
+    def flat(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """All ids of a column behind each other, and offsets int64[N + 1]."""
+        return self._lists[name].flat()
+
+    def extra(self, row: int) -> Any:
+        """What the sample has beside arrays: its label, or its columns; None without."""
+        text = self._extra[row].as_py() if self._extra is not None else b""
+        return orjson.loads(text) if text else None
+
+
+class Lists:
+    """A list column of one record batch, as flat values and offsets. Ids are views of the memory map."""
+
+    def __init__(self, array: pa.ListArray) -> None:
+        self._offsets = np.asarray(array.offsets)
+        self._is_bits = pa.types.is_boolean(array.type.value_type)
+        values = array.values
+        if self._is_bits:
+            self._values = np.frombuffer(values.buffers()[1], dtype=np.uint8) if len(values) else np.zeros(0, np.uint8)
+        else:
+            self._values = values.to_numpy(zero_copy_only=True)
+
+    def flat(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        assert not self._is_bits
+        return self._values, self._offsets.astype(np.int64)
+
+    def __getitem__(self, index: int) -> npt.NDArray[Any]:
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        if not self._is_bits:
+            return self._values[begin:end]
+        octets = self._values[begin // 8 : -(-end // 8)]
+        shift = begin % 8
+        return np.unpackbits(octets, bitorder="little")[shift : shift + end - begin].view(np.bool_)
+
+
+def _list_array(arrays: Iterable[npt.NDArray[Any]], dtype: pa.DataType) -> pa.ListArray:
+    parts = list(arrays)
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
+    empty = np.zeros(0, np.bool_ if dtype == _FLAGS else np.int32)
+    values = pa.array(np.concatenate([empty, *parts])).cast(dtype.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
