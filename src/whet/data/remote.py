@@ -92,6 +92,10 @@ class Remote:
             raise DataError(_missing_package(scheme, where, error)) from error
         return cls(scheme, options, where)
 
+    @property
+    def is_web(self) -> bool:
+        return self.scheme in ("http", "https")
+
     def system(self) -> Any:
         import fsspec
 
@@ -117,6 +121,10 @@ class Remote:
             raise DataError(self._problem(label, place, error)) from error
 
     def _problem(self, label: str, where: str, error: Exception) -> Problem:
+        cause = error.__cause__
+        if isinstance(error, FileNotFoundError) and self.is_web and isinstance(cause, Exception):
+            # fsspec calls a web server's every failure "not found"
+            error = error if getattr(cause, "status", None) == 404 else cause
         package, _, access = _STORES.get(self.scheme, (self.scheme, None, "check how one is let in there"))
         names = {kind.__name__ for kind in type(error).__mro__}
         text = self._without_secrets(str(error).strip().split("\n")[0])
@@ -128,8 +136,9 @@ class Remote:
         if isinstance(error, PermissionError) or names & {"NoCredentialsError", "DefaultCredentialsError"}:
             anonymous = "; for a public bucket write `storage_options: {anon: true}`" if self.scheme == "s3" else ""
             return Problem(where, f"'{label}' may not be read ({text or type(error).__name__})", access + anonymous)
-        if "status" in dir(error) and getattr(error, "status", None) in (401, 403):
-            return Problem(where, f"'{label}' may not be read (HTTP status {getattr(error, 'status', '')})", access)
+        status = getattr(error, "status", None)
+        if status in (401, 403):
+            return Problem(where, f"'{label}' may not be read (HTTP status {status})", access)
         if isinstance(error, TypeError | ValueError) and self.options and not names & {"JSONDecodeError"}:
             found = f"'{label}' cannot be read ({text or type(error).__name__})"
             return Problem(where, found, f"check `storage_options`, which is given to {package}")
@@ -145,7 +154,7 @@ class Remote:
 
     def _nearest(self, label: str) -> str | None:
         """Names the key one may have meant."""
-        if self.scheme in ("http", "https"):
+        if self.is_web:
             return None
         with contextlib.suppress(Exception):
             path = self.path(label)
@@ -177,7 +186,7 @@ class RemoteFile:
 
     def open(self, *, seekable: bool = False) -> BinaryIO:
         """A stream of the file's bytes; one of a web server is fetched to the disk first if it must be seekable."""
-        web = self.remote.scheme in ("http", "https")
+        web = self.remote.is_web
         options = {"block_size": 0} if web else {}
         with self.remote.asking(self.label, where=self.label):
             inner = self.remote.system().open(self.path, "rb", **options)
@@ -257,13 +266,14 @@ def find_remote(dataset: DatasetConfig, url: str, where: str) -> list[RemoteFile
     """
     remote = Remote.of(dataset, url, where)
     label = shown(url)
-    if remote.scheme in ("http", "https"):
+    if remote.is_web:
         return [RemoteFile(remote, url, label)]
     with remote.asking(label):
         system = remote.system()
         path = remote.path(url).rstrip("/")
         if any(mark in url for mark in "*?["):
-            paths = sorted(path for path in system.glob(path) if system.isfile(path))
+            found = (str(match) for match in system.glob(path) if system.isfile(match))
+            paths = sorted(match for match in found if not PurePosixPath(match).name.startswith("."))
             if not paths:
                 raise DataError(Problem(where, f"no file matches '{label}'", "check the address, and the pattern"))
             return [RemoteFile(remote, path, shown(remote.url(path))) for path in paths]

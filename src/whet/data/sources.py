@@ -109,8 +109,8 @@ def locate(
             return _locate_in_folder(found, dataset, where, name, part)
         return _of_files(found, dataset, where, name, part)
     if dataset.storage_options is not None:
-        found = f"storage_options are for URLs, and '{dataset.path}' is none"
-        raise DataError(Problem(where, found, "remove storage_options, or write the address as s3://... or the like"))
+        text = f"storage_options are for URLs, and '{dataset.path}' is none"
+        raise DataError(Problem(where, text, "remove storage_options, or write the address as s3://... or the like"))
     path = dataset.path.removeprefix("file://").removeprefix("local://")
     paths = _find(path, folder)
     if not paths:
