@@ -45,8 +45,6 @@ class File(Protocol):
         """What changes when the content does, told without reading it; None if that cannot be told."""
         ...
 
-    def hash_into(self, digest: Any) -> None: ...
-
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
@@ -68,10 +66,6 @@ class LocalFile:
         if status.st_mtime > time.time() - RACY_SECONDS:
             return None
         return f"{self.local_path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-
-    def hash_into(self, digest: Any) -> None:
-        with self.path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
 
 
 @dataclass(frozen=True)
@@ -103,15 +97,6 @@ class FileSource:
         """Hash of the files' stamps and the selection; None if a file must be read to know it."""
         stamps = [(file.label, reader, file.stamp()) for file, reader in self.files]
         return None if any(stamp is None for *_, stamp in stamps) else stamp_of(self.selection, stamps)
-
-    def identity(self) -> str:
-        """Hash of the content."""
-        digest = hashlib.sha256(repr(self.selection).encode())
-        for file, reader in self.files:
-            digest.update(f"\0{file.label}\0{reader}\0".encode())
-            with unreadable_as_data_error(file.label):
-                file.hash_into(digest)
-        return digest.hexdigest()
 
 
 def read(file: File, reader: str) -> Iterator[Row]:

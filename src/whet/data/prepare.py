@@ -29,7 +29,7 @@ from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too
 from whet.data.recorder import Reads
 from whet.data.samples import Kind
 from whet.data.scan import ScanCache, descriptors
-from whet.data.sources import Source, locate
+from whet.data.sources import Source, locate_row
 from whet.data.store import PreparedSet
 from whet.data.tokenise import SampleEncoder
 from whet.data.workers import EncoderRecipe, encode_chunks
@@ -295,7 +295,6 @@ class _Located:
 
 
 def _locate_all(config: Config) -> list[_Located]:
-    folder = Path(config.file).parent if config.file else None
     keys: tuple[Literal["datasets", "test_datasets"], ...] = ("datasets", "test_datasets")
     rows = [(key, number, dataset) for key in keys for number, dataset in enumerate(getattr(config.data, key))]
     parts: list[_Located] = []
@@ -303,7 +302,7 @@ def _locate_all(config: Config) -> list[_Located]:
     for key, number, dataset in rows:
         where = config.where((key, number, "path"))
         try:
-            source = locate(dataset, where, folder)
+            source = locate_row(config, key, number)
         except DataError as error:
             problems.extend(error.problems)
         else:

@@ -208,9 +208,6 @@ class RemoteFile:
         version = [(key, str(info[key])) for key in (*_VERSIONS, *_TIMES) if info.get(key)]
         return repr((self.path, info.get("size"), version)) if version else None
 
-    def hash_into(self, digest: Any) -> None:
-        digest.update(str(self.stamp()).encode())
-
 
 @dataclass(frozen=True)
 class RemoteFolder:

@@ -58,10 +58,6 @@ class Source(Protocol):
         """A cheap identity of the files and of the selection; None if only reading tells whether they changed."""
         ...
 
-    def identity(self) -> str:
-        """Hash of the content."""
-        ...
-
 
 def locate_row(config: Config, key: Literal["datasets", "test_datasets"], number: int) -> Source:
     """The source of a row of `datasets` or `test_datasets`; of the former, the part that this run reads.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,9 +40,6 @@ class SyntheticSource:
 
     def stamp(self) -> str:
         return stamp_of(self.name, self.length, self.selection)
-
-    def identity(self) -> str:
-        return hashlib.sha256(self.stamp().encode()).hexdigest()
 
     def _all(self) -> Iterator[Row]:
         return (Row(n + 1, self.name, {"synthetic": n}, by_line=False) for n in range(self.length))

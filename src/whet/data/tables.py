@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,13 +44,7 @@ class SavedSource:
 
     def stamp(self) -> str | None:
         stamps = [file.stamp() for file in self._files()]
-        return None if None in stamps else stamp_of(self.selection, stamps)
-
-    def identity(self) -> str:
-        digest = hashlib.sha256(repr(self.selection).encode())
-        for file in self._files():
-            file.hash_into(digest)
-        return digest.hexdigest()
+        return None if None in stamps else stamp_of(str(self.path), self.selection, stamps)
 
     def _files(self) -> list[LocalFile]:
         return [LocalFile(path, str(path)) for path in sorted(self.path.glob("*")) if path.is_file()]
@@ -83,13 +76,6 @@ class HubSource:
             return None
         sizes = [len(table) for table in self._datasets()]
         return stamp_of(self._selection, self.name, self._config.split, sizes, stamps)
-
-    def identity(self) -> str:
-        digest = hashlib.sha256(repr(self._selection).encode())
-        for file in self._files():
-            file.hash_into(digest)
-        digest.update(repr([len(table) for table in self._datasets()]).encode())
-        return digest.hexdigest()
 
     def _labels(self) -> list[str]:
         """One for each configuration: rows are numbered in each of several."""

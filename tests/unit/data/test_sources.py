@@ -333,18 +333,6 @@ def test_urls_are_read_through_fsspec(in_empty_folder):
         read("nothere://a.jsonl")
 
 
-def test_identity_changes_with_the_content_and_the_selection_alone(in_empty_folder):
-    def identity(**options):
-        return locate(DatasetConfig(path="a.jsonl", **options), "").identity()
-
-    write_lines(in_empty_folder / "a.jsonl")
-    before = identity()
-    assert identity() == before
-    assert identity(shards=2) != before
-    write_lines(in_empty_folder / "a.jsonl", LINES + "\n")
-    assert identity() != before
-
-
 def test_rows_of_one_file_are_read_whole_or_not_at_all(in_empty_folder):
     write_lines(in_empty_folder / "a.jsonl")
     assert read_json_lines("a.jsonl") == ROWS
