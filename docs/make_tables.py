@@ -18,7 +18,16 @@ from pydantic.fields import FieldInfo
 
 from whet.config import known_keys, names
 from whet.config.fitting import shape_of
-from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Section, SpecialTokens, TrackingSection
+from whet.config.schema import (
+    SECTIONS,
+    DatasetConfig,
+    FsdpConfig,
+    LrGroup,
+    PromptFormat,
+    Section,
+    SpecialTokens,
+    TrackingSection,
+)
 from whet.config.validation import REQUIRED
 from whet.data.formats import FORMATS, PREFERENCE_FORMATS
 from whet.data.formats.instruction import TYPES
@@ -39,12 +48,13 @@ CHOICES: Mapping[str, Collection[str]] = {
     "dpo_loss_type": names.DPO_LOSSES,
     "lr_scheduler": names.SCHEDULERS,
     "optimizer": names.OPTIMIZERS,
-    "rl": names.METHODS,
+    "rl": (*names.METHODS, *names.METHODS_PREPARED),
 }
 """Keys whose values are names of a table."""
 
 BLOCKS: tuple[tuple[str, type[Section]], ...] = (
     ("A row of `datasets` and `test_datasets`", DatasetConfig),
+    ("`type` of a dataset, as a mapping", PromptFormat),
     ("`special_tokens`", SpecialTokens),
     ("A row of `lr_groups`", LrGroup),
     ("`fsdp_config`", FsdpConfig),
@@ -69,12 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
-    readme, data = REPOSITORY / "README.md", DOCS / "data.md"
+    readme, formats = REPOSITORY / "README.md", DOCS / "formats.md"
     return {
         DOCS / "config-keys.md": config_keys(),
         DOCS / "performance.md": performance(),
         readme: with_block(readme.read_text(encoding="utf-8"), "supported", supported()),
-        data: with_block(data.read_text(encoding="utf-8"), "instruction types", instruction_types()),
+        formats: with_block(formats.read_text(encoding="utf-8"), "instruction types", instruction_types()),
     }
 
 
@@ -110,6 +120,14 @@ def supported() -> str:
         ("precision", "float32; mixed precision in bfloat16 or float16; pure bfloat16 or float16"),
         ("rows", f"{_codes(supervised_types())}, token ids"),
         ("preference rows", f"`prompt`, `chosen`, `rejected`; {_codes(preference_types())}"),
+        (
+            "formats of your own",
+            "a mapping of prompt formats, or a Python function ([how](docs/formats.md#a-function-of-your-own))",
+        ),
+        (
+            "data alone, not training",
+            f"{_codes(f'rl: {name}' for name in names.METHODS_PREPARED)}, `reward_model`, `process_reward_model`",
+        ),
         ("sources", f"{_codes(sorted(ENDINGS))}, each also {_codes(COMPRESSIONS)}; folders, globs, URLs, the hub"),
         ("chat templates", f"the model's own, your own Jinja, {_codes(shipped())}"),
         ("packing", "`sample_packing`; documents of a row never see each other, on a CPU too"),
@@ -138,7 +156,7 @@ def trackers() -> list[str]:
     return [key.removeprefix("use_") for key in TrackingSection.model_fields if key.startswith("use_")]
 
 
-# --- docs/data.md ----------------------------------------------------------------------------------------------------
+# --- docs/formats.md -------------------------------------------------------------------------------------------------
 
 
 def instruction_types() -> str:
@@ -252,12 +270,12 @@ def _refused() -> list[str]:
         "attn_implementation": dict.fromkeys(names.ATTENTION_NOT_YET, "write sdpa, or remove the line"),
         "chat_template": dict.fromkeys(names.CHAT_TEMPLATES_NOT_YET, "write tokenizer_default, or jinja with its text"),
         "optimizer": names.OPTIMIZERS_NOT_YET,
-        "rl": dict.fromkeys(names.METHODS_NOT_YET, "write rl: dpo, or leave it out"),
+        "rl": {
+            **dict.fromkeys(names.METHODS_NOT_YET, "write rl: dpo, or leave it out"),
+            **dict.fromkeys(names.METHODS_PREPARED, "prepare the data (`whet preprocess`); training is not built"),
+        },
         "type of a dataset": dict.fromkeys(
             names.DATASET_TYPES_NOT_YET, "write the rows as messages, with `type: chat_template`"
-        ),
-        "type of a preference dataset": dict.fromkeys(
-            names.PREFERENCE_TYPES_NOT_YET, "leave type out and name the columns prompt, chosen and rejected"
         ),
     }
     rows = [(key, _codes(group), _cell(advice)) for key, table in values.items() for advice, group in _grouped(table)]

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +18,18 @@ import pytest
 from ruamel.yaml import YAML
 from tests.tiny_tokenizers import tiny_tokenizer
 
-from whet.config import Config, load_config, make_config
+from whet.config import Config, load_config, make_config, names
+from whet.config.tasks import task_of
+from whet.core.errors import RowError
+from whet.data.formats import make_format
+from whet.data.formats.composed import TYPES as COMPOSED
 from whet.data.formats.instruction import TYPES
-from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
+from whet.data.tokenise import SampleEncoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 DATA = REPOSITORY / "docs" / "data.md"
+FORMATS = REPOSITORY / "docs" / "formats.md"
 
 _BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(
@@ -72,11 +77,15 @@ def config_of(block: Block) -> Config:
 
 @dataclass(frozen=True)
 class Example:
-    """Rows of data.md with the dataset they are for, and the text that is said to be trained."""
+    """Rows of data.md and formats.md with the dataset they are for, and the text that is said to be trained.
+
+    ``code`` is the Python file that the page shows before them.
+    """
 
     yaml: Block
     rows: Block
     trained: str | None
+    code: Block | None
 
     def __str__(self) -> str:
         return str(self.rows)
@@ -85,22 +94,40 @@ class Example:
 def examples() -> list[Example]:
     found: list[Example] = []
     yaml: Block | None = None
-    for block in blocks(DATA, "yaml", "json", "trained"):
+    code: Block | None = None
+    for block in (block for page in (DATA, FORMATS) for block in blocks(page, "yaml", "json", "trained", "python")):
         if block.language == "yaml":
             yaml = block
+        elif block.language == "python":
+            code = block
         elif block.language == "json":
             assert yaml is not None
-            found.append(Example(yaml, block, None))
+            found.append(Example(yaml, block, None, code if ".py:" in yaml.text else None))
         else:
-            found[-1] = Example(found[-1].yaml, found[-1].rows, block.text)
+            found[-1] = replace(found[-1], trained=block.text)
     return found
 
 
-def encoded(example: Example) -> list[Any]:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def encoded(example: Example, folder: Path) -> list[Any]:
+    """What becomes of the rows: encoded where they are for supervised training or pairs, else the samples."""
+    if example.code is not None:
+        name = example.code.text.partition("\n")[0].removeprefix("# ")
+        (folder / name).write_text(example.code.text, encoding="utf-8")
     config = config_of(example.yaml)
     tokenizer = tiny_tokenizer(config.template.chat_template or "chatml")
     rows = [json.loads(line) for line in example.rows.text.splitlines()]
-    return SampleEncoder(config.data.datasets[0], config, tokenizer).encode_rows(rows)
+    dataset = config.data.datasets[0]
+    if task_of(config) in ("supervised", "preference"):
+        return SampleEncoder(dataset, config, tokenizer).encode_rows(rows)
+    format_ = make_format(dataset, config, tokenizer)
+    return [format_.read(row) for row in rows]
 
 
 def script(name: str) -> Iterator[ModuleType]:
@@ -174,28 +201,23 @@ def test_there_are_whole_configs_to_copy() -> None:
 
 
 @pytest.mark.parametrize("example", examples(), ids=str)
-def test_every_row_of_the_data_page_is_read(example: Example) -> None:
-    for sample in encoded(example):
-        assert isinstance(sample, Encoded | EncodedPreference), sample
+def test_every_row_of_the_data_pages_is_read(example: Example, folder: Path) -> None:
+    for sample in encoded(example, folder):
+        assert not isinstance(sample, RowError), sample
 
 
 @pytest.mark.parametrize("example", [each for each in examples() if each.trained is not None], ids=str)
-def test_the_data_page_says_what_is_trained(example: Example) -> None:
+def test_the_data_pages_say_what_is_trained(example: Example, folder: Path) -> None:
     tokenizer = tiny_tokenizer(config_of(example.yaml).template.chat_template or "chatml")
-    decoded = [tokenizer.decode(np.asarray(sample.input_ids)[sample.supervised]) for sample in encoded(example)]
+    decoded = [tokenizer.decode(np.asarray(sample.input_ids)[sample.supervised]) for sample in encoded(example, folder)]
     assert "\n".join(decoded) + "\n" == example.trained
 
 
-def test_every_type_stands_on_the_data_page(make_tables: ModuleType) -> None:
-    text = DATA.read_text(encoding="utf-8")
-    named = {
-        *make_tables.supervised_types(),
-        *TYPES,
-        *make_tables.names.DATASET_TYPES,
-        *make_tables.names.PREFERENCE_TYPES,
-    }
-    missing = {name for name in named if f"`{name}`" not in text} - {"chat_template.default", "prompt_pairs"}
-    assert not missing
+def test_every_type_stands_on_the_page_of_types() -> None:
+    text = FORMATS.read_text(encoding="utf-8")
+    named = {*TYPES, *COMPOSED, *(name for types in names.TYPES.values() for name in types)}
+    missing = {name for name in named if f"`{name}`" not in text and f"type: {name}" not in text}
+    assert missing <= {"chat_template.default", "prompt_pairs"}  # what no type means
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
