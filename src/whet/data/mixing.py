@@ -147,8 +147,9 @@ def mix_of(
         for index, wanted in enumerate(times.T):
             samples, q = np.flatnonzero(source == index), denominator(wanted.tolist())
             if len(samples):
-                deck = Deck.of(samples, lengths[samples], q, _random(seed, index, len(samples)))
-                dealt.append(Dealt(deck, tuple(np.round(wanted * q).astype(int).tolist())))
+                widths = tuple(np.round(wanted * q).astype(int).tolist())
+                deck = Deck.of(samples, lengths[samples], q, widths, _random(seed, index, len(samples)))
+                dealt.append(Dealt(deck, widths))
     shares = tuple(asked) if asked is not None else (None,) * len(names)
     return Mix(tuple(dealt), len(times), names, source, shares, data.mixing_by)
 
@@ -213,7 +214,7 @@ def _without_samples(
 
 def _whole(samples: IntArray, lengths: IntArray) -> Deck:
     """A deck that is only ever dealt whole."""
-    return Deck.of(samples, lengths, 1, np.zeros(len(samples), dtype=np.uint64))
+    return Deck.of(samples, lengths, 1, (1,), np.zeros(len(samples), dtype=np.uint64))
 
 
 def _random(seed: int, number: int, size: int) -> npt.NDArray[np.uint64]:
