@@ -1,4 +1,7 @@
-"""G8: each sample exactly once an epoch; the same ids per optimiser step at 1, 2 or 4 ranks."""
+"""G8: each sample exactly once an epoch; the same ids per optimiser step at 1, 2 or 4 ranks.
+
+With a mix of datasets, each sample as often as the mix says; tests/unit/data/test_mixing.py has the same laws for it.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ orders = st.builds(
     micro_batch_size=st.just(1),
     seed=st.integers(0, 2**32),
     shuffle=st.booleans(),
+    neighbours=st.booleans(),
+    balance_steps=st.sampled_from([None, 4]),
 )
 
 

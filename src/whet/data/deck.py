@@ -154,16 +154,15 @@ def spread(size: int, stride: float) -> IntArray:
     """int64[size]: places 0 to size - 1 for sorted things, so that consecutive places hold things from everywhere.
 
     Neighbours stand about ``stride * size`` places apart. Where ``stride`` is the share of the places that is taken at
-    a time, what is taken is as even as can be: every so many-th. The golden section is good for any share (the three-gap
-    theorem).
+    a time, what is taken is as even as can be: every so many-th. The golden section is good for any share (by the
+    three-gap theorem).
 
     >>> spread(5, 2 / 5).tolist()
     [0, 2, 4, 1, 3]
     """
-    steps = sorted(
-        (step for step in range(1, size) if gcd(step, size) == 1), key=lambda step: abs(step - stride * size)
-    )
-    return np.arange(size) * (steps[0] if steps else 1) % max(size, 1)
+    steps = [step for step in range(1, size) if gcd(step, size) == 1]
+    nearest = min(steps, key=lambda step: abs(step - stride * size), default=1)
+    return np.arange(size) * nearest % max(size, 1)
 
 
 def highest_ranks(size: int, width: int, stride: float) -> IntArray:

@@ -221,7 +221,7 @@ def test_what_a_run_sees_of_each_dataset_is_told():
 
 def test_a_dataset_that_is_asked_for_and_has_no_sample_is_refused():
     only_two = SOURCE < 2
-    with pytest.raises(ConfigError, match="'books' is to be 10.0% of the mix, and it has no sample to train on"):
+    with pytest.raises(ConfigError, match=r"'books' is to be 10\.0% of the mix, and it has no sample to train on"):
         order_of(config_of(rows=weights(7, 2, 1)), LENGTHS[only_two], SOURCE[only_two])
     left_out = order_of(config_of(mixing_temperature=3), LENGTHS[only_two], SOURCE[only_two])
     assert [share.asked for share in left_out.mix.shares(left_out.times_seen(1, 1), LENGTHS[only_two])][2] == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from whet.data.deck import Deck
+from whet.data.mixing import Dealt, Mix
 from whet.data.order import Order
 
 LENGTHS = np.random.default_rng(0).integers(1, 60, 101)
@@ -32,6 +34,16 @@ def test_the_order_of_seed_42_never_changes():
     """A recorded number: a resumed run of an earlier version must see the same samples."""
     assert Order([1] * 8, 8, False, 1, 42).epoch(0).members.tolist() == [3, 5, 4, 7, 6, 2, 1, 0]
     assert Order([3, 1, 4, 1, 5, 9, 2, 6], 10, True, 1, 42).epoch(3).members.tolist() == [5, 3, 7, 2, 4, 0, 6, 1]
+
+
+def test_the_order_of_a_mix_with_seed_42_never_changes():
+    lengths = np.arange(1, 9)
+    deck = Deck.of(np.arange(8), lengths, 4, (6,), np.arange(8, dtype=np.uint64))
+    mixed = Order(lengths, 16, True, 1, 42, mix=Mix((Dealt(deck, (6,)),)), balance_steps=2)
+    assert [mixed.epoch(epoch).members.tolist() for epoch in (0, 1)] == [
+        [6, 7, 3, 2, 2, 6, 5, 1, 5, 4, 3, 0],
+        [6, 4, 1, 5, 4, 1, 0, 7, 7, 3, 2, 0],
+    ]
 
 
 def test_samples_of_equal_length_change_companions():
