@@ -21,6 +21,7 @@ from typing import BinaryIO
 import orjson
 
 from whet.core.errors import DataError, Problem
+from whet.data.columns import as_text
 from whet.data.readers import UTF8_MARK, BadRow, Row, parse_line
 
 MOST_FAULTS = 1000
@@ -199,7 +200,7 @@ def line_of(row: Row) -> Line:
         return Line(row.number, row.file, row.value, row.by_line)
     options = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
     try:
-        value: bytes | BadRow = orjson.dumps(row.value, default=str, option=options)
+        value: bytes | BadRow = orjson.dumps(row.value, default=as_text, option=options)
     except orjson.JSONEncodeError as error:
         value = BadRow("cannot be written as JSON", str(error))
     return Line(row.number, row.file, value, row.by_line)

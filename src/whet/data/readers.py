@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from whet.core.errors import DataError, Problem
+from whet.data.columns import rows_of_batch
 
 UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -265,31 +266,6 @@ def _decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
             raise DataError(Problem(f"{file}:{number}", found, "save the file as UTF-8")) from error
 
 
-def without_nulls(value: Any) -> Any:
-    """A value of a column without the null members of its structs, at any depth.
-
-    Columns of structs (Parquet, Arrow) give every struct the members of all: a message without `tool_calls` comes
-    back with ``tool_calls: null``, and a tool's parameters with the names of every other tool's.
-
-    >>> without_nulls([{"role": "user", "tool_calls": None}, {"role": "tool", "content": [None]}])
-    [{'role': 'user'}, {'role': 'tool', 'content': [None]}]
-    """
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [without_nulls(inner) for inner in value]
-    return value
-
-
 def _rows_of_batches(batches: Iterator[pa.RecordBatch], file: str) -> Iterator[Row]:
-    rows = itertools.chain.from_iterable(map(_rows_of_batch, batches))
+    rows = itertools.chain.from_iterable(map(rows_of_batch, batches))
     return (Row(number, file, value, by_line=False) for number, value in enumerate(rows, start=1))
-
-
-def _rows_of_batch(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = batch.to_pylist()
-    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
-    for row in rows:
-        for name in nested:
-            row[name] = without_nulls(row[name])
-    return rows

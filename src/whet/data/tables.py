@@ -11,11 +11,21 @@ from typing import Any
 from whet.config import DatasetConfig
 from whet.core.errors import DataError, Problem
 from whet.data.chunks import Chunk, chunks_of_lines, line_of
+from whet.data.columns import rows_of_batch
 from whet.data.files import LocalFile, stamp_of, unreadable_as_data_error
-from whet.data.readers import Row, without_nulls
+from whet.data.readers import Row
 from whet.data.selection import Selection
 
 ROWS_PER_BATCH = 1000
+
+_FOUND = (
+    "not found. Available:",
+    "Config name is missing",
+    "Unknown split",
+    "Unrecognized instruction format",
+    "data files found in",
+)
+"""What `datasets` says of a dataset that it has found."""
 
 
 @dataclass(frozen=True)
@@ -104,27 +114,30 @@ class HubSource:
                 revision=config.revision,
                 data_files=list(data_files) if data_files else None,
             )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except Exception as error:  # beside its own, `datasets` lets through what its many libraries raise
             raise DataError(self._problem(error)) from error
 
     def _problem(self, error: Exception) -> Problem:
         path = self._config.path
-        lines = str(error).strip().splitlines()
+        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else None
+        lines = str(cause or error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
-        if "not found. Available:" in reason or reason.startswith(("Config name is missing", "Unknown split")):
-            rest = " ".join(line.strip() for line in lines[1:3])
-            found = f"the dataset '{path}' of the hub was found, and not what is asked of it ({reason} {rest}".rstrip()
-            return Problem(self._where, f"{found})", "set `name` (the configuration) and `split` to ones that it has")
+        if any(sign in reason for sign in _FOUND):
+            found = f"the dataset '{path}' is there, and not what is asked of it ({reason})"
+            return Problem(
+                self._where, found, "set `name` (the configuration), `split` and `data_files` to what it has"
+            )
+        if cause is not None:
+            found = f"the dataset '{path}' is there, and cannot be read ({reason})"
+            return Problem(self._where, found, "name those of its files in `data_files` that hold the same columns")
         found = f"'{path}' is no file or folder here, and as a dataset of the hub it cannot be had ({reason})"
         fix = "check the path; for the hub check the name, the network, HF_HUB_OFFLINE and, if private, HF_TOKEN"
         return Problem(self._where, found, fix)
 
 
 def rows_of_table(dataset: Any, label: str) -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`, whose structs lose the nulls that its columns gave them."""
-    numbers = itertools.count(1)
-    for batch in dataset.iter(batch_size=ROWS_PER_BATCH):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            row = {name: without_nulls(value) for name, value in zip(names, values, strict=True)}
-            yield Row(next(numbers), label, row, by_line=False)
+    """The rows of a `datasets.Dataset`; pictures and sounds stay undecoded, which would take packages."""
+    tables = dataset.with_format("arrow").iter(batch_size=ROWS_PER_BATCH)
+    batches = itertools.chain.from_iterable(table.to_batches() for table in tables)
+    rows = itertools.chain.from_iterable(map(rows_of_batch, batches))
+    return (Row(number, label, value, by_line=False) for number, value in enumerate(rows, start=1))

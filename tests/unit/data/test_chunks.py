@@ -166,6 +166,22 @@ def test_a_row_that_json_cannot_hold_is_a_bad_row(in_empty_folder):
     assert (found.load(), [row.value for row in found.rows()]) == (b"", [line.value])
 
 
+def test_columns_of_json_bytes_and_maps_are_the_values_that_were_written(in_empty_folder):
+    datasets = pytest.importorskip("datasets")
+    tools = [{"name": "f", "parameters": {"default": None}}, {"other": 1}]
+    features = datasets.Features({"tools": datasets.List(datasets.Json())})
+    saved = datasets.Dataset.from_dict({"tools": [tools, []]}, features=features)
+    table = saved.data.table.append_column("text", [pa.array(["né".encode(), b"\xff"], pa.binary())])
+    pairs = pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(table.append_column("map", [pairs]), in_empty_folder / "a.parquet")
+    saved.save_to_disk("saved")
+    assert [row.value for row in rows_of(chunks("a.parquet"))] == [
+        {"tools": tools, "text": "né", "map": {"a": 1, "b": None}},
+        {"tools": [], "text": "<1 bytes>", "map": None},
+    ]
+    assert [row.value for row in rows_of(chunks("saved"))] == [{"tools": tools}, {"tools": []}]
+
+
 def test_structs_of_columns_lose_the_nulls_that_the_columns_gave_them(in_empty_folder):
     tool = {"name": "f", "parameters": {"properties": {"x": {"type": "string"}}}}
     other = {"name": "g", "parameters": {"properties": {"y": {"type": "number"}}}}
