@@ -91,6 +91,12 @@ class Page:
         """Write what the window shows as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
+    def close(self) -> None:
+        """End the browser."""
+        self._session = None
+        with suppress(AssertionError, BrokenPipeError):
+            self.call("Browser.close")
+
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command and wait for its answer; what happens meanwhile is noted."""
         self._number += 1
@@ -147,11 +153,11 @@ def browser(command: str, profile: Path, flags: Sequence[str] = FLAGS) -> Iterat
     try:
         page = Page(our_out, our_in)
         yield page
-        with suppress(AssertionError):
-            page._session = None
-            page.call("Browser.close")
+        page.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_SECONDS_TO_ANSWER)
     finally:
         os.close(our_out)
         os.close(our_in)
-        process.terminate()
+        process.kill()
         process.wait()

@@ -81,17 +81,23 @@ def packs_of(resolved: ResolvedRun, train: Any) -> PacksShown | None:
     packs = order.epoch(0)
     sizes = pack_sizes(packs, order.lengths)
     fills = sizes / resolved.sequence_len
-    nearly_all = float(np.percentile(fills, 1)) if len(fills) else 1.0
-    edges = np.linspace(min(math.floor(nearly_all * 20) / 20, 0.9), 1, SHARE_BINS + 1)
     first = [packs[number] for number in range(min(PACKS_SHOWN, len(packs)))]
     return PacksShown(
         resolved.sequence_len,
         len(packs),
         float(fills.mean()),
-        _histogram({"packs": fills}, edges),
+        fill_histogram(fills),
         tuple(tuple(members.tolist()) for members in first),
         tuple(tuple(order.lengths[members].tolist()) for members in first),
     )
+
+
+def fill_histogram(fills: FloatArray) -> Histogram:
+    """Fill of packs in steps of 1%, from where all but a hundredth of them lie; in steps of 5% if that is low."""
+    lowest = math.floor(float(np.percentile(fills, 1)) * 20) / 20 if len(fills) else 0.0
+    lowest = min(lowest, 0.9)
+    bins = round((1 - lowest) * (100 if lowest >= 0.7 else 20))
+    return _histogram({"packs": fills}, np.linspace(lowest, 1, bins + 1))
 
 
 def pack_sizes(packs: Packs, lengths: IntArray) -> IntArray:

@@ -95,7 +95,7 @@ function lengthsCard() {
   say.what = "length";
   const limit = Number((DATA.facts.find(([name]) => name === "sequence_len")?.[1] ?? "").replaceAll(",", ""));
   const pick = (from, to, isOpen) => setState({ view: "rows", min: from, max: isOpen ? "" : to - 1, row: "", token: "" });
-  const note = `All ${plural(DATA.total, "sample")}, by tokens. A bar shows its rows.`;
+  const note = `All ${plural(DATA.total, "sample")}, by tokens. Choose a bar to see its rows.`;
   return card("Length", note, chart(DATA.lengths, { say, tick: count, noun: "samples", pick, mark: { at: limit, text: "sequence_len" } }));
 }
 
@@ -108,10 +108,10 @@ function sharesCard() {
 
 function fillCard() {
   if (!DATA.packs) return null;
-  const say = (from, to, _, isFirst) => `${isFirst ? "up to" : `${percent(from, 1)} to`} ${percent(to, 1)} full`;
+  const say = (from, to, _, isFirst) => `${isFirst ? "up to" : `${percent(from)} to`} ${percent(to)} full`;
   say.what = "fill";
   const note = `${plural(DATA.packs.count, "pack")} of ${plural(DATA.packs.capacity, "token")}, ${percent(DATA.packs.fill, 1)} full on the whole.`;
-  return card("Packing", note, chart(DATA.packs.fills, { say, tick: (edge) => percent(edge, edge * 100 % 1 ? 1 : 0), noun: "packs" }));
+  return card("Packing", note, chart(DATA.packs.fills, { say, tick: (edge) => percent(edge), noun: "packs" }));
 }
 
 function rolesCard() {

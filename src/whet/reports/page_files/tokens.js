@@ -86,8 +86,8 @@ function shownText(text) {
   return Array.from(text).flatMap((character) => {
     if (CONTROLS.test(character)) return element("span", { class: "sign" }, controlSign(character));
     if (!asked || !SIGNS[character]) return character;
-    // A sign is no space, so the line must be told that it may break there.
-    return [element("span", { class: "sign" }, SIGNS[character]), element("wbr")];
+    const sign = element("span", { class: "sign" }, SIGNS[character]);
+    return character === " " ? [sign, element("wbr")] : sign; // a sign is no space: say that the line may break there
   });
 }
 
