@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 IGNORED = -100
 """The label of a token that is not a target; the value that PyTorch's cross entropy skips."""
@@ -19,9 +19,8 @@ class TrainRange:
     train: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation.
+class Turn(NamedTuple):
+    """One message of a conversation. (A tuple, because millions are made: a frozen dataclass takes three times as long.)
 
     Attributes:
         message: exactly what the chat template sees; holds at least ``role``.
@@ -38,8 +37,7 @@ class Turn:
         return str(self.message["role"])
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """Messages to be rendered by a chat template, and the tools offered in it (kept verbatim)."""
 
     turns: tuple[Turn, ...]

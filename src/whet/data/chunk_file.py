@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ import pyarrow as pa
 from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
 from whet.data.ledger import EXAMPLES_KEPT
-from whet.data.samples import KINDS, EncodedSample, Kind, digest, extra, sequences
+from whet.data.samples import KINDS, EncodedSample, Kind, digest, extra
 
 _IDS, _FLAGS = pa.list_(pa.int32()), pa.list_(pa.bool_())
 _TYPES = {"supervised": _FLAGS, "right": _FLAGS}
@@ -81,8 +82,10 @@ class ChunkWriter:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self._arrays: list[list[npt.NDArray[Any]]] = [[] for _ in KINDS[kind][1]]
-        self._scalars: list[tuple[int, int, int]] = []
+        self._names = KINDS[kind][1]
+        self._has_extras = kind in ("unpaired", "prompts")
+        self._arrays: list[list[npt.NDArray[Any]]] = [[] for _ in self._names]
+        self._scalars = array("i")
         self._digests: list[bytes] = []
         self._draws: list[int] = []
         self._extras: list[bytes] = []
@@ -94,14 +97,15 @@ class ChunkWriter:
         self.rows += 1
         draw = 0
         for sample in samples:
-            for column, array in zip(self._arrays, sequences(sample), strict=True):
-                column.append(array)
+            for column, name in zip(self._arrays, self._names, strict=True):
+                column.append(getattr(sample, name))
             mark = digest(sample)
             draw = draw or int.from_bytes(mark[:8], "little")  # one for all samples of a row
-            self._scalars.append((sample.num_supervised, sample.num_tokens, line))
+            self._scalars.extend((sample.num_supervised, sample.num_tokens, line))
             self._digests.append(mark)
             self._draws.append(draw)
-            self._extras.append(extra(sample))
+            if self._has_extras:
+                self._extras.append(extra(sample))
 
     def fault(self, line: int, reason: str, detail: str) -> None:
         """A row that gives no sample."""
@@ -119,7 +123,7 @@ class ChunkWriter:
             account = ChunkAccount(
                 self.kind,
                 self.rows,
-                len(self._scalars),
+                len(self._digests),
                 self.faults,
                 engine,
                 path.stat().st_size,
@@ -137,7 +141,7 @@ class ChunkWriter:
         return account
 
     def _write_arrow(self, path: Path) -> None:
-        names = KINDS[self.kind][1]
+        names = self._names
         lists = [
             _list_array(column, _TYPES.get(name, _IDS)) for name, column in zip(names, self._arrays, strict=True)
         ]
@@ -149,7 +153,7 @@ class ChunkWriter:
             pa.array(np.array(self._draws, dtype=np.uint64)),
         ]
         fields = [(name, _TYPES.get(name, _IDS)) for name in names] + list(_SCALARS)
-        if any(self._extras):
+        if self._has_extras:
             columns.append(pa.array(self._extras, type=pa.binary()))
             fields.append(("extra", pa.binary()))
         schema = pa.schema(fields)

@@ -102,6 +102,13 @@ class Coded:
         begin, end = self.offsets[text], self.offsets[text + 1]
         return self.ids[begin:end], self.supervised[begin:end]
 
+    @cached_property
+    def num_trained(self) -> npt.NDArray[np.int64]:
+        """int64[N]: trained tokens of each text."""
+        before = np.concatenate([[0], np.cumsum(self.supervised)])
+        counts: npt.NDArray[np.int64] = np.diff(before[self.offsets])
+        return counts
+
     def first_token(self, text: int, char: int) -> int:
         """Number of the text's first token that begins at the character or after it."""
         begin, end = int(self.offsets[text]), int(self.offsets[text + 1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ class SampleEncoder:
         turns = conversation.turns
         return [
             Conversation(
-                (*(replace(turn, train=False, details=()) for turn in turns[:at]), replace(turns[at], train=True)),
+                (*(turn._replace(train=False, details=()) for turn in turns[:at]), turns[at]._replace(train=True)),
                 conversation.tools,
             )
             for at in trained_answers(conversation, self._policy)
@@ -281,7 +281,10 @@ class _Whole:
     text: int
 
     def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        return coded.refused.get(self.text) or _with_targets(Encoded(*coded.sequence(self.text)))
+        if self.text in coded.refused:
+            return coded.refused[self.text]
+        encoded = Encoded(*coded.sequence(self.text))
+        return encoded if coded.num_trained[self.text] else _with_targets(encoded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,20 +104,24 @@ def own(row: Row, *names: str) -> str:
 
 
 def flag(row: Row, name: str) -> bool:
-    """A required field that is true or false; 1 and 0 are as good."""
+    """A required field that is true or false, as `as_flag` has it."""
     return as_flag(required(row, name), f"'{name}'")
 
 
 def as_flag(value: Any, shown: str) -> bool:
-    """A value that is true or false, or 1 or 0."""
+    """A value that is true or false, or 1 or 0, or the text of one (CSV has nothing else)."""
     if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
     raise RowError("wrong type", f"{shown} is {kind(value)}, not true or false")
 
 
 def listed(row: Row, *names: str) -> list[Any]:
     """A required field that is a list, or the JSON text of one."""
     value = parsed(required(row, *names))
+    if type(value) is list:
+        return value
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise RowError("wrong type", f"{' or '.join(repr(name) for name in names)} is {kind(value)}, not a list")
     return list(value)
