@@ -102,6 +102,7 @@ OTHER_ROWS: dict[Task, dict[str, tuple[dict[str, Any], type]]] = {
         "prompt": ({"prompt": [Q], "ground_truth": "A"}, types.Prompt),
         "passthrough.default": ({"prompt": "Q", "ground_truth": "A"}, types.Prompt),
         "ebft_opencode.transform": ({"input": "Q", "output": "A"}, types.Prompt),
+        "ebft_pretrain.transform": ({"text": "words"}, types.Document),
         "ebft_strided_structured.transform": ({"question": "Q", "answer": "A"}, types.Document),
         "ebft_strided_chat.transform": (TALK, types.Conversation),
         "ebft_chat_multiturn.transform": (TALK, types.Prompt),

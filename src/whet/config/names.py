@@ -226,6 +226,7 @@ PROMPT_TYPES = ("passthrough.default", "prompt")
 FEATURE_TYPES = (
     *(f"ebft_chat_multiturn.{name}" for name in ("transform", "transform_all_turns", "transform_last_turn")),
     "ebft_opencode.transform",
+    "ebft_pretrain.transform",
     *(
         f"ebft_reasoning.{name}"
         for name in ("transform", "transform_answer_only", "transform_strided", "transform_strided_answer_only")

@@ -271,7 +271,8 @@ def _unread_option(config: Config, place: Place, row: DatasetConfig) -> Problem 
         unread = {key for key, readers in _READ_BY.items() if base not in readers}
     else:
         reader = method_key(config) or ""
-        unread = {*_NEVER_SUPERVISED, *(() if task == "steps" else _STEP_OPTIONS)}
+        read = _STEP_OPTIONS if task == "steps" else ("field", "text_column") if task == "features" else ()
+        unread = {*_NEVER_SUPERVISED, *_STEP_OPTIONS} - {*read}
     for name in type(row).model_fields:
         value: Any = getattr(row, name)
         if name in unread and value not in (None, False):

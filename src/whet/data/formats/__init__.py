@@ -124,6 +124,7 @@ FEATURES_FORMATS = Registry(
         "prompt": f"{_HERE}.prompts:prompt_and_answer",
         "passthrough.default": f"{_HERE}.prompts:text_and_answer",
         "ebft_opencode.transform": f"{_HERE}.prompts:opencode",
+        "ebft_pretrain.transform": f"{_HERE}.text:completion",
         "ebft_strided_structured.transform": f"{_HERE}.text:strided_structured",
         "ebft_strided_chat.transform": f"{_HERE}.chat:chat_template",
         **{

@@ -26,6 +26,7 @@ class Code:
         function: the function.
         shown: how it is called in messages.
         file: that it is written in; None where that is unknown.
+        name, config_file: what `load_code` found it by; so it is found again in another process.
         identity: hash of the source of its module, and of the modules from the same folder that it imports.
     """
 
@@ -33,9 +34,11 @@ class Code:
     shown: str
     file: Path | None
     identity: str
+    name: str
+    config_file: str
 
-    def __reduce__(self) -> Any:
-        raise TypeError("a user's function stays in its process; make the format there again")
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
+        return load_code, (self.name, self.config_file, "", "type")
 
 
 def load_code(name: str, config_file: str, where: str, key: str) -> Code:
@@ -68,9 +71,8 @@ def load_code(name: str, config_file: str, where: str, key: str) -> Code:
         fix = f"did you mean '{close}'?" if close else f"it has {', '.join(sorted(callables)) or 'no functions'}"
         raise ConfigError(Problem(where, f"there is no function '{named.function}' in {source}", fix, key))
     path = Path(module.__file__) if module.__file__ else None
-    return Code(
-        function, f"{Path(named.file).name if named.file else named.module}:{named.function}", path, _hash(module)
-    )
+    shown = f"{Path(named.file).name if named.file else named.module}:{named.function}"
+    return Code(function, shown, path, _hash(module), name, config_file)
 
 
 def _imported(load: Callable[[], ModuleType], name: str, where: str, key: str, folders: list[Path]) -> ModuleType:

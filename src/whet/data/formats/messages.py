@@ -11,17 +11,20 @@ from typing import Any
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
 from whet.core.types import TrainRange, Turn
-from whet.data.formats.base import kind, parsed
+from whet.data.formats.base import as_flag, kind, parsed
 
 DEFAULT_ROLES: Mapping[str, tuple[str, ...]] = {
     "user": ("human", "user"),
     "assistant": ("gpt", "assistant"),
-    "system": ("system",),
-    "tool": ("tool",),
+    "system": ("system", "developer"),
+    "tool": ("tool", "function"),
 }
 
 #: Keys under which reasoning is known, in the order transformers prefers them.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+
+#: Types of content parts that are text, in OpenAI's two interfaces.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 #: Ways in which datasets write a thought at the beginning of a content.
 _THOUGHTS = (
@@ -115,6 +118,9 @@ class MessageReader:
             message["tool_calls"] = _tool_calls(number, message["tool_calls"])
         if "function_call" in message:
             message["function_call"] = _tool_call(f"the function_call of message {number}", message["function_call"])
+        for key in _REASONING:
+            if isinstance(message.get(key), list | tuple):
+                message[key] = _reasoning_text(number, message[key])
         details = self._content(number, message, raw)
         if self.split_thinking and message["role"] == "assistant" and self.thinking_key not in message:
             details = _split_thinking(message, self.thinking_key, details)
@@ -135,7 +141,7 @@ class MessageReader:
         content = message.get("content")
         details: tuple[TrainRange, ...] = ()
         if content is None:
-            if "tool_calls" not in message and self.thinking_key not in message:
+            if not message.keys() & {"tool_calls", "function_call", self.thinking_key}:
                 key = self.mappings["content"]
                 has = f"has '{key}' null" if key in raw else f"has no '{key}'; it has {', '.join(map(str, raw))}"
                 raise RowError("missing field", f"message {number} {has}")
@@ -149,9 +155,7 @@ class MessageReader:
 
     def _train(self, number: int, raw: Mapping[str, Any]) -> bool | None:
         wish = raw.get(self.training) if self.training is not None else None
-        if wish is not None and not isinstance(wish, bool):
-            raise RowError("wrong type", f"'{self.training}' of message {number} is {kind(wish)}, not true or false")
-        return wish
+        return None if wish is None else as_flag(wish, f"'{self.training}' of message {number}")
 
 
 def _joined_parts(number: int, parts: Sequence[Any]) -> tuple[str, tuple[TrainRange, ...]]:
@@ -171,8 +175,16 @@ def _joined_parts(number: int, parts: Sequence[Any]) -> tuple[str, tuple[TrainRa
     return "".join(pieces), tuple(details)
 
 
+def _reasoning_text(number: int, parts: Sequence[Any]) -> str:
+    text, details = _joined_parts(number, parts)
+    if details:
+        found = f"a part of the reasoning of message {number} says whether it is trained"
+        raise RowError("unsupported content part", f"{found}; only parts of its content can")
+    return text
+
+
 def _part_text(number: int, part: Any) -> str:
-    if isinstance(part, Mapping) and part.get("type", "text") == "text":
+    if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS:
         for key in ("text", "content", "value"):
             if isinstance(part.get(key), str):
                 return str(part[key])

@@ -38,7 +38,8 @@ class OwnCode:
         raw: as ``read_as``, for texts that hold their markup already.
         config, dataset: handed to functions made for Axolotl.
         template: as in `Format`; a function says that it needs none by an attribute ``template = None``.
-        make_row: the function to call for each row; None until `bound`, where it takes a tokenizer to make it.
+        made_for: "tokenizer" or "cfg", the first parameter of a function made for Axolotl; None for one of whet's.
+        make_row: what the function has made to be called for each row; None where it is called itself.
         is_raw: ``make_row`` gives texts that hold their markup already.
     """
 
@@ -49,6 +50,7 @@ class OwnCode:
     dataset: DatasetConfig
     template: str | None = CONFIGURED
     cuts_long_rows: bool = False
+    made_for: str | None = None
     make_row: ReadRow | None = field(default=None, compare=False)
     is_raw: bool = False
 
@@ -58,19 +60,19 @@ class OwnCode:
 
     def bound(self, tokenizer: Any) -> OwnCode:
         """With the function that makes rows, which may want the tokenizer; without a template where there is none."""
-        function, first = self.code.function, _first_parameter(self.code.function)
-        if first not in ("tokenizer", "cfg"):
+        if self.made_for is None:
             template = self.config.template
             given = self.dataset.chat_template or self.dataset.chat_template_jinja
             has_template = given or template.chat_template or template.chat_template_jinja or tokenizer.chat_template
-            return replace(self, make_row=function, template=self.template if has_template else None)
+            return replace(self, template=self.template if has_template else None)
         try:
-            make = _strategy(self, tokenizer) if first == "tokenizer" else _transform(self, tokenizer)
+            make = _strategy(self, tokenizer) if self.made_for == "tokenizer" else _transform(self, tokenizer)
         except Exception as error:  # the user's code may raise anything
             raise ConfigError(self._problem(f"{self.code.shown} failed: {_told(error, self.code)}")) from error
-        return replace(self, make_row=make, is_raw=first == "cfg", template=None)
+        return replace(self, make_row=make, is_raw=self.made_for == "cfg", template=None)
 
     def read(self, row: Row) -> Sample:
+        assert self.made_for is None or self.make_row is not None, "bound() comes before read()"
         function = self.make_row or self.code.function
         try:
             made = function(dict(row))
@@ -115,11 +117,12 @@ class OwnCode:
         return Problem(where, found, "correct the function", "type")
 
 
-def _first_parameter(function: Callable[..., Any]) -> str:
+def _made_for(function: Callable[..., Any]) -> str | None:
     try:
-        return next(iter(signature(function).parameters), "")
+        first = next(iter(signature(function).parameters), None)
     except (TypeError, ValueError):  # a callable written in C has no signature
-        return ""
+        return None
+    return first if first in ("tokenizer", "cfg") else None
 
 
 def _strategy(format_: OwnCode, tokenizer: Any) -> ReadRow:
@@ -188,4 +191,4 @@ def own_code(
     key = "type" if dataset.type == name else "input_transform"
     code = load_code(name, config.file, config.where((*dataset_place(config, dataset), key)), key)
     template = getattr(code.function, "template", CONFIGURED)
-    return OwnCode(code, read_as, raw, config, dataset, template)
+    return OwnCode(code, read_as, raw, config, dataset, template, made_for=_made_for(code.function))

@@ -102,6 +102,46 @@ def test_calls_and_tools_in_json_text_become_objects() -> None:
     assert sample.tools == [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
+def test_openais_rows_need_no_mapping() -> None:
+    rows = [
+        {"role": "developer", "content": "D"},
+        {"role": "user", "content": [{"type": "input_text", "text": "Q"}]},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+        {"role": "function", "name": "f", "content": "1"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "A"}], "refusal": None},
+    ]
+    assert read({"messages": rows}).messages == [
+        {"role": "system", "content": "D"},
+        QUESTION,
+        {"role": "assistant", "function_call": {"name": "f", "arguments": {"x": 1}}},
+        {"role": "tool", "name": "f", "content": "1"},
+        ANSWER,
+    ]
+
+
+def test_reasoning_may_come_in_parts() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    (message,) = read({"messages": [{**ANSWER, "reasoning_content": parts}]}).messages
+    assert message["reasoning_content"] == message["thinking"] == "ab"
+    with pytest.raises(RowError, match="a part of the reasoning of message 0 says whether it is trained"):
+        read({"messages": [{**ANSWER, "reasoning_content": [{"text": "a", "train": False}]}]})
+
+
+def test_a_weight_may_say_whether_a_message_is_trained() -> None:
+    turns = read({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, message_field_training="weight").turns
+    assert [turn.train for turn in turns] == [None, False]
+
+
+def test_pygmalion_and_llama_2_bring_their_template() -> None:
+    talk = [{"role": "human", "value": "Q"}, {"role": "bot", "value": "A"}]
+    assert read({"conversations": talk}, type="pygmalion").messages == [QUESTION, ANSWER]
+    shared = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    assert read({"conversations": shared}, type="llama2_chat").messages == [QUESTION, ANSWER]
+    for kind, template in {"pygmalion": "metharme", "llama2_chat": "llama2"}.items():
+        config = config_with({"type": kind}, chat_template="chatml")
+        assert make_format(config.data.datasets[0], config).template == template
+
+
 @pytest.mark.parametrize("arguments", ["", " ", "{}", {}])
 def test_a_call_without_arguments_has_none(arguments: Any) -> None:
     call = {"function": {"name": "f", "arguments": arguments}}

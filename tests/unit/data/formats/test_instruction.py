@@ -10,6 +10,7 @@ from tests.configs import config_with
 from whet.core.errors import ConfigError, RowError
 from whet.core.types import Document
 from whet.data.formats import make_format
+from whet.data.templates.traced import Traced
 
 ROW = {"instruction": "Add.", "input": "1 2", "output": "3"}
 OPENING = "Below is an instruction that describes a task"
@@ -71,6 +72,59 @@ def test_without_input_the_prompt_has_no_place_for_it(row: dict[str, Any]) -> No
 )
 def test_a_type_has_its_prompt(kind: str, row: dict[str, Any], prompt: str, answer: str) -> None:
     assert read(kind, row) == (prompt, answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "prompt", "answer"),
+    [
+        ("context_qa", {"article": "C", "question": "Q", "answer": "A"}, "C\n\nQ", "A"),
+        ("context_qa.load_v2", {"context": "C", "question": "Q", "answer": "A"}, "Context: C\nQuestion: Q", "A"),
+        ("context_qa.load_404", {"context": "C", "question": "Q"}, "Question: Q", "The context does not answer the"),
+        ("explainchoice", {"question": "Q", "choices": ["a", "b"], "explanation": "E"}, 'Q\n- "a"\n- "b"', "E"),
+        ("concisechoice", {"question": "Q", "choices": '["a"]', "solution": "S", "explanation": "E"}, 'Q\n- "a"', "S"),
+        (
+            "reflection",
+            {"instruction": "I", "input": "N", "output": "O", "reflection": "R", "corrected": "C"},
+            "### Instruction:\nI\n\n### Input:\nN",
+            "O\n\n### Reflection:\nR\n\n### Corrected:\nC",
+        ),
+        ("creative_acr.load_answer", {"instruction": "I", "answer": "A", "revision": "R"}, "I", "R"),
+        ("creative_acr.load_answer", {"instruction": "I", "answer": "A"}, "I", "A"),
+        (
+            "creative_acr.load_critique",
+            {"instruction": "I", "answer": "A", "scores": {"clear": 3, "true": 5}, "critiques": "dull\n"},
+            "Question: I\nResponse: A",
+            "clear: 3\ntrue: 5\ndull",
+        ),
+        (
+            "creative_acr.load_revise",
+            {"instruction": "I", "answer": "A", "scores": "3", "critiques": {"style": "dull"}, "revision": "R"},
+            "Question: I\nResponse: A\nCritique:\n3\nstyle: dull",
+            "R",
+        ),
+    ],
+)
+def test_columns_are_put_together(kind: str, row: dict[str, Any], prompt: str, answer: str) -> None:
+    asked, said = read(kind, row)
+    assert prompt in asked
+    assert asked.endswith("\n\n### Response:\n")
+    assert said.startswith(answer)
+
+
+def test_a_composed_prompt_may_have_another_style() -> None:
+    row = {"question": "Q", "choices": ["a"], "explanation": "E"}
+    assert read("explainchoice:chatml", row)[0].endswith('Q\n- "a"<|im_end|>\n<|im_start|>assistant\n')
+
+
+@pytest.mark.parametrize("kind", ["alpaca", "explainchoice"])
+def test_what_comes_from_the_row_is_marked(kind: str) -> None:
+    row = {"instruction": "abc", "output": "d", "question": "abc", "choices": [], "explanation": "d"}
+    config = config_with({"type": kind})
+    sample = make_format(config.data.datasets[0], config).read(row)
+    assert isinstance(sample, Document)
+    prompt = sample.segments[0].text
+    assert isinstance(prompt, Traced)
+    assert [prompt[run.begin : run.end] for run in prompt.runs if run.end > run.begin] == ["abc"]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from tests.configs import config_with
+from tests.tiny_tokenizers import tiny_tokenizer
 
-from whet.core.errors import RowError
+from whet.core.errors import ConfigError, RowError
 from whet.core.types import Document, Sample, Segment, Tokens
 from whet.data.formats import make_format
+from whet.data.formats.synthetic import synthetic_rows
 
 
 def read(kind: str | None, row: dict[str, Any], **options: Any) -> Sample:
@@ -19,6 +21,17 @@ def read(kind: str | None, row: dict[str, Any], **options: Any) -> Sample:
 
 def test_a_completion_is_trained_whole() -> None:
     assert read("completion", {"body": "words"}, field="body") == Document((Segment("words", True),), True, True)
+
+
+def test_pretrain_is_a_completion_by_another_name() -> None:
+    whole = Document((Segment("words", True),), True, True)
+    assert read("pretrain", {"text": "words"}) == whole
+    assert read("pretrain", {"body": "words"}, text_column="body") == whole
+
+
+def test_a_prompt_and_its_completion_are_two_texts() -> None:
+    sample = read("prompt_completion", {"prompt": "Q", "completion": " A"})
+    assert sample == Document((Segment("Q", False), Segment(" A", True)), True, True)
 
 
 def test_segments_are_taken_as_they_are() -> None:
@@ -69,3 +82,27 @@ def test_a_bad_row_says_what_is_wrong(kind: str | None, row: dict[str, Any], rea
     with pytest.raises(RowError) as caught:
         read(kind, row)
     assert (caught.value.reason, caught.value.detail) == (reason, detail)
+
+
+def synthetic(tokens: bool = True, **options: Any) -> list[Tokens]:
+    config = config_with({"path": "synthetic", "type": "_synthetic", "length": 3, "sequence_length": 50, **options})
+    dataset = config.data.datasets[0]
+    format_ = make_format(dataset, config, tiny_tokenizer("chatml") if tokens else None)
+    return [sample for row in synthetic_rows(dataset) if isinstance(sample := format_.read(row), Tokens)]
+
+
+def test_synthetic_rows_follow_from_their_seed_and_number() -> None:
+    rows = synthetic(min_input_id=5, max_input_id=9)
+    assert [len(row.input_ids) for row in rows] == [50] * 3
+    assert {token for row in rows for token in row.input_ids} == {5, 6, 7, 8}
+    assert all(all(row.supervised) for row in rows)
+    assert rows == synthetic(min_input_id=5, max_input_id=9, tokens=False)
+    assert rows[0].input_ids != rows[1].input_ids
+    assert rows != synthetic(min_input_id=5, max_input_id=9, seed=1)
+
+
+def test_synthetic_ids_are_those_of_the_vocabulary() -> None:
+    size = tiny_tokenizer("chatml").vocab_size
+    assert max(token for row in synthetic(min_input_id=0, sequence_length=2000) for token in row.input_ids) == size - 1
+    with pytest.raises(ConfigError, match="is not below the size of the vocabulary"):
+        synthetic(min_input_id=10**6)
