@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 import pyarrow as pa
 
 from whet.core.errors import DataError, Problem
-from whet.data.chunks import Chunk, Line, chunks_of_lines, chunks_of_stream, line_of, lines_of_stream
+from whet.data.chunks import Chunk, Line, changed, chunks_of_lines, chunks_of_stream, line_of, lines_of_stream
 from whet.data.readers import COMPRESSIONS, ENDINGS, READERS, Row, decompressed, holds_json_lines
 from whet.data.selection import Selection
 
@@ -103,7 +103,7 @@ def read(file: File, reader: str) -> Iterator[Row]:
     """The rows of a file. Raises DataError if it cannot be read."""
     compression = ending(file.label)[1]
     seekable = reader in _SEEKING and not compression
-    with unreadable_as_data_error(file.label), file.open(seekable=seekable) as stream:
+    with _opened(file, seekable=seekable) as stream:
         yield from READERS[reader](decompressed(stream, compression), file.label)
 
 
@@ -135,12 +135,30 @@ def unreadable_as_data_error(label: str) -> Iterator[None]:
         raise DataError(Problem(label, found, "check that the file is whole and may be read")) from error
 
 
+@contextmanager
+def _opened(file: File, *, seekable: bool = False) -> Iterator[BinaryIO]:
+    """A file's bytes; a DataError if it cannot be read, or another program wrote to it until it was read."""
+    with unreadable_as_data_error(file.label), file.open(seekable=seekable) as stream:
+        before = _written(file)
+        yield stream
+        if _written(file) != before:
+            raise DataError(changed(file.label))
+
+
+def _written(file: File) -> tuple[int, int] | None:
+    """Size and time of the last write of a local file."""
+    if file.local_path is None:
+        return None
+    status = os.stat(file.local_path)
+    return status.st_size, status.st_mtime_ns
+
+
 def _chunks(file: File, reader: str) -> Iterator[Chunk]:
     if not _is_lines(file, reader):
         yield from chunks_of_lines(map(line_of, read(file, reader)))
         return
     compression = ending(file.label)[1]
-    with unreadable_as_data_error(file.label), file.open() as stream:
+    with _opened(file) as stream:
         path = None if compression else file.local_path
         yield from chunks_of_stream(decompressed(stream, compression), file.label, path)
 
@@ -149,7 +167,7 @@ def _lines(file: File, reader: str) -> Iterator[Line]:
     if not _is_lines(file, reader):
         yield from map(line_of, read(file, reader))
         return
-    with unreadable_as_data_error(file.label), file.open() as stream:
+    with _opened(file) as stream:
         yield from lines_of_stream(decompressed(stream, ending(file.label)[1]), file.label)
 
 
@@ -157,5 +175,5 @@ def _is_lines(file: File, reader: str) -> bool:
     """Whether a file's lines are rows as they stand."""
     if reader != "json":
         return reader == "jsonl"
-    with unreadable_as_data_error(file.label), file.open() as stream:
+    with _opened(file) as stream:
         return holds_json_lines(decompressed(stream, ending(file.label)[1]))

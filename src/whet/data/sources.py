@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -240,6 +241,9 @@ def _find(path: str, folder: Path | None) -> list[Path]:
 def _advice(path: str, folder: Path | None) -> str:
     """Names the file one may have meant."""
     for base in (Path(), folder):
+        link = (base or Path()) / Path(path).expanduser()
+        if link.is_symlink():
+            return f"'{link}' is a link to {os.readlink(link)}, which is not there"
         parent = (base or Path()) / Path(path).expanduser().parent
         if parent.is_dir():
             close = nearest(Path(path).name, (entry.name for entry in parent.iterdir()))

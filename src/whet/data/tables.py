@@ -44,9 +44,9 @@ class SavedSource:
         try:
             with unreadable_as_data_error(label):
                 dataset = datasets.load_from_disk(label)
-        except ValueError as error:
-            found = f"cannot be read ({error})"
-            raise DataError(Problem(label, found, "check that the folder is whole and may be read")) from error
+        except (ValueError, KeyError, TypeError) as error:
+            found = f"cannot be read as what `datasets` saves ({type(error).__name__}: {error})"
+            raise DataError(Problem(label, found, "save the dataset again with save_to_disk")) from error
         return self.selection.apply(lambda: rows_of_table(dataset, label))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -127,7 +127,7 @@ class HubSource:
             return Problem(
                 self._where, found, "set `name` (the configuration), `split` and `data_files` to what it has"
             )
-        if cause is not None:
+        if not isinstance(error, OSError) and type(error).__name__ != "HFValidationError":
             found = f"the dataset '{path}' is there, and cannot be read ({reason})"
             return Problem(self._where, found, "name those of its files in `data_files` that hold the same columns")
         found = f"'{path}' is no file or folder here, and as a dataset of the hub it cannot be had ({reason})"

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from whet.config import DatasetConfig
+from whet.config import DatasetConfig, load_config
+from whet.config.explain import explain
 from whet.core.errors import DataError
 from whet.data import remote
 from whet.data.scan import ScanCache, descriptors
@@ -213,6 +214,20 @@ def test_storage_options_reach_the_store_and_no_message(bucket, endpoint, monkey
     assert "hunter2hunter2" not in str(caught.value)
     with pytest.raises(DataError, match=r"storage_options are for URLs, and 'a\.jsonl' is none"):
         source("a.jsonl", **dataset)
+
+
+def test_storage_options_of_a_yaml_are_typed_and_hidden(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "base_model: m\nlearning_rate: 1e-4\ndatasets:\n  - path: s3://rows/a.jsonl\n    type: chat_template\n"
+        "    storage_options: {anon: no, secret: hunter2hunter2, config_kwargs: {retries: {max_attempts: 3}}}\n"
+    )
+    config = load_config(file)
+    options = config.data.datasets[0].storage_options.get_secret_value()
+    assert (options["secret"], options["config_kwargs"]) == ("hunter2hunter2", {"retries": {"max_attempts": 3}})
+    shown = {row.key: row.value for row in explain(config)}
+    assert shown["datasets.0.storage_options"] == "***"
+    assert "hunter2" not in str(shown) + repr(config)
 
 
 def test_without_credentials_the_error_says_which_to_set(bucket, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from whet.config import DatasetConfig
+from whet.core.errors import DataError
 from whet.data.scan import ScanCache, descriptors
 from whet.data.sources import locate
 
@@ -97,8 +98,9 @@ def test_a_scan_that_was_not_finished_is_not_remembered(in_empty_folder):
 
 def test_a_source_that_changed_during_the_scan_is_not_remembered(in_empty_folder):
     write(in_empty_folder / "a.jsonl", LINES)
-    for _ in descriptors(source(), ScanCache("scans")):
-        write(in_empty_folder / "a.jsonl", LINES, age=50)
+    with pytest.raises(DataError, match="the file changed while it was read"):
+        for _ in descriptors(source(), ScanCache("scans")):
+            write(in_empty_folder / "a.jsonl", LINES, age=50)
     assert not (in_empty_folder / "scans").exists()
 
 
