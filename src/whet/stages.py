@@ -197,6 +197,9 @@ def announce(resolved: ResolvedRun, prepared: PreparedSet, plan: StepPlan) -> No
         say(f"{key}: {choice}")
     held_out = f", {len(validation):,} for evaluation" if validation is not None else ""
     say(f"data: {len(train):,} samples for training{held_out} ({prepared.path})")
+    if len(plan.shares) > 1:
+        for share in plan.shares:
+            say(f"mix:  {share}")
     unit = "pack" if resolved.sample_packing else "sample"
     epochs = "1 epoch" if plan.num_epochs == 1 else f"{plan.num_epochs:.3g} epochs"
     say(

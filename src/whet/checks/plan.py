@@ -26,6 +26,8 @@ def check(subject: Subject) -> Iterator[str | Problem]:
         f"{plan.total_steps:,} steps of {plan.rows_per_step:,} {unit}, {plan.steps_per_epoch:,} an epoch; "
         f"{plan.tokens:,} tokens, {plan.supervised_tokens:,} of them trained; {plan.warmup_steps:,} steps of warm-up"
     )
+    if len(plan.shares) > 1:
+        yield from map(str, plan.shares)
     yield f"saves {_times(plan.save_steps)}, evaluates {_times(plan.eval_steps)}"
 
 

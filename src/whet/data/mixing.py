@@ -31,12 +31,22 @@ class DatasetShare:
         asked: share of the tokens (or samples) that the config asks for; None where it says nothing.
         realised: the share in the run's steps, exactly.
         times_seen: how often each of its rows is seen in the run, in the mean.
+        by: what the shares are shares of.
+
+    >>> print(DatasetShare("chat", 0.7, 0.70012, 2.345, "tokens"))
+    chat: 70.01% of the tokens (70% asked), each row 2.35 times
     """
 
     name: str
     asked: float | None
     realised: float
     times_seen: float
+    by: By = "tokens"
+
+    def __str__(self) -> str:
+        asked = "" if self.asked is None else f" ({self.asked * 100:.4g}% asked)"
+        times = "once" if self.times_seen == 1 else f"{self.times_seen:.3g} times"
+        return f"{self.name}: {self.realised:.2%} of the {self.by}{asked}, each row {times}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +116,9 @@ class Mix:
         times = np.bincount(self.source, weights=times_seen, minlength=num_names)
         rows = np.bincount(self.source, minlength=num_names)
         total = max(seen.sum(), 1)
-        return tuple(
-            DatasetShare(name, self.asked[index], float(seen[index] / total), float(times[index] / max(rows[index], 1)))
-            for index, name in enumerate(self.names)
-        )
+        realised, often = (seen / total).tolist(), (times / np.maximum(rows, 1)).tolist()
+        found = zip(self.names, self.asked, realised, often, strict=True)
+        return tuple(DatasetShare(*values, self.by) for values in found)
 
 
 def plain_mix(lengths: IntArray) -> Mix:

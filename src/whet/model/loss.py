@@ -69,6 +69,14 @@ def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> 
     return LossParts(per_token.sum(), targets_N.numel(), per_token.detach(), positions)
 
 
+def document_of_position(batch: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:
+    """int64[N]: the document of the batch that each of `LossParts.positions` is in, in either layout of a batch."""
+    if "cu_seq_lens_q" not in batch:
+        return positions // batch["input_ids"].shape[1]
+    ends: torch.Tensor = batch["cu_seq_lens_q"][1:]
+    return torch.searchsorted(ends, positions.to(ends.dtype), right=True)
+
+
 def model_inputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``batch`` the model's forward takes; a model without keyword arguments is spared the document bounds."""
     names, takes_any = _parameters(type(innermost(model)).forward)

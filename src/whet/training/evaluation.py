@@ -16,7 +16,7 @@ import torch
 
 from whet.data.batch import Batch
 from whet.data.store import Split
-from whet.model.loss import LossParts, supervised_logits_loss
+from whet.model.loss import LossParts, document_of_position, supervised_logits_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,12 +70,8 @@ def evaluate_examples(
 
 def example_of_position(batch: Batch, parts: LossParts) -> npt.NDArray[np.int64]:
     """int64[targets]: the example that each predicted token belongs to, in either layout of a batch."""
-    positions = parts.positions.cpu().numpy()
-    if "cu_seq_lens_q" in batch:
-        document = np.searchsorted(batch["cu_seq_lens_q"].cpu().numpy(), positions, side="right") - 1
-    else:
-        document = positions // batch["input_ids"].shape[1]
-    examples: npt.NDArray[np.int64] = batch["example_ids"].cpu().numpy()[document]
+    document = document_of_position(batch, parts.positions.to(batch["input_ids"].device))
+    examples: npt.NDArray[np.int64] = batch["example_ids"].cpu().numpy()[document.cpu().numpy()]
     return examples
 
 

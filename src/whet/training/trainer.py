@@ -19,6 +19,7 @@ from transformers import (
 
 from whet.data.batch import Batch
 from whet.model.loss import supervised_logits_loss
+from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import EpochBatches, MicroBatchLoader, Samples
 from whet.training.steps import count_tokens
@@ -71,6 +72,7 @@ class WhetTrainer(Trainer):
         self.train_samples, self.eval_samples = train, evaluation
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.throughput = Throughput(tokens_until=self._tokens_until)
+        self.dataset_losses = DatasetLosses(train.split)
         self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
         super().__init__(
             model=model,
@@ -95,6 +97,8 @@ class WhetTrainer(Trainer):
         """The micro-batches of an optimiser step and the number of targets in it, over all ranks."""
         self.throughput.begin_step()
         batches = list(islice(epoch_iterator, num_batches))
+        for batch in batches:
+            self.dataset_losses.mark(batch)
         num_tokens = sum(int(self.train_samples.order.lengths[batch["example_ids"].numpy()].sum()) for batch in batches)
         counts = torch.tensor([num_tokens, sum(batch["num_supervised"] for batch in batches)])
         if self.args.world_size > 1:
@@ -117,6 +121,7 @@ class WhetTrainer(Trainer):
         assert num_items_in_batch is not None
         assert not return_outputs, "evaluation does not come through here"
         parts = supervised_logits_loss(model, inputs)
+        self.dataset_losses.add(inputs, parts)
         self.step_losses.append((parts.total.detach(), inputs["example_ids"]))
         share: torch.Tensor = self.args.world_size / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return parts.total * share
@@ -171,8 +176,9 @@ class WhetTrainer(Trainer):
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the figures of throughput to a training step's logs, so that every tracker gets them."""
+        """Add the figures of throughput and of datasets to a training step's logs, so that every tracker gets them."""
         if "loss" in logs:
+            logs.update(self.dataset_losses.figures(self.args.device, self._over_ranks))
             logs.update(self.throughput.figures(self.args.device))
         super().log(logs, start_time)
 
@@ -180,6 +186,10 @@ class WhetTrainer(Trainer):
         """6 operations per parameter and token (Kaplan et al., 2020), without counting parameters every time."""
         num_tokens: int = inputs["input_ids"].numel()
         return 6 * num_tokens * self._num_parameters
+
+    def _over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
+        return total
 
     def _tokens_until(self, step: int) -> tuple[int, int]:
         samples, args = self.train_samples, self.args

@@ -66,13 +66,18 @@ def train(prepared: PreparedSet, output_dir: Path, world_size: int, rank: int, *
 def metrics(output_dir: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     names = ("step", "loss", "eval_loss", "tokens_seen", "supervised_tokens_seen")
-    return [{name: line[name] for name in names if name in line} for line in lines if line["kind"] != "summary"]
+    return [
+        {name: value for name, value in line.items() if name in names or name.startswith("loss/")}
+        for line in lines
+        if line["kind"] != "summary"
+    ]
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
     folder = tmp_path_factory.mktemp("two") / "prepared"
-    return write_prepared(folder, random_samples(30, seed=7), random_samples(5, seed=8))
+    samples, held_out = random_samples(30, seed=7), random_samples(5, seed=8)
+    return write_prepared(folder, samples, held_out, sources=[0, 1, 1, 1, 1] * 7, names=("chat.jsonl", "code.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,7 @@ def test_two_ranks_train_and_evaluate_as_one(prepared: PreparedSet, two_ranks: P
     alone = train(prepared, tmp_path, 1, 0)
     expected, found = metrics(tmp_path), metrics(two_ranks / "whole")
     assert len(found) == len(expected) == 12 + 3
+    assert sum("loss/chat" in line for line in found) > 3
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     weights = parameters_to_vector(alone.model.parameters()).detach()

@@ -106,6 +106,48 @@ def test_an_epoch_sees_each_sample_once(prepared: PreparedSet, tmp_path: Path) -
     assert seen != sorted(seen)
 
 
+@pytest.mark.parametrize(
+    ("keys", "isolates"),
+    [
+        ({"sample_packing": True, "gradient_accumulation_steps": 2}, True),
+        ({"micro_batch_size": 3, "pad_to_multiple_of": 16}, True),
+        ({"micro_batch_size": 3, "gradient_accumulation_steps": 2}, False),
+    ],
+    ids=["packed", "flattened", "padded"],
+)
+def test_each_dataset_s_training_loss_is_exact(tmp_path: Path, keys: dict[str, Any], isolates: bool) -> None:
+    """Of each window between two logs, over micro-batches and steps, against each sample computed alone."""
+    sources = [0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1] * 2
+    prepared = write_prepared(tmp_path / "prepared", random_samples(24, seed=4), sources=sources, names=NAMES)
+    still = {"optimizer": "sgd", "learning_rate": 1e-30, "save_strategy": "no", "logging_steps": 2, "num_epochs": 2.0}
+    resolved = make_resolved(tmp_path, sequence_len=64, **still, **keys)
+    attention = NAME if isolates else "sdpa"
+    trainer = make_trainer(prepared, resolved, tiny_model(attention=attention), isolates_documents=isolates)
+    trainer.train()
+
+    model, order = tiny_model(attention="sdpa"), trainer.train_samples.order
+    accumulation = resolved.gradient_accumulation_steps
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) > 1
+    last = 0
+    for entry in logged:
+        steps = range(last, last := entry["step"])
+        places = [divmod(step, order.steps_per_epoch(accumulation)) for step in steps]
+        samples = np.concatenate([order.step_samples(*place, accumulation) for place in places]).tolist()
+        for source, key in enumerate(("loss/chat", "loss/code")):
+            by_hand = [loss_by_hand(model, prepared.train, index) for index in samples if sources[index] == source]
+            assert (key in entry) == bool(by_hand)
+            if by_hand:
+                total, count = (sum(values) for values in zip(*by_hand, strict=True))
+                assert entry[key] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_one_dataset_has_no_loss_of_its_own(prepared: PreparedSet, tmp_path: Path) -> None:
+    trainer = make_trainer(prepared, make_resolved(tmp_path, max_steps=1, save_strategy="no"))
+    trainer.train()
+    assert not [key for entry in trainer.state.log_history for key in entry if key.startswith("loss/")]
+
+
 def test_workers_give_the_same_batches(prepared: PreparedSet, tmp_path: Path) -> None:
     """Batches made in other processes are those made in this one, and each epoch has its own order."""
     found = []
