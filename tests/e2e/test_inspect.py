@@ -103,6 +103,27 @@ def test_dropped_rows_are_in_the_page_with_their_place(workspace: Path, whet: Wh
     ]
 
 
+def test_near_duplicates_are_named_in_the_rows_and_in_what_was_left_out(workspace: Path, whet: Whet) -> None:
+    long = "The quick brown fox jumps over the lazy dog and runs away"
+    write_rows(workspace / "rows.jsonl", [chat("Hi", "Hello."), chat(long, "Yes."), chat(long + "!", "Yes.")])
+    assert whet("inspect", "my.yaml", "--output", "page.html").code == 0
+    (row,) = (row for row in data_of(workspace / "page.html")["rows"] if "near_duplicate" in row.get("w", ()))
+    assert (row["at"], row["like"]) == ("rows.jsonl:3", "rows.jsonl:2")
+    assert whet("inspect", "my.yaml", "--dataset-near-deduplication", "0.8", "--output", "page.html").code == 0
+    (finding,) = data_of(workspace / "page.html")["findings"]
+    assert finding["note"].startswith("1 row")
+    assert finding["pairs"] == [["rows.jsonl:3", "rows.jsonl:2"]]
+
+
+def test_test_rows_that_are_trained_on_are_named(workspace: Path, whet: Whet) -> None:
+    write_rows(workspace / "test.jsonl", [chat("What is 3 + 1?", "It is 4."), chat("New?", "Yes.")])
+    config = workspace / "my.yaml"
+    config.write_text(config.read_text() + "test_datasets:\n  - path: test.jsonl\n    type: chat_template\n")
+    assert whet("inspect", "my.yaml", "--output", "page.html").code == 0
+    (finding,) = data_of(workspace / "page.html")["findings"]
+    assert finding["pairs"] == [["test.jsonl:1", "rows.jsonl:4"]]
+
+
 def test_the_packs_are_those_of_the_first_epoch(workspace: Path, whet: Whet) -> None:
     from whet import load_config, stages
     from whet.methods.inputs import training_order

@@ -14,11 +14,13 @@ import numpy as np
 from whet.config import Config, DatasetConfig
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import DataError, Problem
+from whet.data.duplicates import near_duplicates
 from whet.data.ledger import Ledger
+from whet.data.minhash import signatures
 from whet.data.store import PreparedSet
 from whet.data.summary import SplitFigures, figures, ledgers_of
 from whet.reports.figures import Histogram, PacksShown, length_histogram, packs_of, share_histogram
-from whet.reports.manifest import NearDuplicates, engine_notes, near_duplicates
+from whet.reports.manifest import Finding, engine_notes, findings
 from whet.reports.pieces import TokenTexts
 from whet.reports.rows import ShownRow, Text, lines_of, make_text, odd
 from whet.reports.sampling import Chosen, draw, find
@@ -27,6 +29,8 @@ from whet.reports.turns import RowReader, first_tokens
 
 TEMPLATE_ROLE = "template"
 STOPS_COUNTED = 8
+LIKENESS = 0.8
+"""Share of their text from which two rows count as nearly the same (Jaccard); what is usual for deduplication."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,8 @@ class Inspection:
         roles: role -> its tokens in the rows shown.
         last_tokens: (text, how often) of the tokens that end what is trained, in the rows shown.
         ledgers: what became of every row, by dataset.
-        engines, duplicates: what the manifest says of them, as lines of (name, value).
+        engines: (dataset, the engine that encoded it and why).
+        findings: near-duplicates and the like, where they were looked for.
     """
 
     name: str
@@ -61,7 +66,7 @@ class Inspection:
     last_tokens: tuple[tuple[str, int], ...]
     ledgers: tuple[Ledger, ...]
     engines: tuple[tuple[str, str], ...]
-    duplicates: tuple[tuple[str, str], ...]
+    findings: tuple[Finding, ...]
 
 
 def inspect(
@@ -82,8 +87,7 @@ def inspect(
     packs = packs_of(resolved, prepared.train)
     ledgers = ledgers_of(prepared)
     chosen = _of_row(splits, row, ledgers) if row is not None else _choose(splits, packs, rows, resolved.seed)
-    near = near_duplicates(prepared.manifest)
-    shown = _make_rows(chosen, splits, resolved.config, tokenizer, near)
+    shown = _make_rows(chosen, splits, resolved.config, tokenizer)
     return Inspection(
         name=Path(resolved.config.file).stem or "data",
         facts=_facts(resolved, prepared),
@@ -98,7 +102,7 @@ def inspect(
         last_tokens=last_tokens(shown),
         ledgers=tuple(ledgers),
         engines=engine_notes(prepared.manifest),
-        duplicates=near.lines,
+        findings=findings(prepared.manifest),
     )
 
 
@@ -129,7 +133,7 @@ def _choose(splits: Mapping[str, Any], packs: PacksShown | None, rows: int, seed
 
 
 def _make_rows(
-    chosen: Sequence[Chosen], splits: Mapping[str, Any], config: Config, tokenizer: Any, near: NearDuplicates
+    chosen: Sequence[Chosen], splits: Mapping[str, Any], config: Config, tokenizer: Any
 ) -> tuple[ShownRow, ...]:
     readers = [RowReader(dataset, config, tokenizer) for _, dataset in _datasets(config)]
     rows = _read_again(chosen, splits, config, readers)
@@ -139,10 +143,21 @@ def _make_rows(
     for each in chosen:
         split = splits[each.split]
         row = _make_row(each, split, readers[int(split.source[each.number])], rows.get(each), texts)
-        near_duplicate, very_long = row.place in near.places, row.length > limits[each.split]
-        more = [name for name, holds in (("near_duplicate", near_duplicate), ("very_long", very_long)) if holds]
-        made.append(replace(row, warnings=(*row.warnings, *more)))
-    return tuple(made)
+        made.append(row.warned("very_long") if row.length > limits[each.split] else row)
+    return tuple(_with_likes(made))
+
+
+def _with_likes(rows: Sequence[ShownRow]) -> list[ShownRow]:
+    """The rows, of which those that nearly repeat an earlier one say so; only rows of one text are compared."""
+    if any(len(row.texts) != 1 for row in rows) or not rows:
+        return list(rows)
+    ids = [np.array([token for piece in row.texts[0].pieces for token in piece.ids], np.int32) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids])])
+    earlier = near_duplicates(signatures(np.concatenate(ids), offsets), LIKENESS, ids.__getitem__)
+    return [
+        row if like < 0 else replace(row.warned("near_duplicate"), like=rows[like].place)
+        for row, like in zip(rows, earlier.tolist(), strict=True)
+    ]
 
 
 def _make_row(

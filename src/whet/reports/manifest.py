@@ -8,48 +8,40 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class NearDuplicates:
-    """What is known of rows that nearly equal others.
+class Finding:
+    """Rows that were found to be like others.
 
     Attributes:
-        lines: (name, value), to be shown.
-        places: rows that are named as nearly the same as another.
+        title, note: what was looked for, and what was found.
+        columns: what the two places of a pair are.
+        pairs: the first few.
     """
 
-    lines: tuple[tuple[str, str], ...] = ()
-    places: frozenset[str] = frozenset()
+    title: str
+    note: str
+    columns: tuple[str, str]
+    pairs: tuple[tuple[str, str], ...]
 
 
 def engine_notes(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The engine that encoded each dataset, and why; empty where the manifest does not say."""
-    return _lines(manifest.get("engines"))
+    return tuple((str(name), str(note)) for name, note in manifest.get("engines", {}).items() if note)
 
 
-def near_duplicates(manifest: Mapping[str, Any]) -> NearDuplicates:
-    """What the manifest says of near-duplicates."""
-    value = manifest.get("near_duplicates")
-    return NearDuplicates(_lines(value), frozenset(_strings(value)))
+def findings(manifest: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """Near-duplicates and evaluation rows in training, where they were looked for."""
+    found = []
+    if near := manifest.get("near_duplicates"):
+        rows = "1 row was" if near["rows"] == 1 else f"{near['rows']:,} rows were"
+        note = f"{rows} left out, at least {near['threshold']:.0%} like an earlier one that is kept."
+        found.append(Finding("Near-duplicates", note, ("left out", "nearly repeats"), _pairs(near)))
+    if overlap := manifest.get("eval_overlap"):
+        note = (
+            f"Of {overlap['rows']:,} test rows {overlap['exact']:,} are training rows, {overlap['near']:,} nearly so."
+        )
+        found.append(Finding("Test rows in training", note, ("test row", "training row"), _pairs(overlap)))
+    return tuple(found)
 
 
-def _lines(value: Any) -> tuple[tuple[str, str], ...]:
-    if isinstance(value, Mapping):
-        return tuple((str(name), _said(inner)) for name, inner in value.items())
-    if isinstance(value, list):
-        return tuple((str(number), _said(inner)) for number, inner in enumerate(value, start=1))
-    return (("", _said(value)),) if value else ()
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "; ".join(f"{name}: {_said(inner)}" for name, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_said, value))
-    return str(value)
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [text for inner in value.values() for text in _strings(inner)]
-    if isinstance(value, list):
-        return [text for inner in value for text in _strings(inner)]
-    return [value] if isinstance(value, str) else []
+def _pairs(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(one), str(other)) for one, other in entry["examples"])

@@ -64,7 +64,7 @@ def payload(inspection: Inspection) -> dict[str, Any]:
             for ledger in inspection.ledgers
         ],
         "engines": inspection.engines,
-        "duplicates": inspection.duplicates,
+        "findings": [asdict(finding) for finding in inspection.findings],
     }
 
 
@@ -96,7 +96,11 @@ def _row(row: ShownRow, entries: dict[Piece, int], roles: list[str]) -> dict[str
         "sup": row.supervised,
         "x": [_text(text, entries, roles) for text in row.texts],
     }
-    return {**shown, "w": row.warnings} if row.warnings else shown
+    if row.warnings:
+        shown["w"] = row.warnings
+    if row.like:
+        shown["like"] = row.like
+    return shown
 
 
 def _text(text: Text, entries: dict[Piece, int], roles: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ WARNINGS = {
     "cut": ("cut at sequence_len", "the end of its row is not in the sample"),
     "low_share": (f"less than {LOW_SHARE:.0%} trained", "it costs far more than it teaches"),
     "replacement": ("replacement characters", "it holds U+FFFD: the text was damaged before it came here"),
-    "near_duplicate": ("nearly repeats another row", "it is named among the near-duplicates"),
+    "near_duplicate": ("nearly repeats another row", "the two of them share at least four fifths of their text"),
     "very_long": ("unusually long", "among the longest hundredth of its split, and more than twice the median"),
 }
 
@@ -62,6 +62,7 @@ class ShownRow:
         length, supervised: tokens, and how many are targets.
         texts: one; of a preference two.
         warnings: keys of `WARNINGS`.
+        like: place of an earlier row that it nearly repeats, or empty.
     """
 
     place: str
@@ -72,6 +73,11 @@ class ShownRow:
     supervised: int
     texts: tuple[Text, ...]
     warnings: tuple[str, ...]
+    like: str = ""
+
+    def warned(self, warning: str) -> ShownRow:
+        """The row with one more warning."""
+        return replace(self, warnings=(*self.warnings, warning))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

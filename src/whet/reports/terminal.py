@@ -128,7 +128,7 @@ def figures_of(inspection: Inspection) -> Group:
         ),
         _table("dropped and cut", ["dataset", "what", "where"], ["rows"], list(_losses(inspection))),
         _table("encoding", ["dataset", "engine"], [], inspection.engines),
-        _table("near-duplicates", ["", "found"], [], inspection.duplicates),
+        *(_table(f"{each.title}: {each.note}", each.columns, [], each.pairs) for each in inspection.findings),
     ]
     shown: list[RenderableType] = [Text(), *(table for table in tables if table.row_count)]
     if inspection.packs is not None:

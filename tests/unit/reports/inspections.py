@@ -10,6 +10,7 @@ from whet.data.ledger import Ledger
 from whet.data.summary import SplitFigures
 from whet.reports.figures import Histogram, PacksShown
 from whet.reports.inspection import Inspection, last_tokens, tokens_by_role
+from whet.reports.manifest import Finding
 from whet.reports.pieces import Piece
 from whet.reports.rows import ShownRow, Text
 from whet.reports.turns import Turn
@@ -59,5 +60,7 @@ def an_inspection(rows: Sequence[ShownRow], *, ledger: Ledger | None = None, nam
         last_tokens=last_tokens(rows),
         ledgers=(ledger or Ledger("chat", read=len(rows), kept=len(rows), samples=len(rows)),),
         engines=(),
-        duplicates=(),
+        findings=(
+            Finding("Near-duplicates", "1 row was left out.", ("left out", "repeats"), (("a.jsonl:2", "a.jsonl:1"),)),
+        ),
     )

@@ -45,5 +45,5 @@ def test_tables_tell_of_roles_warnings_and_what_was_dropped() -> None:
     text = printed(colours=False)
     assert "chat.jsonl:1  (chat, train)  3 tokens, 33% trained" in text
     assert "! cut at sequence_len: the end of its row is not in the sample" in text
-    for words in ("assistant", "template", "dropped: not valid JSON", "chat.jsonl:7"):
+    for words in ("assistant", "template", "dropped: not valid JSON", "chat.jsonl:7", "a.jsonl:2"):
         assert words in text

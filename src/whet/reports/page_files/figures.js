@@ -87,7 +87,7 @@ function showFigures() {
   if (place.childElementCount) return;
   place.append(...[lengthsCard(), sharesCard(), splitsCard(), fillCard(), rolesCard(), lastTokensCard(), factsCard(),
     linesCard("Encoding", "The engine that encoded each dataset, and why.", DATA.engines),
-    linesCard("Near-duplicates", "", DATA.duplicates)].filter(Boolean));
+    ...DATA.findings.map(findingCard)].filter(Boolean));
 }
 
 function lengthsCard() {
@@ -135,6 +135,11 @@ function splitsCard() {
   made.classList.add("full");
   made.querySelectorAll("tbody td:first-child").forEach((cell) => cell.classList.toggle("indent", cell.textContent.startsWith("  ")));
   return made;
+}
+
+function findingCard({ title, note, columns, pairs }) {
+  if (!pairs.length) return card(title, note);
+  return card(title, note, table(columns.map((name) => [name]), pairs.map((pair) => pair.map((place) => element("code", {}, place)))));
 }
 
 function factsCard() {

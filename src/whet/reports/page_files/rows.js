@@ -40,7 +40,7 @@ function rowCard(row) {
     element("h2", { class: "place" }, link),
     element("span", { class: "chip" }, DATA.datasets[row.d]),
     element("span", { class: "chip" }, row.s),
-    ...row.w.map((key) => element("span", { class: "chip warn", title: DATA.warnings[key][1] }, DATA.warnings[key][0])),
+    ...row.w.map((key) => element("span", { class: "chip warn", title: DATA.warnings[key][1] }, key === "near_duplicate" ? `nearly repeats ${row.like}` : DATA.warnings[key][0])),
     numbers));
   card.append(...rowLines(row, FOLDED_ENTRIES));
   return card;
