@@ -188,7 +188,7 @@ def make_format(dataset: DatasetConfig, config: Config, tokenizer: Any = None) -
     """
     format_ = _unbound(dataset, config)
     bound = getattr(format_, "bound", None)
-    return format_ if bound is None or tokenizer is None else bound(tokenizer)  # type: ignore[no-any-return]
+    return format_ if bound is None or tokenizer is None else bound(tokenizer)
 
 
 def _unbound(dataset: DatasetConfig, config: Config) -> Format:

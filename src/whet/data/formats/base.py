@@ -100,7 +100,8 @@ def optional_text(row: Row, name: str) -> str:
 
 def own(row: Row, *names: str) -> str:
     """As `text`, marked as the row's own: where it stands in a prompt of ours it may hold no control token."""
-    return trace(text(row, *names), Source(0, names[0]))
+    marked: str = trace(text(row, *names), Source(0, names[0]))
+    return marked
 
 
 def flag(row: Row, name: str) -> bool:

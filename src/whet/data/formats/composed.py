@@ -107,7 +107,8 @@ def _judgement(row: Row) -> str:
             lines += [f"{key}: {item}" for key, item in value.items() if item is not None]
         else:
             lines.append(text(row, name).strip())
-    return trace("\n".join(lines), Source(0, "critiques"))
+    marked: str = trace("\n".join(lines), Source(0, "critiques"))
+    return marked
 
 
 def _asks(sentence: str) -> tuple[str, str]:

@@ -50,6 +50,8 @@ class MessageReader:
         training_detail: key that lists which characters of it are.
         thinking_key: name under which the template expects reasoning.
         split_thinking: take a thought out of the beginning of an assistant's content.
+        hidden: keys of the row's message that the template does not see.
+        renamed: name that the template sees, and the key, where the two differ.
         plain: a message of a role and a text alone needs nothing but its role's name looked up.
     """
 
@@ -59,6 +61,8 @@ class MessageReader:
     training_detail: str | None = None
     thinking_key: str = "reasoning_content"
     split_thinking: bool = False
+    hidden: frozenset[str | None] = frozenset()
+    renamed: tuple[tuple[str, str], ...] = ()
     plain: bool = False
 
     @classmethod
@@ -73,7 +77,9 @@ class MessageReader:
         }
         names = {**DEFAULT_ROLES, **(dataset.roles or {})}
         others = {source for target, source in mappings.items() if target not in ("role", "content")}
-        special = {*others, dataset.message_field_training, dataset.message_field_training_detail}
+        wishes = {dataset.message_field_training, dataset.message_field_training_detail}
+        kept = {source for target, source in mappings.items() if target == source}
+        renamed = tuple((target, source) for target, source in mappings.items() if target != source)
         return cls(
             mappings=mappings,
             roles={source: target for target, sources in names.items() for source in (target, *sources)}
@@ -82,7 +88,9 @@ class MessageReader:
             training_detail=dataset.message_field_training_detail,
             thinking_key=thinking_key,
             split_thinking=dataset.split_thinking,
-            plain=not dataset.split_thinking and not special & {mappings["role"], mappings["content"]},
+            hidden=frozenset({*wishes, *(source for _, source in renamed)} - kept),
+            renamed=renamed,
+            plain=not dataset.split_thinking and not {*others, *wishes} & {mappings["role"], mappings["content"]},
         )
 
     def read(self, messages: Sequence[Any]) -> tuple[Turn, ...]:
@@ -107,24 +115,20 @@ class MessageReader:
     def _turn(self, number: int, raw: Any) -> Turn:
         if not isinstance(raw, Mapping):
             raise RowError("wrong type", f"message {number} is {kind(raw)}, not an object")
-        own = {self.training, self.training_detail}
-        taken = {source for target, source in self.mappings.items() if source != target}
-        message = {
-            key: value for key, value in raw.items() if value is not None and key not in own and key not in taken
-        }
-        message |= {target: raw[source] for target, source in self.mappings.items() if raw.get(source) is not None}
+        hidden = self.hidden
+        message = {key: value for key, value in raw.items() if value is not None and key not in hidden}
+        for target, source in self.renamed:
+            if raw.get(source) is not None:
+                message[target] = raw[source]
         message["role"] = self._role(number, message, raw)
         if "tool_calls" in message:
             message["tool_calls"] = _tool_calls(number, message["tool_calls"])
         if "function_call" in message:
             message["function_call"] = _tool_call(f"the function_call of message {number}", message["function_call"])
-        for key in _REASONING:
-            if isinstance(message.get(key), list | tuple):
-                message[key] = _reasoning_text(number, message[key])
         details = self._content(number, message, raw)
         if self.split_thinking and message["role"] == "assistant" and self.thinking_key not in message:
             details = _split_thinking(message, self.thinking_key, details)
-        return Turn(_with_reasoning_names(message), self._train(number, raw), details)
+        return Turn(_with_reasoning_names(number, message), self._train(number, raw), details)
 
     def _role(self, number: int, message: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
         role = message.get("role")
@@ -256,7 +260,12 @@ def _split_thinking(message: dict[str, Any], key: str, details: tuple[TrainRange
     return tuple(TrainRange(max(d.begin - begin, 0), d.end - begin, d.train) for d in details if d.end > begin)
 
 
-def _with_reasoning_names(message: dict[str, Any]) -> dict[str, Any]:
+def _with_reasoning_names(number: int, message: dict[str, Any]) -> dict[str, Any]:
     """The message with its reasoning under every name that templates read, as transformers gives it to them."""
-    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
-    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+    reasoning = next((message[key] for key in _REASONING if key in message), None)
+    if reasoning is None:
+        return message
+    if isinstance(reasoning, list | tuple):
+        reasoning = _reasoning_text(number, reasoning)
+        message = {key: reasoning if key in _REASONING else value for key, value in message.items()}
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
