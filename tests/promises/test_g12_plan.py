@@ -67,6 +67,57 @@ def test_the_run_does_what_was_planned(prepared: PreparedSet, tmp_path: Path, ke
     assert [line["learning_rate"] for line in steps] == planned_rates
 
 
+ROWS = ({"path": "chat.jsonl", "type": "completion"}, {"path": "code.jsonl", "type": "completion"})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"datasets": ({**ROWS[0], "weight": 3.0}, {**ROWS[1], "weight": 1.0})},
+        {"datasets": ({**ROWS[0], "epochs": 0.4}, {**ROWS[1], "epochs": 2.5}), "num_epochs": 3.4},
+        {"datasets": ROWS, "mixing_temperature": 3.0, "sample_packing": False, "max_steps": 7},
+        {"datasets": ROWS, "order": "sequential", "sample_packing_sequentially": True, "num_epochs": 1.5},
+        {
+            "datasets": ROWS,
+            "sample_packing_balance": True,
+            "phases": (
+                {"share": 0.3, "weights": {"chat": 9.0, "code": 1.0}},
+                {"share": 0.7, "weights": {"code": 1.0}},
+            ),
+        },
+    ],
+    ids=["weights", "epochs", "temperature", "sequential", "phases"],
+)
+def test_a_mixed_run_does_what_was_planned(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Steps, tokens, and of each dataset the share and how often its rows are seen."""
+    sources = [0] * 26 + [1] * 14
+    samples = random_samples(40, seed=5)
+    prepared = write_prepared(tmp_path / "prepared", samples, sources=sources, names=("chat", "code"))
+    keys = {"num_epochs": 2.0, "logging_steps": 1, "save_strategy": "no", **keys}
+    resolved = make_resolved(tmp_path / "out", **{**PACKED, **keys})
+    inputs = make_inputs(prepared, resolved)
+    trainer = make_trainer(prepared, resolved)
+    seen, given = np.zeros(40, dtype=int), trainer.get_batch_samples
+
+    def watched(*arguments: Any) -> Any:
+        batches, count = given(*arguments)
+        for batch in batches:
+            np.add.at(seen, batch["example_ids"].numpy(), 1)
+        return batches, count
+
+    trainer.get_batch_samples = watched
+    fit(trainer, resolved)
+    plan, lengths = inputs.plan, prepared.train.lengths
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["kind"] == "train"][-1]
+    assert trainer.state.global_step == last["step"] == plan.total_steps
+    assert last["tokens_seen"] == plan.tokens == int(seen @ lengths)
+    assert last["supervised_tokens_seen"] == plan.supervised_tokens
+    tokens = np.bincount(sources, weights=seen * lengths)
+    assert [share.realised for share in plan.shares] == pytest.approx((tokens / tokens.sum()).tolist())
+    assert [share.times_seen for share in plan.shares] == pytest.approx([seen[:26].mean(), seen[26:].mean()])
+
+
 def test_without_a_word_it_saves_and_evaluates_every_epoch(prepared: PreparedSet) -> None:
     plan = plan_of(prepared, num_epochs=2.0)
     assert plan.saving == plan.evaluating == Interval("epoch")

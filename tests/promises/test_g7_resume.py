@@ -107,6 +107,34 @@ def test_resuming_equals_no_interruption(prepared: PreparedSet, uninterrupted: A
     assert told == uninterrupted[1]
 
 
+MIXED: dict[str, Any] = {
+    "datasets": (
+        {"path": "chat.jsonl", "type": "chat_template", "weight": 3.0},
+        {"path": "code.jsonl", "type": "chat_template", "weight": 1.0},
+    ),
+    "sample_packing_balance": True,
+    "logging_steps": 1,
+}
+
+
+def test_a_mix_resumes_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """Some samples are seen twice an epoch, others every other epoch."""
+    samples, sources = random_samples(30, seed=7), [0, 1] * 15
+    mixed = write_prepared(tmp_path / "set", samples, sources=sources, names=("chat", "code"))
+    whole, resolved = build(mixed, tmp_path / "whole", **MIXED)
+    assert {dealt.deck.q for dealt in whole.train_samples.order.mix.dealt} != {1}
+    fit(whole, resolved)
+    stopped, resolved = build(mixed, tmp_path / "stopped", **MIXED)
+    stopped.add_callback(StopAfter(6))
+    with pytest.raises(TrainingInterrupted):
+        fit(stopped, resolved)
+    resumed, resolved = build(mixed, tmp_path / "stopped", **MIXED)
+    fit(resumed, resolved, tmp_path / "stopped" / "checkpoint-6")
+    (weights, told), (expected, said) = outcome(resumed, tmp_path / "stopped"), outcome(whole, tmp_path / "whole")
+    assert torch.equal(weights, expected)
+    assert told == said
+
+
 def test_resuming_twice_from_a_scheduled_checkpoint(prepared: PreparedSet, uninterrupted: Any, tmp_path: Path) -> None:
     """Not only from the checkpoint of an interruption, and not only once."""
     trainer, resolved = build(prepared, tmp_path, save_strategy="steps", save_steps=2)
