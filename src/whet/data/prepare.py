@@ -22,7 +22,7 @@ from whet.core.errors import DataError, Problem
 from whet.core.log import say
 from whet.data import store
 from whet.data.assembly import Assembly, EncodedChunk, EncodedPart, SetOptions, assemble
-from whet.data.chunk_file import read_account
+from whet.data.chunk_file import ChunkAccount, read_account
 from whet.data.chunks import Chunk
 from whet.data.fingerprint import Inputs, code_identity, fingerprint, rows_identity, tokenizer_identity
 from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
@@ -199,11 +199,16 @@ class Preparation:
         _clear_leftovers(part.recipe.pool)
         chunks = [
             EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
-            for chunk, account in encode_chunks(
-                self._chunks(part), part.encoder, part.recipe, self.num_proc, refresh=refresh
-            )
+            for chunk, account in self._accounts(part, refresh)
         ]
         return EncodedPart(part.name, part.where, part.is_test, part.encoder.cuts_long_rows, chunks)
+
+    def _accounts(self, part: Part, refresh: bool) -> Iterator[tuple[Chunk, ChunkAccount]]:
+        if self.config.data.prepare_with == "ray":
+            from whet.data.ray_workers import encode_with_ray
+
+            return encode_with_ray(self._chunks(part), part.recipe, refresh=refresh)
+        return encode_chunks(self._chunks(part), part.encoder, part.recipe, self.num_proc, refresh=refresh)
 
     def _chunks(self, part: Part) -> Iterator[Chunk]:
         """The chunks of a part: remembered ones where their rows are at hand or not needed, else read again."""

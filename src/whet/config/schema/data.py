@@ -146,6 +146,9 @@ class DataSection(Section):
         None, description="Folder of prepared sets; `last_run_prepared` by default."
     )
     dataset_num_proc: Positive | None = Field(None, description="Processes that prepare data; the cores by default.")
+    prepare_with: Literal["processes", "ray"] = Field(
+        "processes", description="Prepare on the cores of this machine, or on a Ray cluster."
+    )
     dataset_exact_deduplication: bool = Field(False, description="Keep one of rows that are exactly equal.")
     dataset_near_deduplication: PositiveShare | None = Field(
         None, description="Keep one of rows that share this much of their text (Jaccard); 0.8 is usual, off by default."

@@ -1,0 +1,84 @@
+"""Encoding chunks on the machines of a Ray cluster, by Ray Data; the files are those that one machine makes.
+
+Every machine must see the sources and the folder of prepared sets under the same paths: chunks go to the workers as
+places in files, and what comes back is an account of a file that the worker wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from whet.core.errors import DataError, Problem, WhetError
+from whet.data.chunk_file import ChunkAccount, read_account
+from whet.data.chunks import Chunk
+from whet.data.workers import EncoderRecipe, encode_chunk
+
+CHUNKS_AT_ONCE = 1024
+"""Chunks of one pass through the cluster: 4 GB of rows. Those without a place in a file travel with their rows."""
+
+
+class _ChunkEncoder:
+    """An actor of Ray Data: makes its encoder once and encodes one chunk after the other."""
+
+    def __init__(self, recipe: EncoderRecipe) -> None:
+        self._recipe = recipe
+        self._encoder = recipe.make()
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        result: ChunkAccount | Exception
+        try:
+            result = encode_chunk(pickle.loads(item["chunk"]), self._encoder, self._recipe)
+        except (WhetError, OSError) as error:
+            result = error
+        return {"number": item["number"], "result": pickle.dumps(result)}
+
+
+def encode_with_ray(
+    chunks: Iterator[Chunk], recipe: EncoderRecipe, *, refresh: bool = False
+) -> Iterator[tuple[Chunk, ChunkAccount]]:
+    """As `whet.data.workers.encode_chunks`, on the Ray cluster that is there (RAY_ADDRESS), or one on this machine.
+
+    Raises:
+        DataError: Ray is not installed, or rows cannot be read or used.
+    """
+    ray = _connected(recipe)
+    while block := list(islice(chunks, CHUNKS_AT_ONCE)):
+        accounts = [None if refresh else read_account(recipe.pool, chunk.digest) for chunk in block]
+        missing = [number for number, account in enumerate(accounts) if account is None]
+        if missing:
+            items = [{"number": number, "chunk": pickle.dumps(block[number])} for number in missing]
+            workers = max(1, min(len(missing), int(ray.cluster_resources().get("CPU", 1))))
+            encoded = ray.data.from_items(items, override_num_blocks=len(items)).map(
+                _ChunkEncoder,
+                fn_constructor_args=(recipe,),
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=1,
+            )
+            for row in encoded.iter_rows():
+                result = pickle.loads(row["result"])  # written by our own actor a moment ago
+                if isinstance(result, Exception):
+                    raise result
+                accounts[row["number"]] = result
+        for chunk, account in zip(block, accounts, strict=True):
+            assert account is not None, "Ray Data lost a chunk"
+            yield chunk, account
+
+
+def _connected(recipe: EncoderRecipe) -> Any:
+    where = recipe.config.where("prepare_with")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        fix = "pip install 'whet[ray]', or leave prepare_with out"
+        raise DataError(Problem(where, f"prepare_with: ray needs Ray ({error})", fix, "prepare_with")) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
