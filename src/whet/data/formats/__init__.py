@@ -163,15 +163,19 @@ UNTYPED: Mapping[Task, str] = {
 }
 
 #: Key of what a user's function gives -> the format that reads it, the first that is there; of supervised training.
-_READ_AS: Mapping[str, str] = {
-    "input_ids": "tokens",
-    "messages": "chat_template",
-    "conversations": "sharegpt",
-    "segments": "input_output",
-    "completion": "prompt_completion",
-    "instruction": "alpaca",
-    "text": "completion",
-}
+_READ_AS = Registry(
+    "row_formats",
+    {
+        "input_ids": f"{_HERE}.tokens:tokens",
+        "messages": f"{_HERE}.chat:chat_template",
+        "conversations": f"{_HERE}.chat:sharegpt",
+        "segments": f"{_HERE}.text:input_output",
+        "completion": f"{_HERE}.text:prompt_completion",
+        "instruction": f"{_HERE}.instruction:alpaca",
+        "text": f"{_HERE}.text:completion",
+    },
+)
+_READ_FIRST = ("input_ids", "messages", "conversations", "segments", "completion", "instruction", "text")
 
 
 def make_format(dataset: DatasetConfig, config: Config, tokenizer: Any = None) -> Format:
@@ -213,17 +217,17 @@ def _own_code(dataset: DatasetConfig, config: Config, task: Task, name: str) -> 
     """A user's function, with the formats that may read what it gives."""
     from whet.data.formats.own_code import own_code
 
-    table, untyped = TABLES[task], UNTYPED[task]
-
-    def made(format_name: str) -> Format:
+    def made(table: Registry, format_name: str) -> Format:
         make: MakeFormat = table.load(format_name)
-        return make(dataset.model_copy(update={"type": format_name, "input_transform": None}), config)
+        return make(dataset, config)
 
     if task == "supervised":
-        read_as = {key: made(format_name) for key, format_name in _READ_AS.items()}
+        named = {"messages": dataset.field_messages, "text": dataset.field or dataset.text_column}
+        read_as = {named.get(key) or key: made(_READ_AS, key) for key in _READ_FIRST}
         return own_code(dataset, config, name, read_as, read_as)
+    table, untyped = TABLES[task], UNTYPED[task]
     raw = "passthrough.default" if "passthrough.default" in table else untyped
-    return own_code(dataset, config, name, {"": made(untyped)}, {"": made(raw)})
+    return own_code(dataset, config, name, {"": made(table, untyped)}, {"": made(table, raw)})
 
 
 __all__ = [

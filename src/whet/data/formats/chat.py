@@ -100,11 +100,8 @@ def sharegpt(dataset: DatasetConfig, config: Config) -> Chat:
 
 def pygmalion(dataset: DatasetConfig, config: Config) -> Chat:
     """``conversations: [{role: system, human or bot, value}]``, in Metharme's prompts."""
-    roles = {"assistant": ("bot", "assistant", "gpt"), **(dataset.roles or {})}
-    with_bot = dataset.model_copy(update={"roles": roles})
-    return replace(
-        _chat(dataset, config, MessageReader.of(with_bot, "role", "value"), "conversations"), template="metharme"
-    )
+    reader = MessageReader.of(dataset, "role", "value", {"assistant": ("bot", "assistant", "gpt")})
+    return replace(_chat(dataset, config, reader, "conversations"), template="metharme")
 
 
 def llama2_chat(dataset: DatasetConfig, config: Config) -> Chat:

@@ -152,6 +152,11 @@ TYPES: Mapping[str, Instruction] = {
 }
 
 
+def alpaca(dataset: DatasetConfig, config: Config) -> Instruction:
+    """``{instruction, input?, output}``, whatever the type says."""
+    return replace(TYPES["alpaca"], train_prompt=trains_on_inputs(dataset, config))
+
+
 def instruction(dataset: DatasetConfig, config: Config) -> Instruction:
     """The format of ``type: name`` or ``type: name:style``.
 

@@ -66,8 +66,14 @@ class MessageReader:
     plain: bool = False
 
     @classmethod
-    def of(cls, dataset: DatasetConfig, role: str = "role", content: str = "content") -> MessageReader:
-        """The reader that a dataset's options ask for; ``role`` and ``content`` are the format's own names."""
+    def of(
+        cls,
+        dataset: DatasetConfig,
+        role: str = "role",
+        content: str = "content",
+        roles: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> MessageReader:
+        """The reader that a dataset's options ask for; ``role``, ``content``, ``roles`` are the format's own names."""
         thinking_key = dataset.template_thinking_key or "reasoning_content"
         mappings = {
             "role": dataset.message_field_role or role,
@@ -75,7 +81,7 @@ class MessageReader:
             thinking_key: dataset.field_thinking or "reasoning_content",
             **(dataset.message_property_mappings or {}),
         }
-        names = {**DEFAULT_ROLES, **(dataset.roles or {})}
+        names = {**DEFAULT_ROLES, **(roles or {}), **(dataset.roles or {})}
         others = {source for target, source in mappings.items() if target not in ("role", "content")}
         wishes = {dataset.message_field_training, dataset.message_field_training_detail}
         kept = {source for target, source in mappings.items() if target == source}

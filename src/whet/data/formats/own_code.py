@@ -10,12 +10,16 @@ object with ``tokenize_prompt``) and ``cfg`` (gives a transformation of a row, w
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any, get_args
 
+from pydantic import BaseModel
+
 from whet.config.config import Config
+from whet.config.schema import fields
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import ConfigError, Problem, RowError, RowLeftOut
 from whet.core.types import Conversation, Preference, Prompt, Sample, Several, Unpaired
@@ -128,7 +132,7 @@ def _made_for(function: Callable[..., Any]) -> str | None:
 def _strategy(format_: OwnCode, tokenizer: Any) -> ReadRow:
     """``load(tokenizer, cfg, ds_cfg)`` gives an object that tokenises rows, one at a time or a batch."""
     function = format_.code.function
-    arguments = (tokenizer, Settings(format_.config.values()), Settings(format_.dataset.model_dump()))
+    arguments = (tokenizer, *_options(format_))
     strategy = function(*arguments[: len(signature(function).parameters)])
     if not getattr(strategy, "supports_batched", False):
         return strategy.tokenize_prompt  # type: ignore[no-any-return]  # the user's object
@@ -147,7 +151,7 @@ def _transform(format_: OwnCode, tokenizer: Any) -> ReadRow:
     place = dataset_place(config, format_.dataset)
     takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
     options = {"dataset_idx": place[1]} if place and (takes_any or "dataset_idx" in parameters) else {}
-    made = function(Settings(config.values()), **options)
+    made = function(_options(format_)[0], **options)
     transform, mapped = made if isinstance(made, tuple) else (made, {})
     removed = mapped.get("remove_columns") or ()
     more = {"tokenizer": tokenizer} if "tokenizer" in signature(transform).parameters else {}
@@ -160,14 +164,40 @@ def _transform(format_: OwnCode, tokenizer: Any) -> ReadRow:
     return row_of
 
 
-class Settings(dict[str, Any]):
-    """A mapping whose keys are attributes too; one that is not there is None, as Axolotl's own is."""
+class Settings(Mapping[str, Any]):
+    """Options whose names are attributes and keys; one that is not there is None, as Axolotl's are.
+
+    An option is looked up when it is asked for, so what a function reads is known, and what it does not read does not
+    name the prepared set.
+    """
+
+    def __init__(self, names: Collection[str], value: Callable[[str], Any]) -> None:
+        self._names, self._value = names, value
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        value = self._value(name)
+        if isinstance(value, BaseModel):
+            return Settings(type(value).model_fields, partial(getattr, value))
+        return Settings(value, value.__getitem__) if isinstance(value, dict) else value
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
-        value = self.get(name)
-        return Settings(value) if isinstance(value, dict) else value
+        return self.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _options(format_: OwnCode) -> tuple[Settings, Settings]:
+    """Those of the config and of the dataset."""
+    dataset = format_.dataset
+    return Settings(fields(), format_.config.value), Settings(type(dataset).model_fields, partial(getattr, dataset))
 
 
 def _told(error: Exception, code: Code) -> str:

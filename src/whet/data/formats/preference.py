@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from whet.config.config import Config
+from whet.config.names import TYPES
 from whet.config.schema.data import DatasetConfig
+from whet.config.tasks import task_of
 from whet.core.errors import RowError
 from whet.core.types import Preference, PreferenceText, Turn
 from whet.data.formats.base import CONFIGURED, Row, kind, listed, required, text, type_name
@@ -266,8 +268,9 @@ def ultra(dataset: DatasetConfig, config: Config) -> Ultra:
 
 def style_of(dataset: DatasetConfig, config: Config) -> str:
     """``chatml.intel`` -> the template ``chatml``; ``chat_template.…`` -> the config's."""
-    style = type_name(dataset, config).partition(".")[0]
-    return style if style in ("chatml", "llama3") else CONFIGURED
+    name = type_name(dataset, config)
+    style = name.partition(".")[0]
+    return style if style in ("chatml", "llama3") and name in TYPES[task_of(config)] else CONFIGURED
 
 
 def _pairs(dataset: DatasetConfig, config: Config, **options: Any) -> Pairs:

@@ -27,6 +27,7 @@ from whet.core.types import (
 )
 from whet.data.formats import format_identity, make_format
 from whet.data.formats.base import Format
+from whet.data.recorder import Reads
 
 Q, A, B = ({"role": role, "content": text} for role, text in (("user", "Q"), ("assistant", "A"), ("assistant", "B")))
 
@@ -159,6 +160,25 @@ def test_a_missing_file_is_told_with_all_other_problems(tmp_path: Path, monkeypa
     assert make_config({**values, "datasets": [{"path": "org/d", "type": "mine.py:row"}]}).warnings == ()
 
 
+def test_only_what_a_function_reads_of_the_config_is_read(own: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def row(cfg):\n    cfg.seed\n    return lambda sample: sample\n")
+    reads = Reads()
+    config = reads.of(config_with({"type": "mine.py:row"}, rl="dpo"))
+    make_format(config.data.datasets[0], config, tiny_tokenizer("chatml"))
+    assert reads.values["dataset.type"] == "mine.py:row"
+    assert "loop.seed" in reads.values
+    assert not {"optimizer.learning_rate", "output.output_dir", "model.base_model"} & set(reads.values)
+
+
+def test_options_of_a_dataset_are_those_of_the_format_that_reads_what_the_function_gives(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def row(row):\n    return row\n")
+    config = config_with(
+        {"type": f"{tmp_path}/mine.py:row", "field_messages": "talk", "roles": {"assistant": ("bot",)}}
+    )
+    format_ = make_format(config.data.datasets[0], config)
+    assert format_.read({"talk": [Q, {"role": "bot", "content": "A"}]}) == format_.read({"talk": [Q, A]})
+
+
 # -- identity ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +237,7 @@ class Strategy:
         return {"input_ids": ids, "labels": [-100, *ids[1:]], "attention_mask": [1] * len(ids)}
 
 def row(tokenizer, cfg, ds_cfg=None):
-    assert cfg.base_model and cfg.no_such_key is None and cfg["sequence_len"]
+    assert cfg.base_model and cfg.no_such_key is None and cfg["sequence_len"] and "datasets" in cfg
     return Strategy(tokenizer, ds_cfg["field"] or "x")
 """
 
