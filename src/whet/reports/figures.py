@@ -47,7 +47,7 @@ class PacksShown:
         fill: share of their capacity that holds tokens, over all packs.
         fills: histogram of the packs' own shares.
         first: the first few packs, as numbers of training samples.
-        first_lengths: tokens of each of these samples.
+        first_lengths, first_datasets: tokens of each of these samples, and the number of its dataset.
     """
 
     capacity: int
@@ -56,6 +56,7 @@ class PacksShown:
     fills: Histogram
     first: tuple[tuple[int, ...], ...]
     first_lengths: tuple[tuple[int, ...], ...]
+    first_datasets: tuple[tuple[int, ...], ...]
 
 
 def length_histogram(lengths: Mapping[str, IntArray]) -> Histogram:
@@ -89,6 +90,7 @@ def packs_of(resolved: ResolvedRun, train: Any) -> PacksShown | None:
         fill_histogram(fills),
         tuple(tuple(members.tolist()) for members in first),
         tuple(tuple(order.lengths[members].tolist()) for members in first),
+        tuple(tuple(train.source[members].tolist()) for members in first),
     )
 
 

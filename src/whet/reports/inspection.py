@@ -24,7 +24,7 @@ from whet.reports.manifest import Finding, engine_notes, findings
 from whet.reports.pieces import TokenTexts
 from whet.reports.rows import ShownRow, Text, lines_of, make_text, odd
 from whet.reports.sampling import Chosen, draw, find
-from whet.reports.source_rows import Place, read_rows, split_place
+from whet.reports.source_rows import Key, Place, read_rows, split_place
 from whet.reports.turns import RowReader, first_tokens
 
 TEMPLATE_ROLE = "template"
@@ -135,7 +135,7 @@ def _choose(splits: Mapping[str, Any], packs: PacksShown | None, rows: int, seed
 def _make_rows(
     chosen: Sequence[Chosen], splits: Mapping[str, Any], config: Config, tokenizer: Any
 ) -> tuple[ShownRow, ...]:
-    readers = [RowReader(dataset, config, tokenizer) for _, dataset in _datasets(config)]
+    readers = [RowReader(dataset, config, tokenizer) for _, _, dataset in _datasets(config)]
     rows = _read_again(chosen, splits, config, readers)
     texts = TokenTexts(tokenizer)
     limits = {name: _very_long(split.lengths) for name, split in splits.items()}
@@ -187,11 +187,11 @@ def _read_again(
 ) -> dict[Chosen, Mapping[str, Any]]:
     """The rows that the samples come from, where they are messages and can still be read."""
     found: dict[Chosen, Mapping[str, Any]] = {}
-    for number, (where, dataset) in enumerate(_datasets(config)):
-        if readers[number].has_turns:
-            of_dataset = [each for each in chosen if splits[each.split].source[each.number] == number]
+    for source, (key, number, _) in enumerate(_datasets(config)):
+        if readers[source].has_turns:
+            of_dataset = [each for each in chosen if splits[each.split].source[each.number] == source]
             places = {each: _place(each, splits) for each in of_dataset}
-            rows = read_rows(config, dataset, where, places.values())
+            rows = read_rows(config, key, number, places.values())
             found |= {each: rows[place] for each, place in places.items() if place in rows}
     return found
 
@@ -201,13 +201,10 @@ def _place(each: Chosen, splits: Mapping[str, Any]) -> Place:
     return split_place(split.place(each.number), int(split.row[each.number]))
 
 
-def _datasets(config: Config) -> list[tuple[str, DatasetConfig]]:
-    """Every dataset with its place in the YAML, numbered as the samples refer to them."""
-    return [
-        (config.where((key, number, "path")), dataset)
-        for key in ("datasets", "test_datasets")
-        for number, dataset in enumerate(getattr(config.data, key))
-    ]
+def _datasets(config: Config) -> list[tuple[Key, int, DatasetConfig]]:
+    """Every dataset with its key and number in the YAML, in the order in which samples refer to them."""
+    keys: tuple[Key, Key] = ("datasets", "test_datasets")
+    return [(key, number, dataset) for key in keys for number, dataset in enumerate(getattr(config.data, key))]
 
 
 def _very_long(lengths: Any) -> float:

@@ -129,6 +129,7 @@ def _packs(inspection: Inspection) -> dict[str, Any] | None:
         "fills": _histogram(packs.fills),
         "first": packs.first,
         "lengths": packs.first_lengths,
+        "datasets": packs.first_datasets,
     }
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from whet.config import Config, DatasetConfig
 from whet.core.errors import DataError
-from whet.data.readers import UTF8_MARK, BadRow, Row
-from whet.data.sources import locate
+from whet.data.readers import UTF8_MARK, BadRow
+from whet.data.sources import locate_row
 
+Key = Literal["datasets", "test_datasets"]
 Place = tuple[str, int]
 """A file as the ledger names it, and the number of the row in it."""
 
@@ -26,22 +27,25 @@ def split_place(place: str, row: int) -> Place:
     return place.removesuffix(str(row)).removesuffix(", row ").removesuffix(":"), row
 
 
-def read_rows(
-    config: Config, dataset: DatasetConfig, where: str, places: Iterable[Place]
-) -> dict[Place, Mapping[str, Any]]:
+def read_rows(config: Config, key: Key, number: int, places: Iterable[Place]) -> dict[Place, Mapping[str, Any]]:
     """The rows at these places of one dataset, as far as they can still be read.
+
+    Args:
+        key, number: of the dataset in the config.
+        places: of the rows.
 
     A plain file of JSON lines is read without parsing what is not asked for; other sources are read up to the last of
     the rows. What would have to be fetched again is left alone.
     """
     wanted = set(places)
+    dataset: DatasetConfig = getattr(config.data, key)[number]
     found: dict[Place, Mapping[str, Any]] = {}
     for file in {file for file, _ in wanted}:
         if Path(file).suffix in (".jsonl", ".ndjson") and Path(file).is_file():
             found |= _json_lines(file, {number for name, number in wanted if name == file})
     missing = wanted - set(found)
     if missing and "://" not in dataset.path:
-        found |= _from_source(config, dataset, where, missing)
+        found |= _from_source(config, key, number, missing)
     return found
 
 
@@ -67,12 +71,10 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _from_source(
-    config: Config, dataset: DatasetConfig, where: str, wanted: set[Place]
-) -> dict[Place, Mapping[str, Any]]:
+def _from_source(config: Config, key: Key, number: int, wanted: set[Place]) -> dict[Place, Mapping[str, Any]]:
     found: dict[Place, Mapping[str, Any]] = {}
     try:
-        for row in _rows(config, dataset, where):
+        for row in locate_row(config, key, number).rows():
             if (row.file, row.number) in wanted and not isinstance(row.value, BadRow):
                 found[row.file, row.number] = row.value
                 if len(found) == len(wanted):
@@ -80,7 +82,3 @@ def _from_source(
     except DataError:
         return found
     return found
-
-
-def _rows(config: Config, dataset: DatasetConfig, where: str) -> Iterable[Row]:
-    return locate(dataset, where, Path(config.file).parent if config.file else None).rows()

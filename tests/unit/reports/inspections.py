@@ -55,7 +55,7 @@ def an_inspection(rows: Sequence[ShownRow], *, ledger: Ledger | None = None, nam
         splits=(line,),
         lengths=histogram,
         supervised_shares=histogram,
-        packs=PacksShown(512, 1, 1.0, histogram, (tuple(range(len(rows))),), (tuple(lengths),)),
+        packs=PacksShown(512, 1, 1.0, histogram, (tuple(range(len(rows))),), (tuple(lengths),), ((0,) * len(rows),)),
         roles=tokens_by_role(rows),
         last_tokens=last_tokens(rows),
         ledgers=(ledger or Ledger("chat", read=len(rows), kept=len(rows), samples=len(rows)),),

@@ -36,7 +36,7 @@ def test_the_row_of_a_place_is_read(name: str, tmp_path: Path, monkeypatch: pyte
         {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": name, "type": "completion", "field": "text"}]},
         check_files=False,
     )
-    found = read_rows(config, config.data.datasets[0], "", [(name, 4), (name, 2), (name, 77)])
+    found = read_rows(config, "datasets", 0, [(name, 4), (name, 2), (name, 77)])
     assert found == {(name, 2): ROWS[1], (name, 4): ROWS[3]}
 
 
@@ -47,12 +47,11 @@ def test_what_is_gone_or_broken_since_is_left_out(tmp_path: Path, monkeypatch: p
         {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "a.jsonl", "type": "completion"}]},
         check_files=False,
     )
-    dataset = config.data.datasets[0]
-    assert read_rows(config, dataset, "", [("a.jsonl", number) for number in (1, 2, 3, 9)]) == {
+    assert read_rows(config, "datasets", 0, [("a.jsonl", number) for number in (1, 2, 3, 9)]) == {
         ("a.jsonl", 1): {"text": 1}
     }
     (tmp_path / "a.jsonl").unlink()
-    assert read_rows(config, dataset, "", [("a.jsonl", 1)]) == {}
+    assert read_rows(config, "datasets", 0, [("a.jsonl", 1)]) == {}
 
 
 def test_a_place_is_a_file_and_a_number() -> None:

@@ -11,17 +11,23 @@ function showPacks() {
   const known = new Map(DATA.rows.filter((row) => row.s === "train").map((row) => [row.i, row]));
   const intro = `The first ${plural(packs.first.length, "pack")} of ${count(packs.count)} in the first epoch, in the order they are trained. ` +
     `A pack holds up to ${plural(packs.capacity, "token")}; all packs together are ${percent(packs.fill, 1)} full. Attention never crosses from one document to the next.`;
-  place.append(element("div", { class: "card" }, element("h2", {}, "Packs"), element("p", { class: "note" }, intro)));
-  place.append(...packs.first.map((members, number) => packItem(number, members, packs.lengths[number], known)));
+  place.append(element("div", { class: "card" }, element("h2", {}, "Packs"), element("p", { class: "note" }, intro), packKey()));
+  place.append(...packs.first.map((members, number) => packItem(number, members, known)));
 }
 
-function packItem(number, members, lengths, known) {
-  const capacity = DATA.packs.capacity;
+/** Which colour is which dataset; nothing where there is one. */
+function packKey() {
+  if (DATA.datasets.length < 2) return "";
+  return element("div", { class: "key" }, ...DATA.datasets.map((name, at) => element("span", {}, element("i", { class: `d${at % 4}` }), name)));
+}
+
+function packItem(number, members, known) {
+  const { capacity, lengths: { [number]: lengths }, datasets: { [number]: datasets } } = DATA.packs;
   const total = lengths.reduce((sum, length) => sum + length, 0);
   const strip = element("span", { class: "strip", "aria-hidden": "true", title: `${count(total)} of ${plural(capacity, "token")}` });
   members.forEach((member, at) => {
     const row = known.get(member);
-    const part = element("i", { class: row ? `d${row.d % 4}` : "d0", title: `${row ? row.at : `sample ${member}`}: ${plural(lengths[at], "token")}` });
+    const part = element("i", { class: `d${datasets[at] % 4}`, title: `${row ? row.at : `sample ${member}`}: ${plural(lengths[at], "token")}` });
     part.style.width = percent(lengths[at] / capacity, 3);
     strip.append(part);
   });
