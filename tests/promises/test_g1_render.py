@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from tests.conversations import TOOLS, WITH_TOOLS, plain_conversations, thinking_conversations, tool_conversations
 from tests.tiny_tokenizers import tiny_renderer, tiny_tokenizer
 
-from whet.core.errors import RowError
 from whet.core.types import Conversation, Turn
 from whet.data.templates.render import Renderer, TrainPolicy
 from whet.data.templates.resolve import shipped
-from whet.data.tokenise import TextEncoder
+from whet.data.texts import TextEncoder
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -28,10 +27,13 @@ def assert_ids_are_the_stock_ones(
     stock = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **kwargs)
     assert rendered.text == stock
     assert type(rendered.text) is str
-    (coded,) = TextEncoder(tokenizer, renderer.control).encode([rendered])
-    assert not isinstance(coded, RowError), coded
+    encoder = TextEncoder(tokenizer, renderer.control)
+    batch = encoder.batch()
+    number = batch.add(rendered)
+    coded = encoder.encode(batch)
+    assert not coded.refused
     ids = tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False, **kwargs)
-    assert coded[0].tolist() == ids
+    assert coded.sequence(number)[0].tolist() == ids
 
 
 @pytest.mark.parametrize("name", shipped())

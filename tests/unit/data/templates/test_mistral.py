@@ -9,7 +9,7 @@ from tests.mistral_tokenizers import FILES, mistral_file, mistral_tokenizer
 
 from whet.core.types import Conversation, Turn
 from whet.data.templates.render import Renderer, TrainPolicy
-from whet.data.tokenise import TextEncoder
+from whet.data.texts import TextEncoder
 
 pytest.importorskip("mistral_common")
 
@@ -46,9 +46,10 @@ def test_the_answer_and_its_stop_token_are_trained(name: str) -> None:
     messages = [*CHAT, {"role": "assistant", "content": "🙂 Tōkyō, 東京"}]
     rendered = renderer.render(Conversation(tuple(Turn(message) for message in messages)), TrainPolicy())
     encoder = TextEncoder(tokenizer, renderer.control)
-    ids, encoding = encoder.encode([rendered])[0]
-    supervised = ids[encoder.supervised(len(ids), encoding, rendered.spans)]
+    batch = encoder.batch()
+    number = batch.add(rendered)
+    ids, supervised = encoder.encode(batch).sequence(number)
     assert ids.tolist() == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    answers = tokenizer.decode(supervised, skip_special_tokens=False).split("</s>")
+    answers = tokenizer.decode(ids[supervised], skip_special_tokens=False).split("</s>")
     assert [answer.strip() for answer in answers] == ["A matrix, naïvely.", "🙂 Tōkyō, 東京", ""]
     assert [answer[:1] == " " for answer in answers[:2]] == [name in ("mistral_v1", "mistral_v2v3")] * 2

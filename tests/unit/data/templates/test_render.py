@@ -188,9 +188,9 @@ def test_a_render_that_is_not_the_stock_one_is_a_fault() -> None:
     renderer = tiny_renderer("chatml")
     chat = conversation(*CHAT)
     rendered = renderer.render(chat, TrainPolicy())
-    renderer.check(chat, rendered)
+    renderer.check(chat, rendered.text)
     with pytest.raises(RuntimeError, match="please report"):
-        renderer.check(conversation(("user", "other")), rendered)
+        renderer.check(conversation(("user", "other")), rendered.text)
 
 
 @pytest.mark.parametrize("escape", ["{{ text.__class__ }}", "{{ '{0.__class__}'.format(text) }}", "{{ text._part }}"])
