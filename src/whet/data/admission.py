@@ -1,16 +1,18 @@
-"""Which samples of a chunk are kept, cut, split or dropped. Pure: arrays in, arrays out."""
+"""Which samples of a chunk are kept, cut, split or dropped: arrays in, arrays out; and the account of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from whet.data.chunk_file import ChunkFile
-from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED
+from whet.data.chunk_file import EncodedRows, Fault
+from whet.data.chunks import Chunk
+from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED, Ledger
+from whet.data.readers import place
 
 Strategy = Literal["drop", "truncate", "raise", "split"]
 CUT, SPLIT = "cut at sequence_len", "split at sequence_len"
@@ -53,7 +55,7 @@ class Admitted:
     done: dict[str, Ints] = field(default_factory=dict)
 
 
-def admit(chunk: ChunkFile, limits: Limits) -> Admitted:
+def admit(chunk: EncodedRows, limits: Limits) -> Admitted:
     """Apply the limits to every sample of a chunk."""
     tokens, supervised = chunk.num_tokens, chunk.num_supervised
     rows = np.arange(len(tokens), dtype=np.int32)
@@ -80,11 +82,53 @@ def admit(chunk: ChunkFile, limits: Limits) -> Admitted:
     return Admitted(row[order], begin, end, targets, _filled(dropped), _filled(was_cut))
 
 
+def account_for(
+    chunk: Chunk, num_rows: int, faults: Mapping[str, Fault], rows: EncodedRows, limits: Limits, ledger: Ledger
+) -> Admitted:
+    """Apply the limits to a chunk, and enter all of its rows that are not whole samples in a ledger.
+
+    Args:
+        chunk: for the places of its rows.
+        num_rows: its lines that are rows, encoded or not.
+        faults: reason -> those of them that could not be encoded.
+        rows: those that could.
+    """
+    ledger.read += num_rows + len(chunk.faults)
+    for line, fault in chunk.faults:
+        ledger.drop(fault.reason, place(chunk.file, line, chunk.by_line), fault.detail, bad=True)
+    for reason, found in faults.items():
+        named = ((place(chunk.file, _number(chunk, line), chunk.by_line), detail) for line, detail in found.examples)
+        ledger.drops(reason, bad=True).add_many(found.count, named)
+    admitted, lengths = admit(rows, limits), rows.num_tokens
+    numbers = numbers_of(chunk, rows.line)
+    for entries, lost in ((ledger.drops, admitted.dropped), (ledger.cuts, admitted.done)):
+        for reason, dropped in lost.items():
+            tally = ledger.drops(reason, bad=True) if reason == UNSUPERVISED else entries(reason)
+            tally.add_many(len(dropped), _named(chunk, numbers[dropped], lengths[dropped]), lengths[dropped])
+    return admitted
+
+
+def numbers_of(chunk: Chunk, lines: Ints) -> npt.NDArray[np.int64]:
+    """int64[N]: the number in its file of each line of a chunk."""
+    if chunk.numbers is None:
+        return lines.astype(np.int64) + chunk.first
+    return np.asarray(chunk.numbers, dtype=np.int64)[lines]
+
+
+def _number(chunk: Chunk, line: int) -> int:
+    return int(numbers_of(chunk, np.array([line], dtype=np.int32))[0])
+
+
+def _named(chunk: Chunk, numbers: npt.NDArray[np.int64], lengths: Ints) -> Iterator[tuple[str, str]]:
+    for number, length in zip(numbers.tolist(), lengths.tolist(), strict=True):
+        yield place(chunk.file, number, chunk.by_line), f"{length} tokens"
+
+
 def _filled(rows: dict[str, Ints]) -> dict[str, Ints]:
     return {name: values for name, values in rows.items() if len(values)}
 
 
-def _pieces(chunk: ChunkFile, row: int, limits: Limits, *, split: bool) -> Sequence[tuple[int, int, int, int]]:
+def _pieces(chunk: EncodedRows, row: int, limits: Limits, *, split: bool) -> Sequence[tuple[int, int, int, int]]:
     """(row, begin, end, targets) of what is kept of a sample that is too long."""
     if chunk.kind == "prompts":
         return []

@@ -5,8 +5,9 @@ Works on arrays of lengths and hashes; ids are read only where rows are compared
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.core.errors import DataError, Problem
-from whet.data.admission import Limits, Strategy, admit
+from whet.data.admission import Limits, Strategy, account_for, numbers_of
 from whet.data.chunk_file import ChunkAccount, ChunkFile
 from whet.data.chunks import Chunk
 from whet.data.duplicates import near_duplicates, overlap
-from whet.data.ledger import DUPLICATE, IN_TRAINING, NEAR_DUPLICATE, UNSUPERVISED, Ledger
+from whet.data.ledger import DUPLICATE, IN_TRAINING, NEAR_DUPLICATE, Ledger
 from whet.data.minhash import signatures
 from whet.data.readers import place
 from whet.data.store import COLUMNS, Index, IntArray
@@ -236,20 +237,9 @@ class _Table:
 def _block(encoded: EncodedChunk, limits: Limits, ledger: Ledger) -> dict[str, npt.NDArray[Any]]:
     """The columns of one chunk's samples; its other rows go to the ledger."""
     chunk, account = encoded.chunk, encoded.account
-    ledger.read += account.rows + len(chunk.faults)
-    for line, fault in chunk.faults:
-        ledger.drop(fault.reason, place(chunk.file, line, chunk.by_line), fault.detail, bad=True)
-    for reason, rows in account.faults.items():
-        named = ((place(chunk.file, _number(chunk, line), chunk.by_line), detail) for line, detail in rows.examples)
-        ledger.drops(reason, bad=True).add_many(rows.count, named)
     file = ChunkFile(encoded.path)
-    admitted = admit(file, limits)
-    numbers = _numbers(chunk, file.line)
-    for found, entries in ((admitted.dropped, ledger.drops), (admitted.done, ledger.cuts)):
-        for reason, dropped in found.items():
-            lengths = file.num_tokens[dropped]
-            tally = ledger.drops(reason, bad=True) if reason == UNSUPERVISED else entries(reason)
-            tally.add_many(len(dropped), _named(chunk, numbers[dropped], lengths), lengths)
+    admitted = account_for(chunk, account.rows, account.faults, file, limits, ledger)
+    numbers = numbers_of(chunk, file.line)
     return {
         "row": admitted.row,
         "begin": admitted.begin,
@@ -261,24 +251,9 @@ def _block(encoded: EncodedChunk, limits: Limits, ledger: Ledger) -> dict[str, n
     }
 
 
-def _named(chunk: Chunk, numbers: IntArray, lengths: npt.NDArray[np.int32]) -> Iterator[tuple[str, str]]:
-    for number, length in zip(numbers.tolist(), lengths.tolist(), strict=True):
-        yield place(chunk.file, number, chunk.by_line), f"{length} tokens"
-
-
-def _numbers(chunk: Chunk, lines: npt.NDArray[np.int32]) -> IntArray:
-    """int64[N]: the number in its file of each line of a chunk."""
-    if chunk.numbers is None:
-        return lines.astype(np.int64) + chunk.first
-    return np.asarray(chunk.numbers, dtype=np.int64)[lines]
-
-
-def _number(chunk: Chunk, line: int) -> int:
-    return int(_numbers(chunk, np.array([line], dtype=np.int32))[0])
-
-
 def _joined(arrays: Sequence[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind, copy=False)
+    joined: npt.NDArray[Any] = np.concatenate([np.zeros(0, kind), *arrays]).astype(kind, copy=False)
+    return joined
 
 
 # -- rows that repeat each other -----------------------------------------------------------------------------------
@@ -317,7 +292,7 @@ def _without_near_duplicates(table: _Table, threshold: float) -> tuple[_Table, d
         found = _signatures(table, samples)
         if found is None or not len(mine):
             continue
-        earlier = near_duplicates(found, threshold, lambda number, samples=samples: _tokens(table, samples, number))
+        earlier = near_duplicates(found, threshold, partial(_tokens, table, samples))
         flags[mine] = earlier >= 0
         for at in np.flatnonzero(earlier >= 0).tolist():
             if len(pairs) < 20:

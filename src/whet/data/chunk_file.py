@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,36 @@ class ChunkAccount:
     sha256: str
 
 
+class EncodedRows(Protocol):
+    """The encoded rows of one chunk, in a file or in memory."""
+
+    @property
+    def kind(self) -> Kind:
+        """Of the samples."""
+        ...
+
+    @property
+    def num_supervised(self) -> npt.NDArray[np.int32]:
+        """int32[N]: targets of each sample."""
+        ...
+
+    @property
+    def num_tokens(self) -> npt.NDArray[np.int32]:
+        """int32[N]: tokens of each sample."""
+        ...
+
+    @property
+    def line(self) -> npt.NDArray[np.int32]:
+        """int32[N]: the line of the chunk that each sample comes from, from 0."""
+        ...
+
+    def sequence(self, name: str, row: int) -> npt.NDArray[Any]:
+        """A sample's ids, or its flags."""
+        ...
+
+
 class ChunkWriter:
-    """Collects the encoded rows of one chunk.
+    """Collects the encoded rows of one chunk, and is them (`EncodedRows`) until they are written.
 
     Args:
         kind: of its samples.
@@ -106,6 +134,25 @@ class ChunkWriter:
             self._draws.append(draw)
             if self._has_extras:
                 self._extras.append(extra(sample))
+
+    @property
+    def num_supervised(self) -> npt.NDArray[np.int32]:
+        return self._numbers(0)
+
+    @property
+    def num_tokens(self) -> npt.NDArray[np.int32]:
+        return self._numbers(1)
+
+    @property
+    def line(self) -> npt.NDArray[np.int32]:
+        return self._numbers(2)
+
+    def sequence(self, name: str, row: int) -> npt.NDArray[Any]:
+        """A sample's ids, or its flags; a view of what may be the ids of the whole chunk."""
+        return self._arrays[self._names.index(name)][row]
+
+    def _numbers(self, column: int) -> npt.NDArray[np.int32]:
+        return np.array(self._scalars, dtype=np.int32).reshape(-1, 3)[:, column]
 
     def fault(self, line: int, reason: str, detail: str) -> None:
         """A row that gives no sample."""
@@ -142,9 +189,7 @@ class ChunkWriter:
 
     def _write_arrow(self, path: Path) -> None:
         names = self._names
-        lists = [
-            _list_array(column, _TYPES.get(name, _IDS)) for name, column in zip(names, self._arrays, strict=True)
-        ]
+        lists = [_list_array(column, _TYPES.get(name, _IDS)) for name, column in zip(names, self._arrays, strict=True)]
         numbers = np.array(self._scalars, dtype=np.int32).reshape(-1, 3).T
         columns = [
             *lists,
@@ -257,6 +302,6 @@ class Lists:
 def _list_array(arrays: Iterable[npt.NDArray[Any]], dtype: pa.DataType) -> pa.ListArray:
     parts = list(arrays)
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
-    empty = np.zeros(0, np.bool_ if dtype == _FLAGS else np.int32)
+    empty: npt.NDArray[Any] = np.zeros(0, np.bool_ if dtype == _FLAGS else np.int32)
     values = pa.array(np.concatenate([empty, *parts])).cast(dtype.value_type)
     return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -57,6 +57,11 @@ def encode_chunk(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) ->
         DataError: its rows cannot be read, or are of a kind that the method does not train on.
         OSError: the file cannot be written.
     """
+    return encode_rows(chunk, encoder, recipe).write(recipe.pool, chunk.digest, encoder.engine)
+
+
+def encode_rows(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) -> ChunkWriter:
+    """Encode a chunk in memory; raises DataError as `encode_chunk`."""
     with _no_collection():
         lines, rows = [], []
         bad: list[tuple[int, BadRow]] = []
@@ -84,7 +89,7 @@ def encode_chunk(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) ->
         writer = writer or ChunkWriter(recipe.kinds[0])
         for line, reason, detail in sorted(faults):
             writer.fault(line, reason, detail)
-        return writer.write(recipe.pool, chunk.digest, encoder.engine)
+        return writer
 
 
 def encode_chunks(
@@ -197,7 +202,9 @@ def _wrong_kind(recipe: EncoderRecipe, found: str) -> DataError:
         message = f"'{dataset.path}' has no preferences: its rows (type '{dataset.type}') hold {found}"
         return DataError(Problem(where, message, "for `rl`, use a type with a chosen and a rejected answer"))
     if recipe.kinds == ("tokens",) and found == _DESCRIPTIONS["preference"]:
-        message = f"'{dataset.path}' has preferences (type '{dataset.type}'), and no `rl` method is set that learns from them"
+        message = (
+            f"'{dataset.path}' has preferences (type '{dataset.type}'), and no `rl` method is set that learns from them"
+        )
         return DataError(Problem(where, message, "set `rl: dpo`, or another type"))
     message = f"'{dataset.path}': rows of type '{dataset.type}' hold {found}, this method trains on {wanted}"
     return DataError(Problem(where, message, "set another `type`, or another method"))
