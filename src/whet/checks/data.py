@@ -11,8 +11,9 @@ from whet.checks.base import Subject
 from whet.config import DatasetConfig
 from whet.core.errors import Problem, RowError, WhetError
 from whet.data.readers import BadRow, Row
+from whet.data.samples import Encoded, EncodedPreference
 from whet.data.sources import locate
-from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder
+from whet.data.tokenise import SampleEncoder
 
 ROWS_LOOKED_AT = 100
 

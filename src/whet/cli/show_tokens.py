@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from whet.data.samples import Encoded
 from whet.data.store import PreferenceSplit, PreparedSet, Split
-from whet.data.tokenise import Encoded, TokenText, explain_tokens
+from whet.data.tokenise import TokenText, explain_tokens
 
 SUPERVISED_STYLE = "green"
 CONTEXT_STYLE = "red"

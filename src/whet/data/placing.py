@@ -149,9 +149,7 @@ def mark(begins: Positions, text_begins: Positions, spans: SpanList) -> Flags:
     return flags
 
 
-def overlapping(
-    begins: Positions, ends: Positions, text_begins: Positions, spans: SpanList
-) -> npt.NDArray[np.bool_]:
+def overlapping(begins: Positions, ends: Positions, text_begins: Positions, spans: SpanList) -> npt.NDArray[np.bool_]:
     """bool[K]: whether each of K ranges has a character in one of the spans; places as for `mark`."""
     base = text_begins[spans.texts]
     order = np.argsort(base + spans.begins, kind="stable")

@@ -19,7 +19,7 @@ from whet.config import Config, DatasetConfig
 from whet.config.resolve import ResolvedRun
 from whet.config.tasks import Task, task_of
 from whet.core.errors import DataError, Problem
-from whet.core.log import say
+from whet.core.log import say, warn
 from whet.data import store
 from whet.data.assembly import Assembly, EncodedChunk, EncodedPart, SetOptions, assemble
 from whet.data.chunk_file import ChunkAccount, read_account
@@ -70,6 +70,7 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
     if found is None:
         found = work.make(refresh=refresh)
     _refuse_faults(found, work)
+    _warn_of_overlap(found, work)
     return found
 
 
@@ -384,6 +385,17 @@ def _refuse_mixed(parts: Sequence[EncodedPart], origins: Sequence[Part]) -> None
 def _refuse_faults(prepared: PreparedSet, work: Preparation) -> None:
     """A set may have been made under `on_bad_row: drop`; its bad rows are still an error where they are one now."""
     _refuse_ledgers([Ledger.from_dict(values) for values in prepared.manifest["ledgers"]], work)
+
+
+def _warn_of_overlap(prepared: PreparedSet, work: Preparation) -> None:
+    """An evaluation on rows that are trained on says nothing about other rows."""
+    overlap = prepared.manifest.get("eval_overlap", {})
+    count = overlap.get("exact", 0) + overlap.get("near", 0)
+    if count and work.options.eval_overlap == "report":
+        (one, other), *_ = overlap["examples"]
+        found = f"{count:,} of {overlap['rows']:,} test rows are training rows too ({one} = {other})"
+        fix = "take them out, or set `eval_overlap: drop`"
+        warn(Problem(work.config.where("test_datasets"), found, fix, "eval_overlap"))
 
 
 def _refuse_ledgers(ledgers: Sequence[Ledger], work: Preparation) -> None:

@@ -63,4 +63,5 @@ def _recording(kind: type[BaseModel]) -> type[BaseModel]:
         return value
 
     namespace = {"__getattribute__": read, "__module__": __name__, "model_config": {"defer_build": True}}
-    return type(kind)(f"Recorded{kind.__name__}", (kind,), namespace)
+    made: Any = type(kind)
+    return cast(type[BaseModel], made(f"Recorded{kind.__name__}", (kind,), namespace))

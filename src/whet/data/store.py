@@ -170,7 +170,9 @@ class Split(_Subset):
     def cut_tokens(self, index: int) -> npt.NDArray[np.int32]:
         """int32: the ids of the sample's row that lie behind it, which `sequence_len` cut away; for looking at."""
         sample = int(self.indices[index])
-        ids: npt.NDArray[np.int32] = self.samples.sequence("input_ids", sample)[int(self.samples.index["end"][sample]) :]
+        ids: npt.NDArray[np.int32] = self.samples.sequence("input_ids", sample)[
+            int(self.samples.index["end"][sample]) :
+        ]
         return ids
 
 

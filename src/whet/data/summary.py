@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from whet.config.resolve import ResolvedRun
 from whet.data.ledger import Ledger, Tally
 from whet.data.packing import fill, pack
 from whet.data.store import AnySplit, PreparedSet
+
 
 @dataclass(frozen=True, slots=True)
 class SplitFigures:
@@ -77,6 +79,8 @@ def summary(prepared: PreparedSet, sequence_len: int, eval_sequence_len: int) ->
     parts: list[Table] = [_rows_table(ledgers)]
     if any(ledger.dropped or ledger.cut for ledger in ledgers):
         parts.append(_losses_table(ledgers))
+    if repeats := _repeats_table(prepared.manifest):
+        parts.append(repeats)
     rows = _split_figures(prepared.train, "train", sequence_len)
     if prepared.validation is not None:
         rows += _split_figures(prepared.validation, "validation", eval_sequence_len)
@@ -115,6 +119,21 @@ def _losses_table(ledgers: Sequence[Ledger]) -> Table:
             for reason, tally in tallies.items():
                 table.add_row(ledger.name, f"{verb}{reason}{_range(tally)}", tally.places, f"{tally.count:,}")
     return table
+
+
+def _repeats_table(manifest: Mapping[str, Any]) -> Table | None:
+    """Rows that nearly repeat others, and test rows that stand in the training data; None where there are none."""
+    table = _table("repeated rows", ["what", "for example"], ["rows"])
+    near, shared = manifest.get("near_duplicates", {}), manifest.get("eval_overlap", {})
+    counts = [
+        (f"dropped: alike from {near.get('threshold')} on", near.get("rows", 0), near.get("examples", [])),
+        ("test rows that are training rows", shared.get("exact", 0), shared.get("examples", [])),
+        ("test rows that are nearly training rows", shared.get("near", 0), shared.get("examples", [])),
+    ]
+    for what, count, examples in counts:
+        if count:
+            table.add_row(what, "; ".join(f"{one} = {other}" for one, other in examples[:3]), f"{count:,}")
+    return table if table.row_count else None
 
 
 def _range(tally: Tally) -> str:

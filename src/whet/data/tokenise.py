@@ -26,32 +26,38 @@ from whet.core.types import (
     Prompt,
     Sample,
     Segment,
+    Several,
     Stepwise,
     Tokens,
     Unpaired,
     UnpairedText,
 )
+from whet.data.finishing import (
+    Answers,
+    AsUnpaired,
+    Ends,
+    Finish,
+    Framed,
+    Outcome,
+    PromptIds,
+    RawAnswers,
+    Ready,
+    Steps,
+    Whole,
+    all_or_error,
+    as_preference,
+)
 from whet.data.formats import make_format
 from whet.data.formats.base import CONFIGURED, format_identity
 from whet.data.ledger import HISTORY_CHOICE, REWRITTEN
-from whet.data.samples import (
-    Encoded,
-    EncodedPreference,
-    EncodedPrompt,
-    EncodedSample,
-    EncodedStepwise,
-    EncodedUnpaired,
-    Ids,
-)
+from whet.data.samples import Encoded, EncodedSample
 from whet.data.templates.history import Change, history_change, trained_answers
 from whet.data.templates.regions import Span, merged
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
 from whet.data.templates.resolve import dataset_place, policy_of, renderer_for, shipped_template
 from whet.data.templates.skeleton import Skeletons
 from whet.data.templates.traced import Traced, concat
-from whet.data.texts import Coded, TextBatch, TextEncoder
-
-Outcome = tuple[EncodedSample, ...] | RowError
+from whet.data.texts import TextBatch, TextEncoder
 
 #: The answers of a preference are what the assistant says, whatever a dataset trains.
 _ANSWERS = TrainPolicy()
@@ -64,10 +70,6 @@ class TokenText:
     text: str
     ids: tuple[int, ...]
     supervised: bool
-
-
-#: What is left to do for a sample once its texts have ids.
-_Finish = Callable[[Coded], EncodedSample | RowError]
 
 
 class SampleEncoder:
@@ -99,8 +101,7 @@ class SampleEncoder:
             self._renderer = renderer_for(config, dataset, tokenizer, own)
             self._skeletons = Skeletons(self._renderer, self._policy, self._refuse_rewritten)
         self._texts = TextEncoder(tokenizer, self._renderer.control if self._renderer else ())
-        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self._adds_bos = _adds_bos(tokenizer)
+        self._ends = Ends.of(tokenizer)
         self._warned = False
 
     def identity(self) -> dict[str, str]:
@@ -121,7 +122,7 @@ class SampleEncoder:
         self._check_one(prepared, batch)
         coded = self._texts.encode(batch)
         return [
-            row if isinstance(row, RowError) else _all_or_error([finish(coded) for finish in row.finishes])
+            row if isinstance(row, RowError) else all_or_error([finish(coded) for finish in row.finishes])
             for row in prepared
         ]
 
@@ -146,6 +147,8 @@ class SampleEncoder:
             sample = self._format.read(row)
             if isinstance(sample, Conversation):
                 return self._prepared_conversation(sample, batch)
+            if isinstance(sample, Several):
+                return _Prepared([self._finish_of(part, batch) for part in sample.samples])
             return _Prepared([self._finish_of(sample, batch)])
         except RowError as error:
             return error
@@ -156,7 +159,7 @@ class SampleEncoder:
         self._refuse_untrained(conversation)
         parts = self._exploded(conversation) if self._explodes else [conversation]
         numbers = [self._add(part, batch) for part in parts]
-        return _Prepared([_Whole(number) for number in numbers], parts[0], numbers[0])
+        return _Prepared([Whole(number) for number in numbers], parts[0], numbers[0])
 
     def _exploded(self, conversation: Conversation) -> list[Conversation]:
         """A conversation for each trained answer, which is its last turn and all that is trained of it."""
@@ -198,40 +201,46 @@ class SampleEncoder:
             raise RowError(REWRITTEN, f"message {number} is rendered otherwise when it is the last")
         if change is Change.WORDS and not self._warned:
             self._warned = True
-            warn(f"{self._where}: the chat template writes other words around an answer when it is the last; {HISTORY_CHOICE}")
+            warn(
+                f"{self._where}: the chat template writes other words around an answer when it is the last; {HISTORY_CHOICE}"
+            )
 
     # -- other samples -----------------------------------------------------------------------------------------------
 
-    def _finish_of(self, sample: Sample, batch: TextBatch) -> _Finish:
+    def _finish_of(self, sample: Sample, batch: TextBatch) -> Finish:
         """Add the texts of a sample to the batch; returns what makes the encoded sample of their ids."""
+        if isinstance(sample, Conversation):
+            self._refuse_untrained(sample)
+            return Whole(self._add(sample, batch))
         if isinstance(sample, Tokens):
-            return _Ready(self._checked_tokens(sample))
+            return Ready(self._checked_tokens(sample))
         if isinstance(sample, Document):
-            return _Framed(batch.add(rendered_document(sample)), sample, self)
+            return Framed(batch.add(rendered_document(sample)), sample, self._ends)
         if isinstance(sample, Preference):
             answers = (sample.chosen, sample.rejected)
-            texts = [self._rendered((*sample.prompt, *answer), sample.tools) for answer in answers]
-            return _Answers([(batch.add(text), text) for text in texts], len(sample.prompt), _preference)
+            rendered = [self._rendered((*sample.prompt, *answer), sample.tools) for answer in answers]
+            return Answers([(batch.add(text), text) for text in rendered], len(sample.prompt), as_preference)
         if isinstance(sample, PreferenceText):
             pairs = [_raw_answer(sample.prompt, answer) for answer in (sample.chosen, sample.rejected)]
-            return _RawAnswers([(batch.add(text), at) for text, at in pairs], self, _preference)
+            return RawAnswers([(batch.add(text), at) for text, at in pairs], self._ends, as_preference)
         if isinstance(sample, Unpaired):
-            text = self._rendered((*sample.prompt, *sample.completion), sample.tools)
-            return _Answers([(batch.add(text), text)], len(sample.prompt), _Unpaired(sample.label))
+            whole = self._rendered((*sample.prompt, *sample.completion), sample.tools)
+            return Answers([(batch.add(whole), whole)], len(sample.prompt), AsUnpaired(sample.label))
         if isinstance(sample, UnpairedText):
             text, at = _raw_answer(sample.prompt, sample.completion)
-            return _RawAnswers([(batch.add(text), at)], self, _Unpaired(sample.label))
+            return RawAnswers([(batch.add(text), at)], self._ends, AsUnpaired(sample.label))
         if isinstance(sample, Stepwise):
-            texts = [sample.prompt, *(step + sample.separator for step in sample.steps)]
-            return _Steps([batch.add(_plain(text)) for text in texts], sample, self)
+            pieces = [sample.prompt, *(step + sample.separator for step in sample.steps)]
+            return Steps([batch.add(_plain(piece)) for piece in pieces], sample, self._ends)
+        assert isinstance(sample, Prompt), f"a format gave {type(sample).__name__}, which is no sample"
         return self._finish_of_prompt(sample, batch)
 
-    def _finish_of_prompt(self, sample: Prompt, batch: TextBatch) -> _Finish:
+    def _finish_of_prompt(self, sample: Prompt, batch: TextBatch) -> Finish:
         columns = dict(sample.columns) | ({} if sample.answer is None else {"answer": sample.answer})
         if sample.text is not None:
-            return _PromptIds(batch.add(_plain(sample.text)), columns)
+            return PromptIds(batch.add(_plain(sample.text)), columns)
         assert self._renderer is not None
-        return _PromptIds(batch.add(self._renderer.prompt(sample.turns, sample.tools)), columns)
+        return PromptIds(batch.add(self._renderer.prompt(sample.turns, sample.tools)), columns)
 
     def _rendered(self, turns: Sequence[Any], tools: Sequence[Any] | None) -> Rendered:
         assert self._renderer is not None, "a format that gives conversations says which template they need"
@@ -244,201 +253,14 @@ class SampleEncoder:
             raise RowError("unknown token id", f"{wrong} is not below {size}, the size of the tokenizer's vocabulary")
         return Encoded(np.array(sample.input_ids, np.int32), np.array(sample.supervised, np.bool_))
 
-    def framed(self, encoded: Encoded, *, bos: bool, eos: bool, train_eos: bool) -> Encoded:
-        """With the tokens that a raw text gets at its ends: BOS as this tokenizer does it, EOS if it is not there."""
-        ids, supervised = [encoded.input_ids], [encoded.supervised]
-        first, last = (ids[0][:1].tolist(), ids[0][-1:].tolist())
-        if bos and self._adds_bos and first != [self._bos]:
-            ids.insert(0, np.array([self._bos], np.int32))
-            supervised.insert(0, np.zeros(1, np.bool_))
-        if eos and self._eos is not None and last != [self._eos]:
-            ids.append(np.array([self._eos], np.int32))
-            supervised.append(np.array([train_eos]))
-        return Encoded(np.concatenate(ids), np.concatenate(supervised)) if len(ids) > 1 else encoded
-
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """A row whose texts wait for their ids; a conversation and its text, where there is one, to be compared."""
 
-    finishes: Sequence[_Finish]
+    finishes: Sequence[Finish]
     conversation: Conversation | None = None
     text: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    sample: Encoded
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        return _with_targets(self.sample)
-
-
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """A conversation: its text and nothing else."""
-
-    text: int
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        if self.text in coded.refused:
-            return coded.refused[self.text]
-        encoded = Encoded(*coded.sequence(self.text))
-        return encoded if coded.num_trained[self.text] else _with_targets(encoded)
-
-
-@dataclass(frozen=True, slots=True)
-class _Framed:
-    """A raw text, with BOS and EOS."""
-
-    text: int
-    document: Document
-    encoder: SampleEncoder
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        refused = coded.refused.get(self.text)
-        if refused is not None:
-            return refused
-        document = self.document
-        ends_trained = bool(document.segments) and document.segments[-1].train
-        return _with_targets(
-            self.encoder.framed(
-                Encoded(*coded.sequence(self.text)),
-                bos=document.add_bos,
-                eos=document.add_eos,
-                train_eos=ends_trained,
-            )
-        )
-
-
-#: Ids of one text, and the tokens at which its answer begins and ends.
-_Cut = tuple[Ids, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """Conversations that end in an answer; ``join`` makes a sample of them, each cut where the answer begins."""
-
-    texts: Sequence[tuple[int, Rendered]]
-    first: int
-    join: Callable[[Sequence[_Cut]], EncodedSample | RowError]
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        cuts: list[_Cut] = []
-        for number, rendered in self.texts:
-            if number in coded.refused:
-                return coded.refused[number]
-            ids, _ = coded.sequence(number)
-            answer = [region for region in rendered.regions if region.message >= self.first]
-            if not answer or answer[0].message != self.first:
-                return RowError("no assistant turn", "the chat template does not write the answer")
-            end = max(region.stop.end if region.stop else region.end for region in answer)
-            cuts.append((ids, coded.first_token(number, answer[0].begin), coded.first_token(number, end)))
-        return self.join(cuts)
-
-
-@dataclass(frozen=True, slots=True)
-class _RawAnswers:
-    """Raw texts that end in an answer, with where it begins."""
-
-    texts: Sequence[tuple[int, int]]
-    encoder: SampleEncoder
-    join: Callable[[Sequence[_Cut]], EncodedSample | RowError]
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        cuts: list[_Cut] = []
-        for number, begin in self.texts:
-            if number in coded.refused:
-                return coded.refused[number]
-            bare = Encoded(*coded.sequence(number))
-            ids = self.encoder.framed(bare, bos=True, eos=True, train_eos=True).input_ids
-            before = int(len(ids) > len(bare) and not np.array_equal(ids[: len(bare)], bare.input_ids))
-            cuts.append((ids, coded.first_token(number, begin) + before, len(ids)))
-        return self.join(cuts)
-
-
-def _preference(cuts: Sequence[_Cut]) -> EncodedPreference | RowError:
-    """Both conversations cut where the answer begins.
-
-    The first token that differs between them belongs to the answer even where it begins in the prompt's last
-    characters; a template that writes the prompt differently for each answer is refused.
-    """
-    (chosen, chosen_begin, chosen_end), (rejected, rejected_begin, rejected_end) = cuts
-    if np.array_equal(chosen[:chosen_end], rejected[:rejected_end]):
-        return RowError("answers are equal", "chosen and rejected are the same tokens, so nothing is to be preferred")
-    begin = min(chosen_begin, rejected_begin)
-    same = chosen[:begin] == rejected[:begin]
-    shared = begin if same.all() else int(np.argmin(same))
-    if shared < begin - 1:
-        return RowError("prompts differ", "the chat template writes the prompt differently for the two answers")
-    return EncodedPreference(chosen[:shared], chosen[shared:chosen_end], rejected[shared:rejected_end])
-
-
-@dataclass(frozen=True, slots=True)
-class _Unpaired:
-    label: bool
-
-    def __call__(self, cuts: Sequence[_Cut]) -> EncodedSample | RowError:
-        ((ids, begin, end),) = cuts
-        if begin >= end:
-            return RowError("empty answer", "the answer has no tokens")
-        return EncodedUnpaired(ids[:begin], ids[begin:end], self.label)
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """A prompt and the steps of a solution, each encoded alone so that its last token is the separator's own."""
-
-    texts: Sequence[int]
-    sample: Stepwise
-    encoder: SampleEncoder
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        for text in self.texts:
-            if text in coded.refused:
-                return coded.refused[text]
-        prompt, *steps = (coded.sequence(text)[0] for text in self.texts)
-        if any(not len(step) for step in steps):
-            return RowError("empty step", "a step of the solution has no tokens")
-        judged = np.zeros(sum(map(len, steps)), dtype=np.bool_)
-        right = np.zeros_like(judged)
-        ends = np.cumsum([len(step) for step in steps]) - 1
-        right[ends] = self.sample.labels
-        judged[ends[-1:] if self.sample.last_only else ends] = True
-        most = self.sample.max_completion_length
-        ids, judged, right = (part[:most] for part in (np.concatenate(steps), judged, right & judged))
-        empty = np.zeros(0, np.bool_)
-        head = self.encoder.framed(Encoded(prompt, np.zeros(len(prompt), np.bool_)), bos=True, eos=False, train_eos=False)
-        if not judged.any():
-            return RowError("nothing to train", "no judged step is left within max_completion_length")
-        before = np.concatenate([empty, np.zeros(len(head), np.bool_)])
-        return EncodedStepwise(
-            np.concatenate([head.input_ids, ids]), np.concatenate([before, judged]), np.concatenate([before, right])
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _PromptIds:
-    text: int
-    columns: Mapping[str, Any]
-
-    def __call__(self, coded: Coded) -> EncodedSample | RowError:
-        return coded.refused.get(self.text) or EncodedPrompt(coded.sequence(self.text)[0], self.columns)
-
-
-def _all_or_error(samples: Sequence[EncodedSample | RowError]) -> Outcome:
-    kept: list[EncodedSample] = []
-    for sample in samples:
-        if isinstance(sample, RowError):
-            return sample
-        kept.append(sample)
-    return tuple(kept)
-
-
-def _with_targets(encoded: Encoded) -> Encoded | RowError:
-    if not encoded.supervised.any():
-        return RowError("nothing to train", f"none of its {len(encoded)} tokens is trained")
-    return encoded
 
 
 def rendered_document(document: Document) -> Rendered:
@@ -464,13 +286,6 @@ def _raw_answer(prompt: str, answer: str) -> tuple[Rendered, int]:
 
 def _plain(text: str) -> Rendered:
     return rendered_document(Document((Segment(text, False),)))
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether this tokenizer puts a BOS before a text by itself."""
-    if tokenizer.bos_token_id is None:
-        return False
-    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
 
 
 def explain_tokens(encoded: Encoded, tokenizer: Any) -> list[TokenText]:

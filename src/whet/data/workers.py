@@ -212,7 +212,7 @@ def _wrong_kind(recipe: EncoderRecipe, found: str) -> DataError:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No search for reference cycles meanwhile: the thousands of rows in flight hold none, and looking costs a third."""
+    """No search for reference cycles meanwhile: the thousands of rows in flight hold none."""
     enabled = gc.isenabled()
     gc.disable()
     try:

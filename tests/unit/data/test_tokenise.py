@@ -13,7 +13,9 @@ from tests.conversations import contents
 from tests.tiny_tokenizers import byte_level_tokenizer, tiny_tokenizer
 
 from whet.core.errors import ConfigError, DataError, RowError
-from whet.data.tokenise import Encoded, EncodedPreference, SampleEncoder, TextEncoder, explain_tokens
+from whet.data.samples import Encoded, EncodedPreference
+from whet.data.texts import TextEncoder
+from whet.data.tokenise import SampleEncoder, explain_tokens
 
 SPECIALS = ["<s>", "</s>", "<pad>"]
 

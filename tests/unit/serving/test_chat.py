@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from whet.config import Config, make_config
 from whet.core.errors import ArtefactError
-from whet.data.tokenise import Encoded, SampleEncoder
+from whet.data.samples import Encoded
+from whet.data.tokenise import SampleEncoder
 from whet.serving.chat import default_sampling, load_engine
 from whet.serving.sampling import Sampling
 from whet.serving.trained import Trained, find_trained

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from types import BuiltinMethodType
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -122,7 +122,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _strftime_now
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
-        self.tests["sequence"] = _is_sequence(self.tests["sequence"])
+        self.tests["sequence"] = _is_sequence(cast(Callable[..., bool], self.tests["sequence"]))
         self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
 
     @staticmethod
@@ -155,7 +155,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return wrapper
 
 
-def _is_sequence(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _is_sequence(test: Callable[..., bool]) -> Callable[[Any], bool]:
     """Jinja's test, which takes the length of what it is asked about; a string need not be asked."""
     return lambda value: isinstance(value, str) or test(value)
 

@@ -52,7 +52,9 @@ def history_change(
             continue
         if whole is not None and alone.text[: own.end] == rendered.text[: whole.end]:
             continue
-        change = Change.TEXTS if whole is None or _texts(alone, own.end) != _texts(rendered, whole.end) else Change.WORDS
+        change = (
+            Change.TEXTS if whole is None or _texts(alone, own.end) != _texts(rendered, whole.end) else Change.WORDS
+        )
         if change.value > worst.value:
             worst, number = change, at
     return worst, number

@@ -122,7 +122,9 @@ class Watched(Traced):
         return self._asked("filled", None)
 
     def __contains__(self, part: object) -> bool:
-        return self._asked("contains", part) if isinstance(part, str) else str.__contains__(self, part)  # type: ignore[arg-type]
+        if not isinstance(part, str):
+            raise TypeError(f"'in <string>' requires string as left operand, not {type(part).__name__}")
+        return self._asked("contains", part)
 
     def __eq__(self, other: object) -> bool:
         return self._asked("equals", other) if isinstance(other, str) else False
