@@ -9,6 +9,7 @@ code), whatever sets it is a part of.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from array import array
@@ -36,6 +37,8 @@ _SCALARS: Sequence[tuple[str, pa.DataType]] = (
     ("digest", pa.binary(16)),
     ("draw", pa.uint64()),
 )
+_MODIFIED = "modified_ns"
+"""In the account: when the file was written. Linking and renaming leave a file's time, writing to it does not."""
 
 
 @dataclass
@@ -178,8 +181,9 @@ class ChunkWriter:
             )
             sync(path)
             path.chmod(0o644)
+            modified_ns = path.stat().st_mtime_ns
             os.replace(path, folder / f"{name}.arrow")
-            path.write_bytes(orjson.dumps(asdict(account)))
+            path.write_bytes(orjson.dumps({**asdict(account), _MODIFIED: modified_ns}))
             sync(path)
             path.chmod(0o644)
             os.replace(path, folder / f"{name}.json")
@@ -207,11 +211,21 @@ class ChunkWriter:
 
 
 def read_account(folder: Path, name: str) -> ChunkAccount | None:
-    """The account of a published chunk file; None if there is none, or it is not whole."""
+    """The account of a published chunk file; None if there is none, or the file is not what was written.
+
+    A file of the right size and time is taken for what was written; one of another time is read and hashed.
+    """
+    path = folder / f"{name}.arrow"
     try:
         values = orjson.loads((folder / f"{name}.json").read_bytes())
-        if (folder / f"{name}.arrow").stat().st_size != values["num_bytes"]:
+        status, modified_ns = path.stat(), values.pop(_MODIFIED)
+        if status.st_size != values["num_bytes"]:
             return None
+        if status.st_mtime_ns != modified_ns:
+            if sha256(path) != values["sha256"]:
+                return None
+            with contextlib.suppress(OSError):
+                os.utime(path, ns=(status.st_atime_ns, modified_ns))  # a copy: it need not be hashed again
         faults = {
             reason: Fault(fault["count"], [(line, detail) for line, detail in fault["examples"]])
             for reason, fault in values.pop("faults").items()
@@ -219,6 +233,15 @@ def read_account(folder: Path, name: str) -> ChunkAccount | None:
         return ChunkAccount(**values, faults=faults)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def reuse(folder: Path, name: str) -> ChunkAccount | None:
+    """As `read_account`, for a set that is being made: the account's time says when the chunk was last used."""
+    account = read_account(folder, name)
+    if account is not None:
+        with contextlib.suppress(OSError):
+            os.utime(folder / f"{name}.json")
+    return account
 
 
 class ChunkFile:

@@ -94,6 +94,12 @@ class Chunk:
     faults: tuple[tuple[int, BadRow], ...] = ()
     num_lines: int = 0
 
+    @property
+    def last(self) -> int:
+        """Number of its last row."""
+        lines = self.numbers[-1] if self.numbers else self.first + self.num_lines - 1
+        return max([lines, *(number for number, _ in self.faults[-1:])])
+
     def load(self) -> bytes:
         """The lines, each with its line feed.
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-
-from filelock import FileLock, Timeout
 
 from whet import __version__
 from whet.config import Config, DatasetConfig
@@ -21,11 +17,13 @@ from whet.config.tasks import Task, task_of
 from whet.core.errors import DataError, Problem
 from whet.core.log import say, warn
 from whet.data import store
-from whet.data.assembly import Assembly, EncodedChunk, EncodedPart, SetOptions, assemble
+from whet.data.assembly import EncodedChunk, EncodedPart, SetOptions, assemble
 from whet.data.chunk_file import ChunkAccount, read_account
 from whet.data.chunks import Chunk
 from whet.data.fingerprint import Inputs, code_identity, fingerprint, rows_identity, tokenizer_identity
 from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
+from whet.data.locking import locked
+from whet.data.publishing import publish_set
 from whet.data.recorder import Reads
 from whet.data.samples import Kind
 from whet.data.scan import ScanCache, descriptors
@@ -34,7 +32,7 @@ from whet.data.store import PreparedSet
 from whet.data.tokenise import SampleEncoder
 from whet.data.workers import EncoderRecipe, encode_chunks
 
-POOL, SCANS = "chunks", "scans"
+POOL, SCANS, LOCKS = "chunks", "scans", "locks"
 _LEFTOVER_SECONDS = 24 * 3600.0
 
 KINDS_OF_TASK: Mapping[Task, tuple[Kind, ...]] = {
@@ -106,6 +104,11 @@ class Part:
     def is_test(self) -> bool:
         return self.key == "test_datasets"
 
+    @property
+    def title(self) -> str:
+        """Its name among the inputs of a set."""
+        return f"{self.key}: {self.name}"
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -132,9 +135,9 @@ class Preparation:
 
     def inputs(self, chunks: Sequence[Sequence[Chunk]]) -> Inputs:
         """What decides the content of the set, for the chunks of each part."""
-        inputs: dict[str, Any] = {"selection": asdict(self.options)}
+        inputs: dict[str, Any] = {"selection": asdict(self.options), "order": [part.title for part in self.parts]}
         for part, mine in zip(self.parts, chunks, strict=True):
-            inputs[f"{part.key}: {part.name}"] = {**part.inputs, "rows": rows_identity(mine)}
+            inputs[part.title] = {**part.inputs, "rows": rows_identity(mine)}
         return inputs
 
     def find(self, *, scan: bool) -> PreparedSet | None:
@@ -143,12 +146,11 @@ class Preparation:
         chunks: list[list[Chunk]] = []
         for part in self.parts:
             stamp = None if scan else part.source.stamp()
-            known = list(descriptors(part.source, cache)) if scan else cache.find(stamp) if stamp else None
+            known = descriptors(part.source, cache) if scan else cache.find(stamp) if stamp else None
             if known is None:
                 return None
             chunks.append([replace(chunk, lines=None) for chunk in known])
-        folder = self._place(self.inputs(chunks))
-        return _opened(folder) if store.is_published(folder) else None
+        return _opened(self._place(self.inputs(chunks)))
 
     def make(self, *, refresh: bool) -> PreparedSet:
         """Encode what is not encoded yet, and publish the set."""
@@ -159,12 +161,12 @@ class Preparation:
             _refuse_mixed(parts, self.parts)
             inputs = self.inputs([[encoded.chunk for encoded in part.chunks] for part in parts])
             folder = self._place(inputs)
-            if store.is_published(folder) and not refresh:
-                return _opened(folder)
+            if not refresh and (found := _opened(folder)) is not None:
+                return found
             places = {key: self.config.where(key) for key in ("val_set_size", "test_datasets")}
             assembly = assemble(parts, self.options, places)
             _refuse_ledgers(assembly.ledgers, self)
-            self._publish(folder, inputs, parts, assembly)
+            publish_set(folder, self._facts(inputs, parts), parts, assembly)
         return store.open_prepared(folder)
 
     def _place(self, inputs: Inputs) -> Path:
@@ -176,47 +178,46 @@ class Preparation:
 
         A failure to write becomes an error that names the folder.
         """
-        names = {part.source.name: part.inputs for part in self.parts}
-        lock = FileLock(self.folder / f"{fingerprint({'selection': asdict(self.options), **names})[:32]}.lock")
+        inputs = {part.title: part.inputs for part in self.parts}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            waited = False
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say("another process prepares this data; waiting for it")
-                lock.acquire()
-                waited = True
-            try:
+            with self._lock({"selection": asdict(self.options), **inputs}) as waited:
                 yield waited
-            finally:
-                lock.release()
         except OSError as error:
             found = f"the prepared set cannot be written to '{self.folder}' ({error.strerror or error})"
             fix = "set `dataset_prepared_path` to a folder with room that you may write to"
             raise DataError(Problem(self.config.where("dataset_prepared_path"), found, fix)) from error
 
+    def _lock(self, inputs: Inputs) -> AbstractContextManager[bool]:
+        return locked(self.folder / LOCKS / fingerprint(inputs)[:32])
+
     def _encoded(self, part: Part, refresh: bool) -> EncodedPart:
+        """A part with all its chunks encoded; preparations that share it do this one after the other."""
         _clear_leftovers(part.recipe.pool)
-        chunks = [
-            EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
-            for chunk, account in self._accounts(part, refresh)
-        ]
+        with self._lock({"source": part.source.name, **part.inputs}):
+            chunks = [
+                EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
+                for chunk, account in self._accounts(part, refresh)
+            ]
         return EncodedPart(part.name, part.where, part.is_test, part.encoder.cuts_long_rows, chunks)
 
     def _accounts(self, part: Part, refresh: bool) -> Iterator[tuple[Chunk, ChunkAccount]]:
         if self.config.data.prepare_with == "ray":
             from whet.data.ray_workers import encode_with_ray
 
-            return encode_with_ray(self._chunks(part), part.recipe, refresh=refresh)
-        return encode_chunks(self._chunks(part), part.encoder, part.recipe, self.num_proc, refresh=refresh)
+            return encode_with_ray(self._chunks(part, refresh), part.recipe, refresh=refresh)
+        return encode_chunks(self._chunks(part, refresh), part.encoder, part.recipe, self.num_proc, refresh=refresh)
 
-    def _chunks(self, part: Part) -> Iterator[Chunk]:
+    def _chunks(self, part: Part, refresh: bool) -> Iterator[Chunk]:
         """The chunks of a part: remembered ones where their rows are at hand or not needed, else read again."""
+
+        def suffices(chunk: Chunk) -> bool:
+            made = not refresh and read_account(part.recipe.pool, chunk.digest) is not None
+            return made or chunk.span is not None
+
         cache = ScanCache(self.folder / SCANS)
         stamp = part.source.stamp()
         known = cache.find(stamp) if stamp is not None else None
-        if known is not None and all(chunk.span or read_account(part.recipe.pool, chunk.digest) for chunk in known):
+        if known is not None and all(map(suffices, known)):
             yield from known
             return
         seen: list[Chunk] = []
@@ -226,49 +227,19 @@ class Preparation:
         if stamp is not None and part.source.stamp() == stamp:
             cache.remember(stamp, seen)
 
-    def _publish(self, final: Path, inputs: Inputs, parts: Sequence[EncodedPart], assembly: Assembly) -> None:
-        """Write the set beside its final place and publish it; what a killed preparation left is cleared first."""
-        for leftover in self.folder.glob(f".{final.name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=self.folder))
-        try:
-            folder.chmod(0o755)
-            chunks = [encoded for part in parts for encoded in part.chunks]
-            listed = []
-            for number, encoded in enumerate(chunks):
-                name = f"{number:05}.arrow"
-                store.link_chunk(encoded.path, folder, name)
-                listed.append(
-                    {
-                        "name": name,
-                        "file": encoded.chunk.file,
-                        "by_line": encoded.chunk.by_line,
-                        "bytes": encoded.account.num_bytes,
-                        "sha256": encoded.account.sha256,
-                    }
-                )
-            store.write_index(folder / store.INDEX, assembly.index)
-            store.write_indices(folder, "train", assembly.train)
-            if assembly.validation is not None:
-                store.write_indices(folder, "validation", assembly.validation)
-            kinds = {encoded.account.kind for encoded in chunks if encoded.account.samples}
-            manifest = {
-                "created": datetime.now(UTC).isoformat(),
-                "whet": __version__,
-                "fingerprint": fingerprint(inputs),
-                "inputs": inputs,
-                "kind": kinds.pop() if kinds else self.parts[0].recipe.kinds[0],
-                "datasets": [part.name for part in self.parts],
-                "test_datasets": [part.name for part in self.parts if part.is_test],
-                "engines": {part.name: _engines(part) for part in parts},
-                "ledgers": [ledger.as_dict() for ledger in assembly.ledgers],
-                **assembly.findings,
-                "chunks": listed,
-            }
-            store.write_manifest(folder, manifest)
-            store.publish(folder, final)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _facts(self, inputs: Inputs, parts: Sequence[EncodedPart]) -> dict[str, Any]:
+        """What the manifest says beside what became of the rows."""
+        kinds = {chunk.account.kind for part in parts for chunk in part.chunks if chunk.account.samples}
+        return {
+            "created": datetime.now(UTC).isoformat(),
+            "whet": __version__,
+            "fingerprint": fingerprint(inputs),
+            "inputs": inputs,
+            "kind": kinds.pop() if kinds else self.parts[0].recipe.kinds[0],
+            "datasets": [part.name for part in self.parts],
+            "test_datasets": [part.name for part in self.parts if part.is_test],
+            "engines": {part.name: _engines(part) for part in parts},
+        }
 
 
 def set_options(config: Config, resolved: ResolvedRun) -> SetOptions:
@@ -347,9 +318,19 @@ def _unique_name(path: str, taken: Sequence[str]) -> str:
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
-def _opened(folder: Path) -> PreparedSet:
+def _opened(folder: Path) -> PreparedSet | None:
+    """The set of a folder; None if there is none, or its files are not those that were written."""
+    if not store.is_published(folder):
+        return None
+    try:
+        prepared = store.open_prepared(folder)
+    except DataError as error:
+        damage = error.problems[0]
+        warn(f"{damage.where}: {damage.found}; the set is made again")
+        return None
     say(f"using the prepared set {folder}")
-    return store.open_prepared(folder)
+    store.mark_used(folder)
+    return prepared
 
 
 def _clear_leftovers(pool: Path) -> None:

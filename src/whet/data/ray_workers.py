@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from whet.core.errors import DataError, Problem, WhetError
-from whet.data.chunk_file import ChunkAccount, read_account
+from whet.data.chunk_file import ChunkAccount, reuse
 from whet.data.chunks import Chunk
 from whet.data.workers import EncoderRecipe, encode_chunk
 
@@ -47,7 +47,7 @@ def encode_with_ray(
     """
     ray = _connected(recipe)
     while block := list(islice(chunks, CHUNKS_AT_ONCE)):
-        accounts = [None if refresh else read_account(recipe.pool, chunk.digest) for chunk in block]
+        accounts = [None if refresh else reuse(recipe.pool, chunk.digest) for chunk in block]
         missing = [number for number, account in enumerate(accounts) if account is None]
         if missing:
             items = [{"number": number, "chunk": pickle.dumps(block[number])} for number in missing]

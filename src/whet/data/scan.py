@@ -51,6 +51,7 @@ class ScanCache:
             try:
                 with os.fdopen(handle, "wb") as stream:
                     stream.write(orjson.dumps(document))
+                Path(name).chmod(0o644)
                 os.replace(name, self._file(stamp))
             except OSError:
                 Path(name).unlink(missing_ok=True)

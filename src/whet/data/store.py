@@ -12,6 +12,7 @@ A folder appears whole, by rename, or not at all. Opening reads the index and no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -292,10 +293,18 @@ def publish(folder: Path, final: Path) -> None:
     for path in folder.iterdir():
         sync(path)
     sync(folder)
+    older = folder.with_name(f"{folder.name}.older")  # a name that no reader takes for a set, even half removed
     if final.exists():
-        shutil.rmtree(final)
+        os.rename(final, older)
     os.rename(folder, final)
     sync(final.parent)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def mark_used(folder: Path) -> None:
+    """Note in the folder's time that the set is used now; in vain where the folder is not ours."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
 
 
 def is_published(folder: Path) -> bool:

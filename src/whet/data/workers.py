@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 from whet.config import Config
 from whet.core.errors import DataError, Problem, RowError, WhetError
 from whet.core.log import say
-from whet.data.chunk_file import ChunkAccount, ChunkWriter, read_account
+from whet.data.chunk_file import ChunkAccount, ChunkWriter, reuse
 from whet.data.chunks import Chunk
 from whet.data.readers import BadRow, parse_line
 from whet.data.samples import Kind, kind_of
@@ -107,7 +108,7 @@ def encode_chunks(
     """
     begin = time.monotonic()
     for chunk in chunks:
-        account = None if refresh else read_account(recipe.pool, chunk.digest)
+        account = None if refresh else reuse(recipe.pool, chunk.digest)
         yield chunk, account or encode_chunk(chunk, encoder, recipe)
         if account is None and num_proc > 1 and time.monotonic() - begin >= SECONDS_BEFORE_WORKERS:
             yield from _encode_in_workers(chunks, recipe, num_proc, refresh=refresh)
@@ -125,10 +126,10 @@ def _encode_in_workers(
         say(f"encoding with {num_proc} processes")
         while True:
             while idle and (chunk := next(chunks, None)) is not None:
-                account = None if refresh else read_account(recipe.pool, chunk.digest)
+                account = None if refresh else reuse(recipe.pool, chunk.digest)
                 if account is None:
                     worker = idle.pop(0)
-                    worker.send(chunk)
+                    _send(worker, chunk, recipe)
                     waiting.append((chunk, worker))
                 else:
                     waiting.append((chunk, account))
@@ -147,7 +148,11 @@ def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, recipe), daemon=True)
-    process.start()
+    try:
+        with _deaf_to_interrupts():
+            process.start()
+    except BrokenPipeError as error:
+        raise _death(recipe) from error
     theirs.close()
     stack.callback(process.join)
     stack.enter_context(closing(ours))
@@ -155,8 +160,7 @@ def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
 
 
 def _work(connection: Connection, recipe: EncoderRecipe) -> None:
-    """A worker's life: chunks in, accounts or the user's error out, until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the other end closes, which ends this one
+    """A worker's life: chunks in, accounts or the user's error out, until the other end closes (as on Ctrl-C)."""
     encoder = recipe.make()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -167,16 +171,38 @@ def _work(connection: Connection, recipe: EncoderRecipe) -> None:
                 connection.send(error)
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and a process that is started never hears it: it reaches all that share a terminal."""
+    resource_tracker.ensure_running()  # starting a process starts this one too, which would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(worker: Connection, chunk: Chunk, recipe: EncoderRecipe) -> None:
+    try:
+        worker.send(chunk)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise _death(recipe) from error
+
+
 def _received(worker: Connection, recipe: EncoderRecipe) -> ChunkAccount:
     try:
         result: ChunkAccount | Exception = worker.recv()
     except (EOFError, ConnectionResetError) as error:
-        where = recipe.config.where("dataset_num_proc")
-        fix = "look above for its traceback; if there is none memory ran out: lower dataset_num_proc"
-        raise DataError(Problem(where, "a process that encodes rows has died", fix)) from error
+        raise _death(recipe) from error
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def _death(recipe: EncoderRecipe) -> DataError:
+    where = recipe.config.where("dataset_num_proc")
+    fix = "look above for its traceback; if there is none memory ran out: lower dataset_num_proc"
+    return DataError(Problem(where, "a process that encodes rows has died", fix))
 
 
 def _checked_kind(kind: Kind, recipe: EncoderRecipe) -> Kind:
