@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from whet.core.errors import DataError, Problem, WhetError
 from whet.core.nearest import nearest
 from whet.data.folders import Entry
 
-_SAME_SCHEME = {"adl": "az", "s3a": "s3", "s3n": "s3"}
+_SAME_SCHEME = {"adl": "az", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}
 """Schemes that are other names of one which fsspec knows."""
 
 _S3 = ("s3fs", "s3", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)")
@@ -33,12 +34,18 @@ _STORES: dict[str, tuple[str, str | None, str]] = {
     "s3": _S3,
     "gs": _GS,
     "gcs": _GS,
-    **dict.fromkeys(("az", "abfs", "abfss"), _AZ),
+    **dict.fromkeys(("az", "abfs"), _AZ),
     "oci": _OCI,
     "http": _WEB,
     "https": _WEB,
 }
 """Scheme -> its package, the extra of whet that installs it, and how one is let in."""
+
+_NOT_LET_IN = {"NoCredentialsError", "ClientAuthenticationError", "ConfigFileNotFound", "InvalidConfig"}
+"""What the packages raise, beside PermissionError, where one has no access."""
+
+_LOGGERS = ("gcsfs", "adlfs", "azure", "ocifs", "oci", "s3fs", "aiobotocore")
+"""Loggers of the packages; they write tracebacks of what becomes a DataError here."""
 
 _VERSIONS = ("etag", "md5hash", "generation", "content-md5", "digest", "last-modified", "lastmodified", "mtime")
 _TIMES = ("created", "modified", "updated")
@@ -67,11 +74,13 @@ class Remote:
 
     Attributes:
         scheme: of its addresses.
+        address: one of them; it may name host, account or password.
         options: given to the file system; never shown.
         where: the place of the dataset in the YAML, for errors.
     """
 
     scheme: str
+    address: str = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     where: str
 
@@ -83,6 +92,8 @@ class Remote:
         written = url.split("://")[0].lower()
         scheme = _SAME_SCHEME.get(written, written)
         options = dataset.storage_options.get_secret_value() if dataset.storage_options else {}
+        for name in _LOGGERS:
+            _quieten(logging.getLogger(name))
         try:
             get_filesystem_class(scheme)
         except ValueError as error:
@@ -90,17 +101,17 @@ class Remote:
             raise DataError(Problem(where, found, "use s3, gs, az, oci or https")) from error
         except ImportError as error:
             raise DataError(_missing_package(scheme, where, error)) from error
-        return cls(scheme, options, where)
+        return cls(scheme, f"{scheme}://{url.split('://', 1)[1]}", options, where)
 
     @property
     def is_web(self) -> bool:
         return self.scheme in ("http", "https")
 
     def system(self) -> Any:
-        import fsspec
+        from fsspec.core import url_to_fs
 
-        with self.asking(f"{self.scheme}://"):
-            return fsspec.filesystem(self.scheme, **self.options)
+        with self.asking(shown(self.address)):
+            return url_to_fs(self.address, **self.options)[0]
 
     def path(self, url: str) -> str:
         """The address as the file system writes it."""
@@ -133,7 +144,7 @@ class Remote:
         if isinstance(error, FileNotFoundError):
             found = f"there is no '{label}'" + (" (no such bucket)" if "bucket" in text.lower() else "")
             return Problem(where, found, self._nearest(label) or "check the address, and whether you may list it")
-        if isinstance(error, PermissionError) or names & {"NoCredentialsError", "DefaultCredentialsError"}:
+        if isinstance(error, PermissionError) or names & _NOT_LET_IN or "credential" in text.lower():
             anonymous = "; for a public bucket write `storage_options: {anon: true}`" if self.scheme == "s3" else ""
             return Problem(where, f"'{label}' may not be read ({text or type(error).__name__})", access + anonymous)
         status = getattr(error, "status", None)
@@ -312,6 +323,12 @@ class _Stream(io.RawIOBase):
 
     def _asking(self) -> contextlib.AbstractContextManager[None]:
         return self._file.remote.asking(self._file.label, where=self._file.label)
+
+
+def _quieten(logger: logging.Logger) -> None:
+    """Keep a package's log from standard error, where Python writes what no handler takes."""
+    if not logger.hasHandlers():
+        logger.addHandler(logging.NullHandler())
 
 
 def _missing_package(scheme: str, where: str, error: Exception) -> Problem:

@@ -241,6 +241,25 @@ def test_without_credentials_the_error_says_which_to_set(bucket, monkeypatch, tm
         source("s3://rows/a.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError("Access Denied"), r"may not be read \(Access Denied\) -> set AWS_ACCESS_KEY_ID"),
+        (type("ConfigFileNotFound", (Exception,), {})("no file"), r"may not be read \(no file\) -> set AWS_ACCESS"),
+        (ValueError("give account_name with credentials"), r"may not be read \(give .*\) -> set AWS_ACCESS_KEY_ID"),
+        (TimeoutError(), r"cannot be read \(TimeoutError\) -> check the address and the network"),
+        (KeyError("Body"), r"cannot be read \(KeyError: 'Body'\) -> check the address"),
+    ],
+)
+def test_whatever_a_store_raises_is_an_error_with_a_cure(bucket, monkeypatch, error, message):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(S3FS.S3FileSystem, "info", fail)
+    with pytest.raises(DataError, match=rf"^a\.yaml:3:5: 's3://rows/a\.jsonl' {message}"):
+        source("s3://rows/a.jsonl")
+
+
 def test_a_store_that_does_not_answer_is_an_error(bucket, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
