@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from whet.config import Config, DatasetConfig
 from whet.core.errors import RowError
-from whet.core.types import Conversation, Preference, Sample, Several, Unpaired
+from whet.core.types import Conversation, Preference, Prompt, Sample, Several, Unpaired
 from whet.data.formats import make_format
 from whet.data.formats.base import CONFIGURED
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
@@ -76,18 +76,27 @@ class RowReader:
         if self._renderer is None:
             return ()
         try:
-            for conversation in _conversations(self._format.read(row)):
-                rendered = self._renderer.render(conversation, TrainPolicy())
-                coded = self._tokenizer(
-                    rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-                )
-                if coded["input_ids"][: len(ids)] == ids.tolist():
-                    begins = np.array(coded["offset_mapping"], np.int64).reshape(-1, 2)[:, 0]
-                    roles = [turn.role for turn in conversation.turns]
-                    return first_tokens(turns_of(rendered, roles, begins), len(ids))
+            sample = self._format.read(row)
+            for conversation in _conversations(sample):
+                turns = self._turns_of(conversation, ids, is_prompt=isinstance(sample, Prompt))
+                if turns:
+                    return turns
         except RowError:
             return ()
         return ()
+
+    def _turns_of(self, conversation: Conversation, ids: Ids, *, is_prompt: bool) -> tuple[Turn, ...]:
+        """The turns of ids that begin the render of a conversation; a prompt's ids go on with its generation prompt."""
+        assert self._renderer is not None
+        rendered = self._renderer.render(conversation, TrainPolicy())
+        coded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        common = min(len(coded["input_ids"]), len(ids)) if is_prompt else len(ids)
+        if coded["input_ids"][:common] != ids[:common].tolist():
+            return ()
+        begins = np.array(coded["offset_mapping"], np.int64).reshape(-1, 2)[:, 0]
+        turns = turns_of(rendered, [turn.role for turn in conversation.turns], begins)
+        rest = (Turn("", len(ids) - common, 0),) if common < len(ids) else ()
+        return (*first_tokens(turns, common), *rest)
 
 
 def _conversations(sample: Sample) -> Iterator[Conversation]:
@@ -100,6 +109,8 @@ def _conversations(sample: Sample) -> Iterator[Conversation]:
         for end in range(len(sample.turns) - 1, 0, -1):  # an answer may be a sample of its own (explode_turns)
             if sample.turns[end - 1].role == "assistant":
                 yield Conversation(sample.turns[:end], sample.tools)
+    if isinstance(sample, Prompt) and sample.turns:
+        yield Conversation(sample.turns, sample.tools)
     if isinstance(sample, Preference):
         for answer in (sample.chosen, sample.rejected):
             yield Conversation((*sample.prompt, *answer), sample.tools)

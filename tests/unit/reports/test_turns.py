@@ -64,6 +64,25 @@ def test_an_answer_that_is_a_sample_of_its_own_has_its_turns() -> None:
     assert [turn.role for turn in turns if turn.body] == ["system", "user", "assistant"]
 
 
+def test_a_prompt_goes_on_with_what_asks_for_the_answer() -> None:
+    config = make_config(
+        {
+            "base_model": "some/model",
+            "learning_rate": 1e-4,
+            "chat_template": "chatml",
+            "rl": "grpo",
+            "datasets": [{"path": "a.jsonl"}],
+        },
+        check_files=False,
+    )
+    tokenizer = tiny_tokenizer()
+    text = tokenizer.apply_chat_template(MESSAGES[:2], tokenize=False, add_generation_prompt=True)
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    turns = RowReader(config.data.datasets[0], config, tokenizer).turns({"prompt": MESSAGES[:2], "answer": "2"}, ids)
+    assert [turn.role for turn in turns] == ["system", "user", ""]
+    assert sum(turn.header + turn.body for turn in turns) == len(ids)
+
+
 def test_a_row_that_has_changed_since_has_no_turns() -> None:
     changed = [*MESSAGES[:1], {"role": "user", "content": "Another question"}, *MESSAGES[2:]]
     assert reader().turns({"messages": changed}, ids_of("chatml", MESSAGES)) == ()
