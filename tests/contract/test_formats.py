@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.configs import config_with
 from tests.tiny_tokenizers import tiny_tokenizer
 
@@ -13,7 +16,8 @@ from whet.core import types
 from whet.core.errors import RowError
 from whet.data.formats import FORMATS, TABLES, UNTYPED, make_format
 from whet.data.formats.instruction import TYPES, Instruction
-from whet.data.tokenise import Encoded, SampleEncoder
+from whet.data.samples import Encoded
+from whet.data.tokenise import SampleEncoder
 
 Q, A, B = ({"role": role, "content": text} for role, text in (("user", "Q"), ("assistant", "A"), ("assistant", "B")))
 FROM_VALUE = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
@@ -178,3 +182,51 @@ def test_a_format_says_which_template_it_needs(name: str) -> None:
     format_ = make_format(config.data.datasets[0], config)
     of_messages = ("chat_template", "sharegpt", "messages", "pygmalion", "llama2_chat")
     assert (format_.template is not None) == name.startswith(of_messages)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(-1, 1)
+    | st.sampled_from(["", "x", "[", "[1]", '{"a": 1}']),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "arguments", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def changed(value: Any, data: st.DataObject) -> Any:
+    """The value with one part of it, however deep, replaced by another."""
+    if isinstance(value, dict) and value and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(value)))
+        return {**value, key: changed(value[key], data)}
+    if isinstance(value, list) and value and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:at], changed(value[at], data), *value[at + 1 :]]
+    return data.draw(VALUES)
+
+
+def every_format() -> list[tuple[Task, str, dict[str, Any]]]:
+    others = [
+        (task, name, (rows.get(name) or rows.get(name.partition(".")[2]) or rows["prompt_pairs"])[0])
+        for task, rows in OTHER_ROWS.items()
+        for name in TABLES[task].names()
+    ]
+    return [*(("supervised", name, row_of(name)) for name in FORMATS.names()), *others]
+
+
+EVERY_FORMAT = every_format()
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(EVERY_FORMAT), st.data())
+def test_a_row_becomes_a_sample_or_a_row_error(entry: tuple[Task, str, dict[str, Any]], data: st.DataObject) -> None:
+    task, name, row = entry
+    key = data.draw(st.sampled_from([*row, "tools", "system"]))
+    config = config_with({"type": name, "max_input_id": 200, "sequence_length": 8}, **METHODS[task])
+    format_ = make_format(config.data.datasets[0], config)
+    with suppress(RowError):
+        assert isinstance(format_.read({**row, key: changed(row.get(key), data)}), get_args(types.Sample))

@@ -14,7 +14,7 @@ import numpy as np
 
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
-from whet.core.errors import ConfigError, Problem
+from whet.core.errors import ConfigError, Problem, RowError
 from whet.core.types import Tokens
 from whet.data.formats.base import Row, required
 
@@ -50,7 +50,10 @@ class Synthetic:
 
     def read(self, row: Row) -> Tokens:
         assert self.high is not None, "bound() comes before read()"
-        draw = np.random.default_rng((self.seed, int(required(row, "synthetic"))))
+        number = required(row, "synthetic")
+        if not isinstance(number, int) or number < 0:
+            raise RowError("wrong type", "'synthetic' is not the number of a row")
+        draw = np.random.default_rng((self.seed, number))
         ids = draw.integers(self.low, self.high, self.length).tolist()
         return Tokens(ids, [True] * len(ids))
 
