@@ -50,6 +50,8 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/prepare.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/million.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packing.py
 
 docs: install-dev
 	$(BIN)/python docs/make_tables.py

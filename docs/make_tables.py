@@ -23,6 +23,7 @@ from whet.config.schema import (
     DatasetConfig,
     FsdpConfig,
     LrGroup,
+    Phase,
     PromptFormat,
     Section,
     SpecialTokens,
@@ -56,6 +57,7 @@ BLOCKS: tuple[tuple[str, type[Section]], ...] = (
     ("A row of `datasets` and `test_datasets`", DatasetConfig),
     ("`type` of a dataset, as a mapping", PromptFormat),
     ("`special_tokens`", SpecialTokens),
+    ("A row of `phases`", Phase),
     ("A row of `lr_groups`", LrGroup),
     ("`fsdp_config`", FsdpConfig),
 )
@@ -183,10 +185,11 @@ def config_keys() -> str:
     parts = [
         "# Every key",
         GENERATED,
-        "Keys are Axolotl's; those that are ours are `dataset_near_deduplication`, `eval_overlap`, `on_bad_row`, "
-        "`score_dataset`, `score_max_new_tokens` and `score_max_rows`. An empty value is the same as no line. `whet "
-        "config explain my.yaml` shows what each key of a file is and where it came from; `whet config schema` gives "
-        "the same list to an editor.",
+        "Keys are Axolotl's; those that are ours are `dataset_near_deduplication`, `eval_overlap`, "
+        "`mixing_by`, `mixing_temperature`, `on_bad_row`, `order`, `phases`, `sample_packing_balance`, "
+        "`score_dataset`, `score_max_new_tokens` and `score_max_rows`, and `weight` and `epochs` in a dataset's row. "
+        "An empty value is the same as no line. `whet config explain my.yaml` shows what each key of a file is and "
+        "where it came from; `whet config schema` gives the same list to an editor.",
         "Any key can be set on the command line (`--learning-rate 1e-4`, `--lora.r 8`, `--no-bf16`) and in the "
         "environment or a `.env` file (`WHET_LEARNING_RATE=1e-4`). The command line wins over the environment, the "
         "environment over the file.",

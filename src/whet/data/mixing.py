@@ -144,7 +144,8 @@ def mix_of(
     lengths = np.asarray(lengths, dtype=np.int64)
     names = tuple(names[: max(len(data.datasets), 1 + int(source.max(initial=-1)))])
     tokens = np.bincount(source, weights=lengths, minlength=len(names))
-    sizes = tokens if data.mixing_by == "tokens" else np.bincount(source, minlength=len(names)).astype(float)
+    rows = np.bincount(source, minlength=len(names))
+    sizes = (tokens if data.mixing_by == "tokens" else rows).astype(np.float64)
     asked, times = _asked_times(config, names, sizes)
     if data.order == "sequential":
         times = times.sum(axis=0) * np.eye(len(names))
@@ -202,8 +203,9 @@ def _weights(
         if name not in names
     ]:
         raise ConfigError(problems)
-    values = np.array([weights.get(name, 0.0) for name in names])
-    return values / values.sum()
+    values = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
+    shares: npt.NDArray[np.float64] = values / values.sum()
+    return shares
 
 
 def _without_samples(

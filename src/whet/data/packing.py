@@ -51,8 +51,9 @@ class Packs:
         Args:
             values: int[samples].
         """
-        total = np.concatenate([[0], np.cumsum(np.asarray(values, dtype=np.int64)[self.members])])
-        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+        total: IntArray = np.concatenate([[0], np.cumsum(np.asarray(values, dtype=np.int64)[self.members])])
+        sums: IntArray = total[self.offsets[1:]] - total[self.offsets[:-1]]
+        return sums
 
     def in_order(self, rows: IntArray) -> Packs:
         """The same rows in another order, or some of them."""

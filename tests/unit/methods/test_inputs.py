@@ -58,7 +58,7 @@ def test_balanced_steps_have_the_rows_of_the_whole_batch(two, tmp_path):
 
 
 def test_the_mix_is_announced_and_recorded(two, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="whet")
     rows = ({**ROWS[0], "weight": 1.0}, {**ROWS[1], "weight": 1.0})
     resolved = make_resolved(tmp_path, datasets=rows, num_epochs=20.0)
     _, plan = plan_run(resolved, two)

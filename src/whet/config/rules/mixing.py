@@ -168,10 +168,10 @@ def _unshuffled_key(config: Config) -> str:
     return "curriculum_sampling: true" if config.data.curriculum_sampling else "shuffle_merged_datasets: false"
 
 
-def _names(path: str, name: str | None) -> Iterator[str]:
+def _names(path: str, name: str | tuple[str, ...] | None) -> Iterator[str]:
     """What a dataset may be reported as: ``data/chat.jsonl`` -> ``chat``; ``org/code`` as it is."""
     yield Path(path).name.split(".")[0]
-    yield f"{path}/{name}" if name else path
+    yield f"{path}/{name if isinstance(name, str) else '+'.join(name)}" if name else path
 
 
 MIXING_RULES: tuple[Rule, ...] = (
