@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import tracemalloc
 
 import orjson
 import pyarrow as pa
@@ -112,6 +113,23 @@ def test_an_edited_row_changes_the_digest_of_its_own_chunk_alone(in_empty_folder
     after = digests()
     assert len(before) >= 5
     assert 1 <= len(after - before) <= 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt"])
+def test_the_memory_of_a_scan_is_that_of_some_chunks_whatever_the_file(in_empty_folder, name):
+    def peak(num_copies):
+        content = b"".join(many_rows(5 << 20)) * num_copies
+        (in_empty_folder / name).write_bytes(gzip.compress(content, 1) if name.endswith("gz") else content)
+        del content
+        tracemalloc.start()
+        for _ in source(name).chunks():
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1)
+    assert peak(8) < peak(4) + CUT.most
 
 
 def test_lines_longer_than_a_chunk_are_chunks_of_their_own():

@@ -12,11 +12,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.tiny_tokenizers import tiny_tokenizer
 
 from whet.config import DatasetConfig, load_config
 from whet.config.explain import explain
+from whet.config.load import make_config
+from whet.config.resolve import resolve
 from whet.core.errors import DataError
+from whet.core.types import Hardware
 from whet.data import remote
+from whet.data.prepare import prepare
 from whet.data.scan import ScanCache, descriptors
 from whet.data.sources import locate
 
@@ -228,6 +233,29 @@ def test_storage_options_of_a_yaml_are_typed_and_hidden(tmp_path):
     shown = {row.key: row.value for row in explain(config)}
     assert shown["datasets.0.storage_options"] == "***"
     assert "hunter2" not in str(shown) + repr(config)
+
+
+def test_a_set_prepared_from_a_bucket_is_reused_and_holds_no_secret(bucket, endpoint, monkeypatch, tmp_path):
+    chat = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes"}]} for n in range(9)
+    ]
+    bucket("chat.jsonl.gz", gzip.compress("".join(json.dumps(row) + "\n" for row in chat).encode()))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    options = {"key": "my-key-id", "secret": "hunter2hunter2", "endpoint_url": endpoint}
+    dataset = {"path": "s3://rows/chat.jsonl.gz", "type": "chat_template", "storage_options": options}
+    values = {"base_model": "m", "learning_rate": 1e-4, "sequence_len": 64, "datasets": [dataset]}
+    config = make_config(values, check_files=False)
+    resolved, tokenizer = resolve(config, Hardware("cpu")), tiny_tokenizer("chatml")
+    first = prepare(config, resolved, tokenizer)
+    assert len(first.train) == 9
+    assert first.train.place(8) == "s3://rows/chat.jsonl.gz:9"
+    monkeypatch.setattr("whet.data.files.FileSource.chunks", None)
+    assert prepare(config, resolved, tokenizer).path == first.path
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    for secret in (b"hunter2", b"my-key-id"):
+        assert not [path for path in written if secret in path.read_bytes()]
 
 
 def test_without_credentials_the_error_says_which_to_set(bucket, monkeypatch, tmp_path):
