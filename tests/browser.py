@@ -82,6 +82,12 @@ class Page:
             raise AssertionError(answer["exceptionDetails"]["exception"].get("description", answer))
         return answer["result"].get("value")
 
+    def wait(self, condition: str) -> None:
+        """Wait until an expression of JavaScript is true."""
+        self.evaluate(
+            f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 10); look(); }})"
+        )
+
     def press(self, key: str) -> None:
         """Press a key that has a name, such as ``ArrowRight``."""
         for kind in ("keyDown", "keyUp"):

@@ -37,7 +37,7 @@ document.addEventListener("pointerover", (event) => {
 document.addEventListener("click", (event) => { const span = tokenAt(event); if (span) focusToken(span); });
 document.addEventListener("focusin", (event) => { const span = tokenAt(event); if (span) focusToken(span); });
 document.addEventListener("keydown", moveFocus);
-addEventListener("scroll", hideTip, { passive: true });
+addEventListener("scroll", followFocus, { passive: true });
 addEventListener("hashchange", () => {
   for (const key of [...state.keys()]) state.delete(key);
   for (const [key, value] of new URLSearchParams(location.hash.slice(1))) state.set(key, value);

@@ -140,6 +140,14 @@ function showTip(span) {
   tip.style.top = `${below ? box.bottom + 6 : Math.max(8, box.top - tip.offsetHeight - 6)}px`;
 }
 
+/** Keep the tip at the token that has the focus while the page moves; hide it when that token leaves the window. */
+function followFocus() {
+  const span = document.activeElement?.closest(".tok[data-at]");
+  const box = span?.getBoundingClientRect();
+  if (span && !byId("tip").hidden && box.bottom > 0 && box.top < innerHeight) showTip(span);
+  else hideTip();
+}
+
 function hideTip() { byId("tip").hidden = true; }
 
 /** Arrow keys, Home and End go from token to token within a row. */
