@@ -15,6 +15,7 @@ from whet.checks.base import Subject, run_checks
 from whet.config import make_config, resolve
 from whet.core.errors import DataError, ModelError, Problem
 from whet.core.types import Hardware
+from whet.run import preprocess
 
 MakeSubject = Callable[..., Subject]
 
@@ -150,6 +151,17 @@ def test_rows_that_do_not_fit_are_counted(subject: MakeSubject) -> None:
 def test_the_plan_waits_for_prepared_data(subject: MakeSubject) -> None:
     facts, _ = findings("plan", subject())
     assert facts[0].startswith("steps are known after 'whet preprocess")
+
+
+def test_the_plan_says_what_the_run_sees_of_each_dataset(subject: MakeSubject, tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text((tmp_path / "rows.jsonl").read_text().replace("yes", "no"))
+    rows = [{"path": f"{name}.jsonl", "type": "chat_template", "epochs": n} for name, n in (("rows", 2), ("more", 1))]
+    mixed = subject(datasets=rows)
+    preprocess(mixed.config)
+    facts, _ = findings("plan", mixed)
+    assert facts[0].startswith("9 steps of 1 samples, 9 an epoch")
+    assert facts[1] == "rows: 67.50% of the tokens (67.5% asked), each row 2 times"
+    assert facts[2] == "more: 32.50% of the tokens (32.5% asked), each row once"
 
 
 def test_one_problem_met_by_several_checks_is_told_once(subject: MakeSubject, monkeypatch: pytest.MonkeyPatch) -> None:
