@@ -59,9 +59,10 @@ def admit(chunk: EncodedRows, limits: Limits) -> Admitted:
     """Apply the limits to every sample of a chunk."""
     tokens, supervised = chunk.num_tokens, chunk.num_supervised
     rows = np.arange(len(tokens), dtype=np.int32)
-    short = tokens < limits.fewest
-    empty = ~short & (supervised == 0) & (chunk.kind != "prompts")
-    long = ~short & ~empty & (tokens > limits.most)
+    limited = chunk.kind != "prompts"  # what is answered in training may have any length, and has no targets yet
+    short = (tokens < limits.fewest) & limited
+    empty = ~short & (supervised == 0) & limited
+    long = ~short & ~empty & (tokens > limits.most) & limited
     whole = rows[~short & ~empty & ~long]
     dropped = {TOO_SHORT: rows[short], UNSUPERVISED: rows[empty]}
     pieces: list[tuple[int, int, int, int]] = []
@@ -98,7 +99,7 @@ def account_for(
         ledger.drop(fault.reason, place(chunk.file, line, chunk.by_line), fault.detail, bad=True)
     for reason, found in faults.items():
         named = ((place(chunk.file, _number(chunk, line), chunk.by_line), detail) for line, detail in found.examples)
-        ledger.drops(reason, bad=True).add_many(found.count, named)
+        ledger.drops(reason, bad=found.bad).add_many(found.count, named)
     admitted, lengths = admit(rows, limits), rows.num_tokens
     numbers = numbers_of(chunk, rows.line)
     for entries, lost in ((ledger.drops, admitted.dropped), (ledger.cuts, admitted.done)):
@@ -130,8 +131,6 @@ def _filled(rows: dict[str, Ints]) -> dict[str, Ints]:
 
 def _pieces(chunk: EncodedRows, row: int, limits: Limits, *, split: bool) -> Sequence[tuple[int, int, int, int]]:
     """(row, begin, end, targets) of what is kept of a sample that is too long."""
-    if chunk.kind == "prompts":
-        return []
     if chunk.kind in ("preference", "unpaired"):
         names = ("chosen_ids", "rejected_ids") if chunk.kind == "preference" else ("completion_ids",)
         room = limits.most - len(chunk.sequence("prompt_ids", row))

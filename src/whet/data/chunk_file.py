@@ -43,10 +43,15 @@ _MODIFIED = "modified_ns"
 
 @dataclass
 class Fault:
-    """Rows of a chunk that cannot be used, for one reason: how many, and (line, detail) of the first few."""
+    """Rows of a chunk that give no sample, for one reason: how many, and (line, detail) of the first few.
+
+    Attributes:
+        bad: they cannot be used; else the user's own code left them out.
+    """
 
     count: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)
+    bad: bool = True
 
     def add(self, line: int, detail: str) -> None:
         self.count += 1
@@ -157,10 +162,10 @@ class ChunkWriter:
     def _numbers(self, column: int) -> npt.NDArray[np.int32]:
         return np.array(self._scalars, dtype=np.int32).reshape(-1, 3)[:, column]
 
-    def fault(self, line: int, reason: str, detail: str) -> None:
+    def fault(self, line: int, reason: str, detail: str, *, bad: bool = True) -> None:
         """A row that gives no sample."""
         self.rows += 1
-        self.faults.setdefault(reason, Fault()).add(line, detail)
+        self.faults.setdefault(reason, Fault(bad=bad)).add(line, detail)
 
     def write(self, folder: Path, name: str, engine: str) -> ChunkAccount:
         """Publish the chunk file and its account; another process may do the same at once."""
@@ -227,7 +232,7 @@ def read_account(folder: Path, name: str) -> ChunkAccount | None:
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(status.st_atime_ns, modified_ns))  # a copy: it need not be hashed again
         faults = {
-            reason: Fault(fault["count"], [(line, detail) for line, detail in fault["examples"]])
+            reason: Fault(fault["count"], [(line, detail) for line, detail in fault["examples"]], fault["bad"])
             for reason, fault in values.pop("faults").items()
         }
         return ChunkAccount(**values, faults=faults)

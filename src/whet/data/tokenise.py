@@ -88,7 +88,7 @@ class SampleEncoder:
     """
 
     def __init__(self, dataset: DatasetConfig, config: Config, tokenizer: Any) -> None:
-        self._format = make_format(dataset, config)
+        self._format = make_format(dataset, config, tokenizer)
         self.cuts_long_rows: bool = self._format.cuts_long_rows
         self._policy = policy_of(config, dataset)
         self._explodes, self._keeps_history = dataset.explode_turns, dataset.keep_history

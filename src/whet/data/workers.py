@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whet.config import Config
-from whet.core.errors import DataError, Problem, RowError, WhetError
+from whet.core.errors import DataError, Problem, RowError, RowLeftOut, WhetError
 from whet.core.log import say
 from whet.data.chunk_file import ChunkAccount, ChunkWriter, reuse
 from whet.data.chunks import Chunk
@@ -76,11 +76,11 @@ def encode_rows(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) -> 
                 lines.append(line)
                 rows.append(value)
         writer: ChunkWriter | None = None
-        faults = [(line, fault.reason, fault.detail) for line, fault in bad]
+        faults = [(line, fault.reason, fault.detail, True) for line, fault in bad]
         outcomes = encoder.encode(rows)
         for line, outcome in zip(lines, outcomes, strict=True):
             if isinstance(outcome, RowError):
-                faults.append((line, outcome.reason, outcome.detail))
+                faults.append((line, outcome.reason, outcome.detail, not isinstance(outcome, RowLeftOut)))
                 continue
             if writer is None:
                 writer = ChunkWriter(_checked_kind(kind_of(outcome[0]), recipe))
@@ -88,8 +88,8 @@ def encode_rows(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) -> 
                 raise _wrong_kind(recipe, "samples of several kinds")
             writer.add(line, outcome)
         writer = writer or ChunkWriter(recipe.kinds[0])
-        for line, reason, detail in sorted(faults):
-            writer.fault(line, reason, detail)
+        for line, reason, detail, is_bad in sorted(faults):
+            writer.fault(line, reason, detail, bad=is_bad)
         return writer
 
 

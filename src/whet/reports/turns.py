@@ -55,7 +55,7 @@ class RowReader:
     """
 
     def __init__(self, dataset: DatasetConfig, config: Config, tokenizer: Any) -> None:
-        self._format = make_format(dataset, config)
+        self._format = make_format(dataset, config, tokenizer)
         self._tokenizer = tokenizer
         self._renderer: Renderer | None = None
         self.is_split: bool = self._format.cuts_long_rows

@@ -23,12 +23,12 @@ def run_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     from whet.model.tokenizer import load_tokenizer, with_template
 
     tokenizer = load_tokenizer(config)
-    if config.template.chat_template or config.template.chat_template_jinja or _renders_with_it(config):
+    if config.template.chat_template or config.template.chat_template_jinja or _renders_with_it(config, tokenizer):
         return with_template(tokenizer, resolve_template(config, None, tokenizer))
     return tokenizer
 
 
-def _renders_with_it(config: Config) -> bool:
+def _renders_with_it(config: Config, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether any dataset is rendered with the chat template of the config."""
     datasets = (*config.data.datasets, *config.data.test_datasets)
-    return any(make_format(dataset, config).template == CONFIGURED for dataset in datasets)
+    return any(make_format(dataset, config, tokenizer).template == CONFIGURED for dataset in datasets)
