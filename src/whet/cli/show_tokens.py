@@ -8,11 +8,12 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
 from whet.data.samples import Encoded
-from whet.data.store import PreferenceSplit, PreparedSet, Split
+from whet.data.store import AnySplit, PreparedSet, PromptSplit, Split, StepwiseSplit, UnpairedSplit
 from whet.data.tokenise import TokenText, explain_tokens
 
 SUPERVISED_STYLE = "green"
@@ -75,12 +76,25 @@ def _style(supervised: bool) -> str:
     return SUPERVISED_STYLE if supervised else CONTEXT_STYLE
 
 
-def _encoded(split: Split | PreferenceSplit, number: int) -> Iterator[tuple[str, Encoded]]:
-    """The sample; for a preference, the prompt with each of its answers."""
+def _encoded(split: AnySplit, number: int) -> Iterator[tuple[str, Encoded]]:
+    """The sample as lines of tokens; a prompt comes with each of its answers."""
     if isinstance(split, Split):
         yield "", Encoded(*split.tokens(number))
-        return
-    prompt, chosen, rejected = split.pair(number)
-    for title, answer in ((", chosen", chosen), (", rejected", rejected)):
-        targets = np.concatenate([np.zeros(len(prompt), np.bool_), np.ones(len(answer), np.bool_)])
-        yield title, Encoded(np.concatenate([prompt, answer]), targets)
+    elif isinstance(split, StepwiseSplit):
+        ids, judged, right = split.steps(number)
+        yield f", {int(right.sum())} of {int(judged.sum())} judged steps right", Encoded(ids, judged)
+    elif isinstance(split, PromptSplit):
+        ids, _ = split.prompt(number)
+        yield ", prompt", Encoded(ids, np.zeros(len(ids), np.bool_))
+    elif isinstance(split, UnpairedSplit):
+        prompt, completion, wanted = split.answer(number)
+        yield ", wanted" if wanted else ", not wanted", _answered(prompt, completion)
+    else:
+        prompt, chosen, rejected = split.pair(number)
+        yield ", chosen", _answered(prompt, chosen)
+        yield ", rejected", _answered(prompt, rejected)
+
+
+def _answered(prompt: npt.NDArray[np.int32], answer: npt.NDArray[np.int32]) -> Encoded:
+    targets = np.concatenate([np.zeros(len(prompt), np.bool_), np.ones(len(answer), np.bool_)])
+    return Encoded(np.concatenate([prompt, answer]), targets)

@@ -270,7 +270,8 @@ class ChunkFile:
             found = f"the prepared samples cannot be read ({error})"
             raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
         names = set(reader.schema.names)
-        self.kind: Kind = next(kind for kind, (_, columns) in KINDS.items() if names.issuperset(columns))
+        fitting = [kind for kind, (_, columns) in KINDS.items() if names.issuperset(columns)]
+        self.kind: Kind = max(fitting, key=lambda kind: len(KINDS[kind][1]))
         self._lists = {name: Lists(batch.column(name)) for name in KINDS[self.kind][1]}
         self.num_supervised, self.num_tokens, self.line = (
             np.asarray(batch.column(name)) for name in ("num_supervised", "num_tokens", "line")
