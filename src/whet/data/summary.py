@@ -85,7 +85,7 @@ def summary(prepared: PreparedSet, sequence_len: int, eval_sequence_len: int) ->
     if prepared.validation is not None:
         rows += _split_figures(prepared.validation, "validation", eval_sequence_len)
     parts += [_tokens_table(rows), _lengths_table(rows)]
-    return Group(*parts)
+    return Group(*parts, *_engine_lines(prepared.manifest))
 
 
 def print_summary(prepared: PreparedSet, resolved: ResolvedRun) -> None:
@@ -132,8 +132,21 @@ def _repeats_table(manifest: Mapping[str, Any]) -> Table | None:
     ]
     for what, count, examples in counts:
         if count:
-            table.add_row(what, "; ".join(f"{one} = {other}" for one, other in examples[:3]), f"{count:,}")
+            table.add_row(what, "\n".join(f"{_base(one)} = {_base(other)}" for one, other in examples[:3]), f"{count:,}")
     return table if table.row_count else None
+
+
+def _engine_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """What made ids of the texts; once where it is the same for all datasets."""
+    engines: Mapping[str, str] = manifest.get("engines", {})
+    if len(set(engines.values())) == 1:
+        return [f"ids by {engine}" for engine in set(engines.values()) if engine]
+    return [f"{name}: ids by {engine}" for name, engine in engines.items() if engine]
+
+
+def _base(place: str) -> str:
+    """A row's place without the folders of its file."""
+    return place.rsplit("/", 1)[-1]
 
 
 def _range(tally: Tally) -> str:
