@@ -13,6 +13,8 @@ from whet.core.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from whet.data.cleaning import Unused
+    from whet.data.explaining import Explanation
     from whet.data.store import PreparedSet
     from whet.reports.inspection import Inspection
     from whet.training.scoring import Score
@@ -91,6 +93,28 @@ def preprocess(config: Config, *, refresh: bool = False) -> tuple[PreparedSet, P
     prepared = stages.prepare_data(resolved, tokenizer, refresh=refresh)
     print_summary(prepared, resolved)
     return prepared, tokenizer
+
+
+def explain_prepared(config: Config) -> Explanation:
+    """Whether the config's prepared set is there, and if not: what is different from the one closest to it.
+
+    Nothing is prepared.
+    """
+    from whet.data.explaining import explain
+    from whet.training.tokenizer import run_tokenizer
+
+    return explain(config, stages.resolve_run(config), run_tokenizer(config))
+
+
+def clean_prepared(config: Config, days: float, *, remove: bool = True) -> list[Unused]:
+    """What of the config's folder of prepared sets was not used for so many days; removed, unless that is not wanted.
+
+    Raises:
+        DataError: it may not be removed.
+    """
+    from whet.data.cleaning import clean
+
+    return clean(config, Path(stages.resolve_run(config).prepared_path), days, remove=remove)
 
 
 def inspect(config: Config, *, rows: int = 1000, row: str | None = None) -> Inspection:

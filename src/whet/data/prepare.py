@@ -142,6 +142,11 @@ class Preparation:
 
     def find(self, *, scan: bool) -> PreparedSet | None:
         """The set, if it is there: told by stamps of the sources; where these are not known, by reading (``scan``)."""
+        chunks = self.chunks(scan=scan)
+        return None if chunks is None else _opened(self.place(chunks))
+
+    def chunks(self, *, scan: bool) -> list[list[Chunk]] | None:
+        """The chunks of each part, without their lines; None if one is not known and not to be read (``scan``)."""
         cache = ScanCache(self.folder / SCANS)
         chunks: list[list[Chunk]] = []
         for part in self.parts:
@@ -150,7 +155,7 @@ class Preparation:
             if known is None:
                 return None
             chunks.append([replace(chunk, lines=None) for chunk in known])
-        return _opened(self._place(self.inputs(chunks)))
+        return chunks
 
     def make(self, *, refresh: bool) -> PreparedSet:
         """Encode what is not encoded yet, and publish the set."""
@@ -159,18 +164,19 @@ class Preparation:
                 return found
             parts = [self._encoded(part, refresh) for part in self.parts]
             _refuse_mixed(parts, self.parts)
-            inputs = self.inputs([[encoded.chunk for encoded in part.chunks] for part in parts])
-            folder = self._place(inputs)
+            chunks = [[encoded.chunk for encoded in part.chunks] for part in parts]
+            folder = self.place(chunks)
             if not refresh and (found := _opened(folder)) is not None:
                 return found
             places = {key: self.config.where(key) for key in ("val_set_size", "test_datasets")}
             assembly = assemble(parts, self.options, places)
             _refuse_ledgers(assembly.ledgers, self)
-            publish_set(folder, self._facts(inputs, parts), parts, assembly)
+            publish_set(folder, self._facts(self.inputs(chunks), parts), parts, assembly)
         return store.open_prepared(folder)
 
-    def _place(self, inputs: Inputs) -> Path:
-        return self.folder / fingerprint(inputs)[:32]
+    def place(self, chunks: Sequence[Sequence[Chunk]]) -> Path:
+        """The folder of the set that is made of these chunks of each part."""
+        return self.folder / fingerprint(self.inputs(chunks))[:32]
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -326,7 +332,7 @@ def _opened(folder: Path) -> PreparedSet | None:
         prepared = store.open_prepared(folder)
     except DataError as error:
         damage = error.problems[0]
-        warn(f"{damage.where}: {damage.found}; the set is made again")
+        warn(f"{damage.where}: {damage.found}; it must be made again")
         return None
     say(f"using the prepared set {folder}")
     store.mark_used(folder)
