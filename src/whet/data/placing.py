@@ -73,21 +73,20 @@ class ByteLengths:
     of_token: npt.NDArray[np.int32]
     normalizer: str | None
 
-    def begins(self, ids: Ids) -> Positions:
-        """int64[T]: bytes of all texts before each token."""
-        lengths = self.of_token[ids]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        begins: Positions = ends - lengths
-        return begins
+    def borders(self, ids: Ids) -> Positions:
+        """int64[T + 1]: bytes of all texts before each token, and in all."""
+        borders = np.zeros(len(ids) + 1, dtype=np.int64)
+        np.cumsum(self.of_token[ids], out=borders[1:])
+        return borders
 
-    def unsure(self, texts: Sequence[str], num_bytes: Positions, ids: Ids, offsets: Offsets) -> Positions:
+    def unsure(self, texts: Sequence[str], num_bytes: Positions, borders: Positions, offsets: Offsets) -> Positions:
         """Numbers of the texts whose tokens do not add up to them, or that the tokenizer normalises.
 
         Args:
             num_bytes: int64[N], bytes of each text.
+            borders: of the texts' tokens, from `borders`.
         """
-        totals = np.concatenate([[0], np.cumsum(self.of_token[ids], dtype=np.int64)])
-        wrong = np.diff(totals[offsets]) != num_bytes
+        wrong = np.diff(borders[offsets]) != num_bytes
         if self.normalizer is not None:
             form: Any = self.normalizer
             for number, text in enumerate(texts):

@@ -167,14 +167,14 @@ class TextEncoder:
             return self._encoded_by_reference(batch)
         ids, offsets = self._ids(batch.texts)
         num_bytes = np.array([_num_bytes(text) for text in batch.texts], dtype=np.int64)
-        unsure = self._bytes.unsure(batch.texts, num_bytes, ids, offsets)
+        borders = self._bytes.borders(ids)
+        unsure = self._bytes.unsure(batch.texts, num_bytes, borders, offsets)
         encodings = dict(zip(unsure.tolist(), self._reference.encodings([batch.texts[n] for n in unsure]), strict=True))
         for text, encoding in encodings.items():
             if encoding.ids != ids[offsets[text] : offsets[text + 1]].tolist():
                 self._give_up(batch.texts[text][:60])
                 return self.encode(batch)
-        begins = self._bytes.begins(ids)
-        text_begins = np.concatenate([begins, [0]])[offsets[:-1]] if len(begins) else np.zeros(len(num_bytes), np.int64)
+        begins, text_begins = borders[:-1], borders[offsets[:-1]]
         trained, written = batch.spans
         supervised = mark(begins, text_begins, trained.without(unsure))
         refused = self._refused_by_bytes(batch, ids, offsets, begins, text_begins, written.without(unsure))
