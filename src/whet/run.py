@@ -60,15 +60,18 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     with stages.recorded(resolved, output_dir) as record:
         stages.open_repository(resolved)
         tokenizer = run_tokenizer(config)
-        prepared = stages.prepare_data(resolved, tokenizer)
-        record.note("data", {"path": str(prepared.path), "manifest": dict(prepared.manifest)})
+        prepared = stages.training_data(resolved, tokenizer)
+        record.note("data", {"path": str(prepared.path or ""), "manifest": dict(prepared.manifest)})
         order, plan = stages.plan_run(resolved, prepared)
         record.note("plan", plan)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         before = stages.score(resolved, trainer, tokenizer)
         stages.make_room(resolved, checkpoint)
-        output = fit(trainer, resolved, checkpoint)
+        try:
+            output = fit(trainer, resolved, checkpoint)
+        finally:
+            stages.tell_stream(resolved, trainer, record)
         stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
@@ -148,7 +151,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
 
     resolved = stages.for_measuring(stages.resolve_run(config))
     tokenizer = run_tokenizer(config)
-    prepared = stages.prepare_data(resolved, tokenizer)
+    prepared = stages.training_data(resolved, tokenizer)
     if prepared.validation is None:
         found, fix = "there is no evaluation data", "set val_set_size or test_datasets"
         raise ConfigError(Problem(config.where("val_set_size"), found, fix, "val_set_size"))

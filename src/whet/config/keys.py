@@ -28,6 +28,9 @@ from whet.config.source import Node
 from whet.core.errors import Problem
 from whet.core.nearest import nearest
 
+PRETRAINING = "pretraining_dataset"
+"""Axolotl's name of datasets of raw text that are read as a stream."""
+
 
 @dataclass
 class Findings:
@@ -59,7 +62,25 @@ def canonical(root: Node, findings: Findings) -> Node:
             findings.warnings.append(Problem(where, f"'{name}' is the old name of '{key}'", f"write '{key}'", key))
         entries[key] = _without_prefix(node) if key == "fsdp_config" else node
         written[key] = name
+    if written.get("datasets") == PRETRAINING:
+        entries["datasets"] = _pretrain(entries["datasets"])
+        origin = Origin("derived", f"{entries['datasets'].origin.where} ({PRETRAINING})")
+        entries.setdefault("streaming", Node(True, origin, key="streaming"))
     return replace(root, value=entries)
+
+
+def _pretrain(rows: Node) -> Node:
+    """Rows of `pretraining_dataset`, whose type is `pretrain` where none is written; a row may stand alone."""
+    items = rows.items if rows.items is not None else (replace(rows, key=None),) if rows.value is not None else ()
+    return replace(rows, value=tuple(map(_pretrain_row, items)), plain=None)
+
+
+def _pretrain_row(row: Node) -> Node:
+    entries = {"path": replace(row, key="path")} if isinstance(row.value, str) else row.entries
+    if entries is None or "type" in entries:
+        return row
+    kind = Node("pretrain", Origin("derived", f"{row.origin.where} ({PRETRAINING})"), key="type")
+    return replace(row, value={**entries, "type": kind}, plain=None)
 
 
 def _without_prefix(node: Node) -> Node:

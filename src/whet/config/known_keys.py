@@ -15,6 +15,7 @@ ALIASES: dict[str, str] = {
     "model_revision": "revision_of_model",
     "type_of_model": "model_type",
     "default_system_prompt": "default_system_message",
+    "pretraining_dataset": "datasets",  # as a stream, see `whet.config.keys`
 }
 """Other spellings that are as good."""
 
@@ -23,6 +24,7 @@ RENAMED: dict[str, str] = {
     "dpo_beta": "rl_beta",
     "evaluation_strategy": "eval_strategy",
     "dataset_processes": "dataset_num_proc",
+    "pretrain_multipack_buffer_size": "streaming_multipack_buffer_size",
 }
 """Old spellings: accepted, with a warning."""
 
@@ -115,8 +117,7 @@ REFUSED: dict[str, str] = _table(
             jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps""",
         "quantise after training, with another tool": "qat quantization llmcompressor",
         # data
-        "write datasets with `type: completion` and max_steps": """
-            pretraining_dataset streaming pretraining_sample_concatenation""",
+        "write sample_packing: true, which fills rows and keeps documents apart": "pretraining_sample_concatenation",
         "remove the line: documents of a pack never see each other": "pretrain_multipack_attn",
         "prepare with `whet preprocess` and copy the folder of dataset_prepared_path": """
             push_dataset_to_hub skip_prepare_dataset""",
@@ -207,8 +208,8 @@ NO_EFFECT: dict[str, str] = _table(
         "rows come from a memory-mapped file, which needs no setting": """
             dataset_keep_in_memory num_dataset_shards_to_save low_cpu_mem_usage preprocess_iterable""",
         "packs are planned over all rows at once, which needs no hint": """
-            sample_packing_group_size sample_packing_bin_size sample_packing_eff_est sample_packing_mp_start_method
-            streaming_multipack_buffer_size pretrain_multipack_buffer_size""",
+            sample_packing_group_size sample_packing_bin_size sample_packing_eff_est
+            sample_packing_mp_start_method""",
         "a batch is one flat row here, packed or not": "multipack_real_batches batch_flattening",
         "the prepared set holds nothing that training does not read": "remove_unused_columns",
         "tokens per second are always shown": "include_tokens_per_second include_tkps",
@@ -244,7 +245,6 @@ INTERNAL: frozenset[str] = frozenset(
 OFF: dict[str, Any] = {
     "relora_prune_method": "magnitude",
     "lisa_layers_attribute": "model.layers",
-    "streaming_multipack_buffer_size": 10000,
     "pretrain_multipack_attn": True,
     "profiler_steps_start": 0,
     "dion_rank_fraction": 1.0,

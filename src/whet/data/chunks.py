@@ -148,15 +148,18 @@ def changed(file: str) -> Problem:
     return Problem(file, "the file changed while it was read", "run it again when nothing writes to the file")
 
 
-def chunks_of_stream(stream: BinaryIO, file: str, path: str | None = None, cut: Cut = CUT) -> Iterator[Chunk]:
+def chunks_of_stream(
+    stream: BinaryIO, file: str, path: str | None = None, cut: Cut = CUT, *, position: int = 0, number: int = 1
+) -> Iterator[Chunk]:
     """A stream of JSON lines, in one pass; memory is that of one chunk.
 
     Args:
         stream: the file's bytes, decompressed.
         file: its label.
         path: given for a plain local file: its chunks are then spans, whose lines a reader takes from the file.
+        position, number: of the stream's first byte and line in the file, for a stream that begins at a later chunk.
     """
-    data, position, number = b"", 0, 1
+    data = b""
     final = False
     while True:
         while not final and len(data) < cut.most:

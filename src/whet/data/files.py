@@ -93,6 +93,27 @@ class FileSource:
         lines = self.selection.apply(lambda: itertools.chain.from_iterable(itertools.starmap(_lines, self.files)))
         return chunks_of_lines(lines)
 
+    def chunks_from(self, file: str, number: int, begin: int | None, first: int) -> Iterator[Chunk] | None:
+        """The chunks that follow a place, without reading what stands before it where files allow that.
+
+        Args:
+            file: label of the file.
+            number: chunks of the file to pass over.
+            begin, first: byte and line at which the next one begins, in a local file of JSON lines.
+
+        Returns:
+            None if the place can only be found by reading everything before it.
+        """
+        at = next((at for at, (candidate, _) in enumerate(self.files) if candidate.label == file), None)
+        if not self.selection.is_everything or at is None:
+            return None
+        (candidate, reader), path = self.files[at], self.files[at][0].local_path
+        if begin is None or path is None:
+            here = itertools.islice(_chunks(candidate, reader), number, None)
+        else:
+            here = _chunks_from_byte(candidate, path, begin, first)
+        return itertools.chain(here, itertools.chain.from_iterable(itertools.starmap(_chunks, self.files[at + 1 :])))
+
     def stamp(self) -> str | None:
         """Hash of the files' stamps and the selection; None if a file must be read to know it."""
         stamps = [(file.label, reader, file.stamp()) for file, reader in self.files]
@@ -161,6 +182,13 @@ def _chunks(file: File, reader: str) -> Iterator[Chunk]:
     with _opened(file) as stream:
         path = None if compression else file.local_path
         yield from chunks_of_stream(decompressed(stream, compression), file.label, path)
+
+
+def _chunks_from_byte(file: File, path: str, begin: int, first: int) -> Iterator[Chunk]:
+    """The chunks of a plain file of JSON lines from one of their borders on."""
+    with unreadable_as_data_error(file.label), file.open(seekable=True) as stream:
+        stream.seek(begin)
+        yield from chunks_of_stream(stream, file.label, path, position=begin, number=first)
 
 
 def _lines(file: File, reader: str) -> Iterator[Line]:

@@ -69,6 +69,14 @@ class Tally:
             self.shortest = min(shortest, self.shortest or shortest)
             self.longest = max(int(tokens.max()), self.longest)
 
+    def merge(self, other: Tally) -> None:
+        """Count what another tally has counted after this one."""
+        self.count += other.count
+        self.examples += other.examples[: EXAMPLES_KEPT - len(self.examples)]
+        self.shortest = min((length for length in (self.shortest, other.shortest) if length), default=0)
+        self.longest = max(self.longest, other.longest)
+        self.bad |= other.bad
+
     @property
     def places(self) -> str:
         """``a.jsonl:3, 9, b.jsonl:1 and 12 more``."""
@@ -120,6 +128,16 @@ class Ledger:
     @property
     def num_dropped(self) -> int:
         return sum(tally.count for tally in self.dropped.values())
+
+    def merge(self, other: Ledger) -> None:
+        """Enter what another ledger has of rows that come after this one's."""
+        self.read += other.read
+        self.kept += other.kept
+        self.samples += other.samples
+        for reason, tally in other.dropped.items():
+            self.drops(reason, bad=tally.bad).merge(tally)
+        for done, tally in other.cut.items():
+            self.cuts(done).merge(tally)
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""

@@ -9,6 +9,7 @@ from whet.config.resolve import ResolvedRun
 from whet.data.mixing import mix_of
 from whet.data.order import Order
 from whet.data.store import PreferenceSplit, Split
+from whet.data.streaming import StreamSetup
 from whet.training.steps import StepPlan
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ class MethodInputs:
 
     Attributes:
         model: with its adapter, if it has one.
-        order: of the training samples.
+        order: of the training samples; None for a stream.
         plan: counted from ``order``.
-        train, validation: a `PreferenceSplit` for preference methods, else a `Split`.
+        train, validation: a `PreferenceSplit` for preference methods, else a `Split`; to train on also a stream.
         isolates_documents: whether the model keeps the documents of one flattened row apart; False gives every
             sample a padded row of its own.
     """
@@ -33,8 +34,8 @@ class MethodInputs:
     plan: StepPlan
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
-    order: Order
-    train: Split | PreferenceSplit
+    order: Order | None
+    train: Split | PreferenceSplit | StreamSetup
     validation: Split | PreferenceSplit | None = None
     isolates_documents: bool = True
 

@@ -9,8 +9,10 @@ from whet.config.resolve import ResolvedRun
 from whet.data.batch import flatten, pad
 from whet.data.order import Order
 from whet.data.store import Split
+from whet.data.streaming import StreamSetup
 from whet.methods.inputs import MethodInputs
 from whet.training.loader import Collate, Samples
+from whet.training.streamed import StreamedSamples
 from whet.training.tracking import prepare_tracking
 
 if TYPE_CHECKING:
@@ -30,16 +32,16 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
     from whet.training.trainer import WhetTrainer
 
     resolved, plan = inputs.resolved, inputs.plan
-    assert isinstance(inputs.train, Split)
     assert inputs.validation is None or isinstance(inputs.validation, Split)
     prepare_tracking(resolved)
     schedule = schedule_from(resolved.config, plan.total_steps, plan.warmup_steps)
     args = training_arguments(resolved, plan)
     pad_token_id = inputs.tokenizer.pad_token_id or 0
+    train = _training_samples(inputs, pad_token_id)
     trainer = WhetTrainer(
         inputs.model,
         args,
-        train=training_samples(inputs.train, inputs.order, resolved, inputs.isolates_documents, pad_token_id),
+        train=train,
         evaluation=(
             evaluation_samples(inputs.validation, resolved, inputs.isolates_documents, pad_token_id)
             if inputs.validation is not None and len(inputs.validation)
@@ -49,8 +51,38 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
         make_optimizer=lambda model: build_optimizer(model, resolved.config, args),
         make_scheduler=lambda optimizer, steps: build_scheduler(optimizer, schedule),
     )
-    add_callbacks(trainer, resolved, step_loss=trainer.step_loss, rows=trainer.places_of_step)
+    add_callbacks(
+        trainer,
+        resolved,
+        step_loss=trainer.step_loss,
+        rows=trainer.places_of_step,
+        beside=train.save if isinstance(train, StreamedSamples) else None,
+    )
     return trainer
+
+
+def _training_samples(inputs: MethodInputs, pad_token_id: int) -> Samples | StreamedSamples:
+    if isinstance(inputs.train, StreamSetup):
+        return streamed_samples(inputs.train, inputs.resolved, inputs.isolates_documents, pad_token_id)
+    assert isinstance(inputs.train, Split)
+    assert inputs.order is not None
+    return training_samples(inputs.train, inputs.order, inputs.resolved, inputs.isolates_documents, pad_token_id)
+
+
+def streamed_samples(
+    setup: StreamSetup, resolved: ResolvedRun, isolates_documents: bool, pad_token_id: int
+) -> StreamedSamples:
+    """A stream as the trainer wants it."""
+    row_length = resolved.sequence_len if resolved.pad_to_sequence_len else None
+    return StreamedSamples(
+        setup,
+        _collate(resolved, isolates_documents, pad_token_id, row_length, resolved.micro_batch_size),
+        micro_batch_size=resolved.micro_batch_size,
+        accumulation=resolved.gradient_accumulation_steps,
+        rank=resolved.hardware.rank,
+        world_size=resolved.world_size,
+        where=resolved.config.where("streaming"),
+    )
 
 
 def training_samples(

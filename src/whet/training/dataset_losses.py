@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from whet.data.batch import Batch
-from whet.data.store import Split
 from whet.model.loss import LossParts, document_of_position
 from whet.training.evaluation import metric_names
+from whet.training.loader import Sources
 
 SOURCES = "sources"
 """Entry of a batch: int64[documents that are samples], which of the split's datasets each is from."""
@@ -23,15 +23,15 @@ class DatasetLosses:
         split: the training samples.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Sources) -> None:
         present = np.unique(split.source)
         self._index = np.searchsorted(present, split.source) if len(present) > 1 else None
         self._keys = metric_names([split.names[source] for source in present.tolist()])
         self._sums: torch.Tensor | None = None
 
     def mark(self, batch: Batch) -> None:
-        """Say in a batch that is still on the CPU where its samples come from."""
-        if self._index is not None:
+        """Say in a batch that is still on the CPU where its samples come from, unless it says so itself."""
+        if self._index is not None and SOURCES not in batch:
             batch[SOURCES] = torch.from_numpy(self._index[batch["example_ids"].numpy()])
 
     def add(self, batch: Batch, parts: LossParts) -> None:

@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
 
-from whet.data.batch import Batch
+from whet.data.batch import Batch, TokenSource
 from whet.data.order import Order
 from whet.data.store import Split
+from whet.training.steps import count_tokens
 
 Rows = Sequence[npt.ArrayLike]
-Collate = Callable[[Split, Rows], Batch]
+Collate = Callable[[TokenSource, Rows], Batch]
+
+
+class Sources(Protocol):
+    """Which datasets samples come from; `whet.data.store.Split` says it."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def source(self) -> npt.NDArray[np.int16]:
+        """int16[N]: index into ``names`` of each sample."""
+        ...
+
+
+class TrainingSamples(Protocol):
+    """What the trainer asks of its samples: prepared (`Samples`) or read as it trains (`StreamedSamples`)."""
+
+    @property
+    def split(self) -> Sources: ...
+
+    def opened(self, checkpoint: Path | None) -> AbstractContextManager[None]:
+        """Within it they can be trained on, from the beginning or from where a checkpoint stands."""
+        ...
+
+    def loader(self, args: TrainingArguments, accumulation: int = 1) -> DataLoader[Any]:
+        """This rank's micro-batches."""
+        ...
+
+    def num_tokens(self, batch: Batch) -> int:
+        """Tokens of a batch's samples."""
+        ...
+
+    def tokens_until(self, step: int, args: TrainingArguments) -> tuple[int, int]:
+        """Tokens and targets of the run's first ``step`` steps; it begins, or goes on, after them."""
+        ...
+
+    def place(self, number: int) -> str:
+        """The row of a sample of the current step, by its number in ``example_ids``."""
+        ...
+
+    def places_of_step(self, step: int, args: TrainingArguments) -> list[str]:
+        """The rows of the current step (from 1), over all ranks."""
+        ...
+
+    def summary(self) -> Mapping[str, float]:
+        """Figures for the last line of the metrics."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +88,43 @@ class Samples(Dataset[Any]):
     def __getitems__(self, rows: Rows) -> Batch:
         """PyTorch's hook for fetching a batch at once: ``rows`` is what the batch sampler yielded."""
         return self.collate(self.split, rows)
+
+    def opened(self, checkpoint: Path | None) -> AbstractContextManager[None]:
+        """Nothing to open: the order is computed from the step."""
+        return nullcontext()
+
+    def loader(self, args: TrainingArguments, accumulation: int = 1) -> MicroBatchLoader:
+        """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
+        return MicroBatchLoader(
+            self,
+            EpochBatches(self.order, args.process_index, args.world_size, accumulation),
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+
+    def num_tokens(self, batch: Batch) -> int:
+        """Tokens of a batch's samples."""
+        return int(self.order.lengths[batch["example_ids"].numpy()].sum())
+
+    def tokens_until(self, step: int, args: TrainingArguments) -> tuple[int, int]:
+        """Tokens and targets of the run's first ``step`` steps."""
+        return count_tokens(self.order, self.split.supervised, step, args.gradient_accumulation_steps, args.world_size)
+
+    def place(self, number: int) -> str:
+        """The row of a sample."""
+        return self.split.place(number)
+
+    def places_of_step(self, step: int, args: TrainingArguments) -> list[str]:
+        """The rows of optimiser step ``step`` (from 1), over all ranks."""
+        order, accumulation = self.order, args.gradient_accumulation_steps
+        epoch, step_of_epoch = divmod(step - 1, order.steps_per_epoch(accumulation, args.world_size))
+        numbers = order.step_samples(epoch, step_of_epoch, accumulation, args.world_size)
+        return [self.split.place(number) for number in numbers.tolist()]
+
+    def summary(self) -> Mapping[str, float]:
+        """Nothing that the plan has not said."""
+        return {}
 
 
 class EpochBatches:
@@ -78,7 +167,7 @@ class MicroBatchLoader(DataLoader[Any]):
         super().__init__(
             samples,
             batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists; the stub asks for Sampler
-            collate_fn=_as_fetched,  # type: ignore[arg-type]  # it gets a batch, not a list, by `__getitems__`
+            collate_fn=as_fetched,  # type: ignore[arg-type]  # it gets a batch, not a list, by `__getitems__`
             num_workers=num_workers,
             prefetch_factor=prefetch_factor if num_workers else None,
             pin_memory=pin_memory,
@@ -90,6 +179,6 @@ class MicroBatchLoader(DataLoader[Any]):
         self.batches.set_epoch(epoch)
 
 
-def _as_fetched(batch: Batch) -> Batch:
+def as_fetched(batch: Batch) -> Batch:
     """`Samples.__getitems__` has collated already."""
     return batch

@@ -49,6 +49,8 @@ class Interval:
 class StepPlan:
     """The run in numbers.
 
+    Of a stream nobody knows how many rows, tokens and targets it has: there these are None, and the run is one epoch.
+
     Attributes:
         num_rows: rows of an epoch (packs, or samples when not packed).
         rows_per_step: rows of a full optimiser step over all ranks and micro-batches.
@@ -63,13 +65,13 @@ class StepPlan:
         evaluating: "no" without a validation set.
     """
 
-    num_rows: int
+    num_rows: int | None
     rows_per_step: int
     steps_per_epoch: int
     total_steps: int
     warmup_steps: int
-    tokens: int
-    supervised_tokens: int
+    tokens: int | None
+    supervised_tokens: int | None
     shares: tuple[DatasetShare, ...]
     logging: Interval
     saving: Interval
@@ -125,6 +127,33 @@ def plan_steps(
         logging=Interval("steps", count_logging(total_steps, config.loop.logging_steps)),
         saving=_saving(config, steps_per_epoch, total_steps),
         evaluating=_evaluating(config, steps_per_epoch, total_steps) if has_validation else Interval("no"),
+    )
+    problems = list(_conflicts(config, plan))
+    if problems:
+        raise ConfigError(problems)
+    return plan
+
+
+def plan_stream(resolved: ResolvedRun, *, has_validation: bool) -> StepPlan:
+    """What can be said of a run on a stream before it has read anything.
+
+    Raises:
+        ConfigError: the intervals asked for do not fit together.
+    """
+    config, total_steps = resolved.config, resolved.config.loop.max_steps
+    assert total_steps is not None, "a rule of the config sees to it"
+    plan = StepPlan(
+        num_rows=None,
+        rows_per_step=resolved.global_batch_size,
+        steps_per_epoch=total_steps,
+        total_steps=total_steps,
+        warmup_steps=count_warmup(total_steps, config.optimizer.warmup_steps, config.optimizer.warmup_ratio),
+        tokens=None,
+        supervised_tokens=None,
+        shares=(),
+        logging=Interval("steps", count_logging(total_steps, config.loop.logging_steps)),
+        saving=_saving(config, total_steps, total_steps),
+        evaluating=_evaluating(config, total_steps, total_steps) if has_validation else Interval("no"),
     )
     problems = list(_conflicts(config, plan))
     if problems:

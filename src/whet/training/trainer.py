@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,7 @@ from whet.data.batch import Batch
 from whet.model.loss import supervised_logits_loss
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
-from whet.training.loader import EpochBatches, MicroBatchLoader, Samples
-from whet.training.steps import count_tokens
+from whet.training.loader import Samples, TrainingSamples
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -34,8 +34,8 @@ class WhetTrainer(Trainer):
 
     What differs from its base:
 
-    * the samples of an optimiser step are `whet.data.order.Order`'s; each rank loads its own micro-batches and nothing
-      is sharded, padded to even or repeated;
+    * the samples of an optimiser step are `whet.data.order.Order`'s, or a stream's; each rank loads its own
+      micro-batches and nothing is sharded, padded to even or repeated;
     * the loss is the sum over supervised tokens, divided once by their number in the whole optimiser step (all
       micro-batches of all ranks), so that it does not depend on how the step is cut into pieces;
     * an evaluation is exact per example and per dataset, packed or not.
@@ -62,7 +62,7 @@ class WhetTrainer(Trainer):
         model: torch.nn.Module,
         args: TrainingArguments,
         *,
-        train: Samples,
+        train: TrainingSamples,
         evaluation: Samples | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         make_optimizer: MakeOptimizer,
@@ -71,7 +71,7 @@ class WhetTrainer(Trainer):
     ) -> None:
         self.train_samples, self.eval_samples = train, evaluation
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.throughput = Throughput(tokens_until=self._tokens_until)
+        self.throughput = Throughput(tokens_until=lambda step: train.tokens_until(step, self.args))
         self.dataset_losses = DatasetLosses(train.split)
         self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
         super().__init__(
@@ -88,8 +88,12 @@ class WhetTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
-        accumulation = self.args.gradient_accumulation_steps
-        return self._loader(self.train_samples, accumulation)
+        return self.train_samples.loader(self.args, self.args.gradient_accumulation_steps)
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """As the base class, with what the samples need to be trained on."""
+        with self.train_samples.opened(Path(resume_from_checkpoint) if resume_from_checkpoint else None):
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -99,7 +103,7 @@ class WhetTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
             self.dataset_losses.mark(batch)
-        num_tokens = sum(int(self.train_samples.order.lengths[batch["example_ids"].numpy()].sum()) for batch in batches)
+        num_tokens = sum(map(self.train_samples.num_tokens, batches))
         counts = torch.tensor([num_tokens, sum(batch["num_supervised"] for batch in batches)])
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device), reduction="sum")
@@ -136,9 +140,8 @@ class WhetTrainer(Trainer):
         """
         samples = eval_dataset if eval_dataset is not None else self.eval_samples
         assert samples is not None, "there is nothing to evaluate on"
-        losses = evaluate_examples(
-            self._model_for_evaluation(), self._loader(samples), self._prepare_inputs, self.accelerator, len(samples)
-        )
+        batches, model = samples.loader(self.args), self._model_for_evaluation()
+        losses = evaluate_examples(model, batches, self._prepare_inputs, self.accelerator, len(samples))
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
         if self.is_world_process_zero():
             step = self.state.global_step if self.is_in_train else None
@@ -153,14 +156,10 @@ class WhetTrainer(Trainer):
 
     def places_of_step(self, step: int) -> list[str]:
         """``file:row`` of the samples in optimiser step ``step`` (from 1); where losses tell, of the bad ones only."""
-        split, order, args = self.train_samples.split, self.train_samples.order, self.args
         bad = [ids for loss, ids in self.step_losses if not bool(torch.isfinite(loss))]
-        if bad and args.world_size == 1:
-            return [split.place(index) for index in torch.cat(bad).tolist()]
-        steps_per_epoch = order.steps_per_epoch(args.gradient_accumulation_steps, args.world_size)
-        epoch, step_of_epoch = divmod(step - 1, steps_per_epoch)
-        ids = order.step_samples(epoch, step_of_epoch, args.gradient_accumulation_steps, args.world_size)
-        return [split.place(index) for index in ids.tolist()]
+        if bad and self.args.world_size == 1:
+            return [self.train_samples.place(index) for index in torch.cat(bad).tolist()]
+        return self.train_samples.places_of_step(step, self.args)
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -180,6 +179,8 @@ class WhetTrainer(Trainer):
         if "loss" in logs:
             logs.update(self.dataset_losses.figures(self.args.device, self._over_ranks))
             logs.update(self.throughput.figures(self.args.device))
+        elif "train_runtime" in logs:
+            logs.update(self.train_samples.summary())
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Batch) -> int:
@@ -190,22 +191,6 @@ class WhetTrainer(Trainer):
     def _over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
         return total
-
-    def _tokens_until(self, step: int) -> tuple[int, int]:
-        samples, args = self.train_samples, self.args
-        return count_tokens(
-            samples.order, samples.split.supervised, step, args.gradient_accumulation_steps, args.world_size
-        )
-
-    def _loader(self, samples: Samples, accumulation: int = 1) -> MicroBatchLoader:
-        args = self.args
-        return MicroBatchLoader(
-            samples,
-            EpochBatches(samples.order, args.process_index, args.world_size, accumulation),
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        )
 
     def _model_for_evaluation(self) -> torch.nn.Module:
         """The model as it computes in training, autocast included, but each rank at its own pace."""

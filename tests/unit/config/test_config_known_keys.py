@@ -108,6 +108,7 @@ def test_a_key_without_effect_says_why(tmp_path: Path, key: str) -> None:
         ("noisy_embedding_alpha", "neftune_noise_alpha", 5),
         ("evaluation_strategy", "eval_strategy", "no"),
         ("dataset_processes", "dataset_num_proc", 2),
+        ("pretrain_multipack_buffer_size", "streaming_multipack_buffer_size", 500),
     ],
 )
 def test_an_old_name_is_taken_and_said(tmp_path: Path, old: str, new: str, value: object) -> None:
@@ -115,9 +116,8 @@ def test_an_old_name_is_taken_and_said(tmp_path: Path, old: str, new: str, value
     path.write_text(BASE + f"{old}: {value}\n")
     config = load_config(path, environ={})
     assert config.value(new) == value
-    assert [str(warning) for warning in config.warnings] == [
-        f"{path}:4:1: '{old}' is the old name of '{new}' -> write '{new}'"
-    ]
+    told = f"{path}:4:1: '{old}' is the old name of '{new}' -> write '{new}'"
+    assert told in [str(warning) for warning in config.warnings]
 
 
 def test_two_spellings_of_one_key_are_a_contradiction(tmp_path: Path) -> None:
@@ -142,4 +142,33 @@ def test_the_old_attention_switches_are_read(tmp_path: Path) -> None:
     ]
     assert load_text(tmp_path, BASE + "flash_attention: maybe\n")[0] == [
         "/my.yaml:4:1: flash_attention is 'maybe' -> write true or false"
+    ]
+
+
+PRETRAINING = "base_model: org/m\nlearning_rate: 1e-4\nmax_steps: 10\npretraining_dataset:\n"
+
+
+def test_a_pretraining_dataset_is_a_stream_of_raw_texts(tmp_path: Path) -> None:
+    """Axolotl's `pretraining_dataset`, with every key of its rows; a row, or a path, may stand alone."""
+    path = tmp_path / "my.yaml"
+    rows = "  - {path: org/d, name: en, split: train, text_column: body, data_files: x.json, skip: 3}\n"
+    path.write_text(PRETRAINING + rows + "  - {path: org/e, type: completion, trust_remote_code: false}\n")
+    data = load_config(path, environ={}).data
+    assert data.streaming
+    assert [row.type for row in data.datasets] == ["pretrain", "completion"]
+    first = data.datasets[0]
+    assert (first.name, first.text_column, first.data_files, first.skip) == ("en", "body", "x.json", 3)
+    for alone in ("  path: org/d\n", "  - org/d\n"):
+        path.write_text(PRETRAINING + alone)
+        config = load_config(path, environ={})
+        assert [(row.path, row.type) for row in config.data.datasets] == [("org/d", "pretrain")]
+        assert config.warnings == ()
+    path.write_text(PRETRAINING + "  - org/d\nstreaming: false\n")
+    assert not load_config(path, environ={}).data.streaming
+
+
+def test_a_pretraining_dataset_beside_datasets_is_a_contradiction(tmp_path: Path) -> None:
+    problems, _ = load_text(tmp_path, BASE + "pretraining_dataset: [{path: org/e}]\n")
+    assert problems == [
+        "/my.yaml:4:1: 'pretraining_dataset' is the same key as 'datasets' (/my.yaml:3:1) -> keep one of them"
     ]

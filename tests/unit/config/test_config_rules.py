@@ -21,6 +21,7 @@ BASE: dict[str, Any] = {
 LORA = {"adapter": "lora", "lora_target_linear": True}
 DPO = {"rl": "dpo", "datasets": [{"path": "org/d"}]}
 ROW = {"path": "org/d", "type": "chat_template"}
+STREAM = {"streaming": True, "max_steps": 10}
 
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("there_is_something_to_train_on", {"datasets": []}, "datasets is missing -> add `datasets:`"),
@@ -53,6 +54,50 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "pads to 512, which is no multiple of pad_to_multiple_of 100",
     ),
     ("workers_before_prefetching", {"dataloader_prefetch_factor": 2}, "no worker builds batches -> add"),
+    ("a_stream_ends_after_max_steps", {"streaming": True}, "max_steps is not written: a stream has no length"),
+    ("a_stream_has_no_epochs", {**STREAM, "num_epochs": 2}, "num_epochs is written, and a stream (streaming: true) has"),
+    ("a_stream_has_no_epochs", {**STREAM, "saves_per_epoch": 2}, "no epochs to count -> write save_steps"),
+    (
+        "a_stream_is_saved_and_evaluated_by_steps",
+        {**STREAM, "save_strategy": "epoch"},
+        "save_strategy is epoch, and a stream (streaming: true) has no epochs -> write save_steps",
+    ),
+    (
+        "a_stream_is_evaluated_on_rows_of_its_own",
+        {**STREAM, "val_set_size": 0.1},
+        "nobody knows how many a stream (streaming: true) has -> write test_datasets",
+    ),
+    (
+        "a_stream_is_never_seen_whole",
+        {**STREAM, "dataset_exact_deduplication": True},
+        "dataset_exact_deduplication needs all rows at once",
+    ),
+    ("a_stream_is_never_seen_whole", {**STREAM, "mixing_temperature": 2}, "mixing_temperature needs all rows at once"),
+    (
+        "a_stream_is_never_seen_whole",
+        {**STREAM, "eval_overlap": "drop", "test_datasets": [ROW]},
+        "eval_overlap: drop needs all rows at once, and a stream never has them",
+    ),
+    (
+        "a_stream_is_mixed_by_weights",
+        {**STREAM, "datasets": [{**ROW, "epochs": 2}]},
+        "datasets[0].epochs: a stream (streaming: true) has no epochs to count -> write a weight in every row",
+    ),
+    (
+        "a_stream_is_mixed_by_weights",
+        {**STREAM, "datasets": [{**ROW, "weight": 2}], "order": "sequential"},
+        "order: sequential reads each dataset of a stream to its end, and weights mix them",
+    ),
+    (
+        "a_stream_is_for_supervised_training",
+        {**STREAM, **DPO},
+        "streaming is true, and rl: dpo needs all its rows before the first step -> remove streaming",
+    ),
+    (
+        "a_stream_is_for_supervised_training",
+        {**STREAM, "reward_model": True, "datasets": [{"path": "org/d"}]},
+        "streaming is true, and reward_model: true needs all its rows",
+    ),
     (
         "the_mix_is_described_once",
         {"mixing_temperature": 2, "datasets": [{**ROW, "weight": 1}]},
@@ -357,6 +402,13 @@ NOTED: list[tuple[str, Mapping[str, Any], str]] = [
     ("hub_options_need_a_repository", {"hub_revision": "x"}, "there is no hub_model_id"),
     ("patience_needs_a_threshold", {"loss_watchdog_patience": 2}, "there is no loss_watchdog_threshold"),
     ("shares_need_a_mix", {"mixing_by": "samples"}, "mixing_by changes nothing: no share is asked for"),
+    ("buffer_needs_a_stream", {"streaming_multipack_buffer_size": 5}, "changes nothing: streaming is off -> add"),
+    (
+        "a_stream_reads_ahead_by_itself",
+        {**STREAM, "dataloader_num_workers": 2},
+        "dataloader_num_workers changes nothing: a stream is read ahead by a thread of the run -> remove it",
+    ),
+    ("a_stream_reads_ahead_by_itself", {**STREAM, "dataset_num_proc": 2}, "dataset_num_proc changes nothing"),
     (
         "balanced_steps_have_several_packs",
         {"sample_packing": True, "sample_packing_balance": True},

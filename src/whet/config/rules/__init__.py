@@ -15,12 +15,14 @@ from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
+from whet.config.rules.streaming import STREAMING_RULES
 from whet.config.rules.training import TRAINING_RULES
 from whet.core.errors import Problem
 
 RULES: tuple[Rule, ...] = (
     *DATA_RULES,
     *MIXING_RULES,
+    *STREAMING_RULES,
     *LOOP_RULES,
     *ADAPTER_RULES,
     *TRAINING_RULES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at, first_set
 from whet.config.rules.mixing import MIXING_REMARKS
+from whet.config.rules.streaming import STREAMING_REMARKS
 from whet.core.errors import Problem
 
 
@@ -76,4 +77,5 @@ REMARKS: tuple[Rule, ...] = (
     hub_options_need_a_repository,
     patience_needs_a_threshold,
     *MIXING_REMARKS,
+    *STREAMING_REMARKS,
 )

@@ -149,6 +149,12 @@ class DataSection(Section):
     prepare_with: Literal["processes", "ray"] = Field(
         "processes", description="Prepare on the cores of this machine, or on a Ray cluster."
     )
+    streaming: bool = Field(
+        False, description="Read the datasets while the model trains; nothing is prepared or written. Needs max_steps."
+    )
+    streaming_multipack_buffer_size: Positive = Field(
+        10_000, description="Samples of a stream that are held, shuffled and packed together."
+    )
     dataset_exact_deduplication: bool = Field(False, description="Keep one of rows that are exactly equal.")
     dataset_near_deduplication: PositiveShare | None = Field(
         None, description="Keep one of rows that share this much of their text (Jaccard); 0.8 is usual, off by default."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
@@ -11,7 +12,7 @@ from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
-from whet.training.callbacks.saving import PublishCheckpoints, SaveFirstStep
+from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveFirstStep
 from whet.training.callbacks.watchdog import LossWatchdog
 
 
@@ -21,11 +22,13 @@ def add_callbacks(
     *,
     step_loss: Callable[[], torch.Tensor | None] = lambda: None,
     rows: Callable[[int], Sequence[str]] = lambda step: (),
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Give a trainer the callbacks that its config asks for and that every run has.
 
     Args:
         step_loss, rows: what the guard against non-finite steps tells; see `NonFiniteGuard`.
+        beside: writes what a checkpoint holds beside transformers' files; see `SaveBeside`.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -39,6 +42,8 @@ def add_callbacks(
         chosen.append(EarlyStoppingCallback(early_stopping_patience=loop.early_stopping_patience))
     if loop.loss_watchdog_threshold is not None:
         chosen.append(LossWatchdog(loop.loss_watchdog_threshold, loop.loss_watchdog_patience))
+    if beside is not None:
+        chosen.append(SaveBeside(beside))
     chosen.append(PublishCheckpoints(loop.save_total_limit))
     for callback in chosen:
         trainer.add_callback(callback)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ class PublishCheckpoints(TrainerCallback):
             publish(output_dir / f"checkpoint-{state.global_step}", state.global_step)
             best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
             remove_old(output_dir, self._keep, best)
+
+
+class SaveBeside(TrainerCallback):
+    """Puts what the run needs, beside what transformers writes, into each checkpoint; before it is published.
+
+    Args:
+        write: is given the checkpoint's folder.
+    """
+
+    def __init__(self, write: Callable[[Path], None]) -> None:
+        self._write = write
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save:
+            self._write(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
 
 
 class SaveFirstStep(TrainerCallback):
