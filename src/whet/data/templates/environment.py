@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import BuiltinMethodType
 from typing import Any, cast
@@ -34,12 +34,13 @@ from whet.data.templates.traced import (
     TracedFormatter,
     concat,
     derive,
+    lose_all,
     text_of,
 )
 
 
 class _TracingCode(CodeGenerator):
-    """Compiles ``a ~ b`` to a call that keeps runs; everything else as Jinja does."""
+    """Compiles ``a ~ b`` to a call that keeps runs, and ``a in b`` so that `a` sees it; all else as Jinja does."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor naming
         self.write("environment.join_as_text((")
@@ -47,6 +48,14 @@ class _TracingCode(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor naming
+        if node.op not in ("in", "notin"):
+            super().visit_Operand(node, frame)
+            return
+        self.write(f" {'in' if node.op == 'in' else 'not in'} environment.searched(")
+        self.visit(node.expr, frame)
+        self.write(")")
 
 
 class _GenerationBlocks(Extension):
@@ -123,6 +132,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
         self.tests["sequence"] = _is_sequence(cast(Callable[..., bool], self.tests["sequence"]))
+        self.tests["in"] = lambda value, others: value in self.searched(others)
+        self.tests["sameas"] = _is_same
         self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
 
     @staticmethod
@@ -130,8 +141,37 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         """What Jinja's ``~`` makes of its operands."""
         return concat([text_of(part) for part in parts])
 
+    @staticmethod
+    def searched(value: Any) -> Any:
+        """What stands on the right of ``in``; a string there is one that tells the left side of the search."""
+        return Traced(value) if isinstance(value, str) and not isinstance(value, Traced) else value
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the sandbox does; what a traced string has beyond `str` is not there for a template."""
+        if isinstance(obj, Traced) and not hasattr(str, attribute):
+            return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """As the sandbox does; see `getattr`. A traced string that something is looked up by is told."""
+        if isinstance(argument, Traced):
+            argument.lose()
+        if isinstance(obj, Traced) and isinstance(argument, str) and not hasattr(str, argument):
+            return self.undefined(obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
     def call(__self, __context: Context, __callable: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """As the sandbox does; a literal string's method is the traced one, so that it keeps its arguments' runs."""
+        """As the sandbox does; a literal string's method is the traced one, so that it keeps its arguments' runs.
+
+        Traced strings are told when they are given to what compares their characters unseen.
+        """
+        owner = getattr(__callable, "__self__", None)
+        if isinstance(owner, str):
+            unseen = __callable.__name__ not in ("join", "format", "format_map")
+        else:
+            unseen = isinstance(__callable, BuiltinMethodType) and not isinstance(owner, list | tuple | Mapping)
+        if unseen:
+            lose_all([*args, *(value for name, value in kwargs.items() if name not in _JINJAS_OWN)])
         if isinstance(__callable, BuiltinMethodType) and type(__callable.__self__) is str:
             __callable = getattr(Traced(__callable.__self__), __callable.__name__)
         return super().call(__context, __callable, *args, **kwargs)
@@ -160,22 +200,70 @@ def _is_sequence(test: Callable[..., bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) or test(value)
 
 
+def _is_same(value: Any, other: Any) -> bool:
+    """Jinja's test ``sameas``; whether equal strings are one object is chance, so nothing may be learnt from it."""
+    lose_all((value, other))
+    return value is other
+
+
+#: Arguments that Jinja's compiler adds to a call.
+_JINJAS_OWN = frozenset({"_loop_vars", "_block_vars"})
+
+#: Filters that give a string on as it is, or do with it what its own methods do.
+_PASSING = frozenset({"d", "default", "format", "string", "trim"})
+
 #: Filters that put a string together anew, out of pieces that are traced only in part.
 _REBUILDING = frozenset({"center", "indent", "title", "truncate", "urlize", "wordwrap"})
 
 
 def _keeping_runs(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose new string counts as made from its arguments when it loses their runs on the way."""
+    """A filter whose new string counts as made from its arguments when it loses their runs on the way.
+
+    Strings given to a filter that may read their characters unseen (``wordcount``, ``int``, ``e``) are told.
+    """
 
     @functools.wraps(function)  # copies the mark of filters that want the context
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if name not in _PASSING:
+            _lose_strings((*args, *kwargs.values()))
+        elif name == "trim":
+            _lose_strings((*args[1:], *kwargs.values()))
         lifted = [Traced(arg) if type(arg) is str else arg for arg in args]
         result = function(*lifted, **kwargs)
+        if isinstance(result, Markup):
+            return _Marked(result)
         if type(result) is str or (isinstance(result, Traced) and (name in _REBUILDING or not result.runs)):
             return derive(str.__str__(result), args, kwargs)
         return result
 
     return wrapper
+
+
+class _Marked(Markup):
+    """Markup that tells a traced string when they are compared: neither's class is the other's, so it is not asked."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+
+def _comparing(name: str) -> Callable[[Any, Any], Any]:
+    plain = getattr(Markup, name)
+
+    def method(self: _Marked, other: Any) -> Any:
+        lose_all(other)
+        return plain(self, other)
+
+    return method
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__"):
+    setattr(_Marked, _name, _comparing(_name))
+
+
+def _lose_strings(values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, Traced):
+            value.lose()
 
 
 def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,7 +274,7 @@ def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
         items = list(value) if not isinstance(value, str) else list(iter(value))
         plain = function(eval_ctx, items, d, attribute)
         traced = Traced(text_of(d)).join([text_of(item) for item in items])
-        return traced if traced == plain else derive(plain, items, d)
+        return traced if str.__eq__(traced, plain) else derive(plain, items, d)
 
     return wrapper
 

@@ -26,6 +26,9 @@ from whet.data.templates.watched import TESTS, Guard, Watch, Watched, cut
 MOST_LEAVES = 10_000
 """Skeletons and questions kept in all; a corpus with more shapes renders the others by the template."""
 
+_UNFOLLOWED = ("strftime_now", "autoescape")
+"""Templates with these words are always run: the time is no text of a message, and escaping hides where texts go."""
+
 Cuts = tuple[tuple[str, str | None], ...]
 Shape = tuple[tuple[str | bool | None, ...], ...]
 
@@ -143,7 +146,7 @@ class Skeletons:
         self._renderer, self._policy, self._check = renderer, policy, check
         self._roots: dict[Shape, _Node] = {}
         self._leaves = 0
-        self._usable = "strftime_now" not in renderer.template.text
+        self._usable = not any(word in renderer.template.text for word in _UNFOLLOWED)
 
     def find(self, conversation: Conversation) -> tuple[Skeleton, list[str]] | None:
         """The skeleton of a conversation and the texts of its slots; None where the template must be run."""
@@ -207,8 +210,10 @@ class Skeletons:
 
 def _merged(old: _Node, new: _Node, guards: Sequence[Guard]) -> _Node:
     """The old questions with the new way in them: a template asks the same things until an answer differs."""
-    if not isinstance(old, _Ask) or not isinstance(new, _Ask):
+    if old is None:
         return new
+    if not isinstance(old, _Ask) or not isinstance(new, _Ask):
+        return _Lost("the template does not always ask the same")
     if (old.source, old.cuts, old.test, old.argument) != (new.source, new.cuts, new.test, new.argument):
         return _Lost("the template does not always ask the same")
     if guards[0].answer:

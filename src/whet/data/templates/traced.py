@@ -70,7 +70,12 @@ class Traced(str):
         return Traced(text, runs)
 
     def lose(self) -> None:
-        """Called when a text is made of this string in a way that its runs cannot follow."""
+        """Called when something is made of this string, or decided by it, in a way that its runs cannot follow."""
+
+    def __contains__(self, part: object) -> bool:
+        if isinstance(part, Traced):
+            part.lose()
+        return str.__contains__(self, part)  # type: ignore[operator]  # raises TypeError as str does
 
     # -- one string out of several ------------------------------------------------------------------------------
 
@@ -276,7 +281,7 @@ def derive(text: str, *origins: Any) -> str:
     sources = sources_of(origins)
     if not sources:
         return text
-    _lose_all(origins)
+    lose_all(origins)
     messages = {source.message for source in sources}
     if len(sources) == 1:
         (source,) = sources
@@ -285,15 +290,16 @@ def derive(text: str, *origins: Any) -> str:
     return Traced(text, (Run(0, len(text), source, NO_OFFSET, None),))
 
 
-def _lose_all(value: Any) -> None:
+def lose_all(value: Any) -> None:
+    """Tell every string inside ``value`` that something is made of it, or decided by it, that runs cannot follow."""
     if isinstance(value, Traced):
         value.lose()
     elif isinstance(value, Mapping):
         for pair in value.items():
-            _lose_all(pair)
+            lose_all(pair)
     elif isinstance(value, list | tuple):
         for item in value:
-            _lose_all(item)
+            lose_all(item)
 
 
 def concat(parts: Iterable[str]) -> str:
@@ -336,7 +342,7 @@ def percent(template: str, values: Any) -> str:
         specifier = "%" + match.group().rpartition(")")[2] if match["key"] is not None else match.group()
         pieces.append(value if simple else derive(str.__mod__(specifier, (value,)), value))
     traced = concat([*pieces, template[at:]])
-    return traced if traced == plain else derive(plain, template, values)
+    return traced if str.__eq__(traced, plain) else derive(plain, template, values)
 
 
 class TracedFormatter(string.Formatter):
@@ -360,4 +366,4 @@ class TracedFormatter(string.Formatter):
             whole = isinstance(written, str) and not spec and not conversion
             pieces.append(written if whole else derive(self.format_field(written, spec or ""), value))
         traced = concat(pieces)
-        return traced if traced == plain else derive(plain, args, kwargs)
+        return traced if str.__eq__(traced, plain) else derive(plain, args, kwargs)

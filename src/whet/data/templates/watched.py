@@ -1,8 +1,8 @@
 """Strings that write down what a template asks about them.
 
 A chat template's output depends on a message in two ways: it writes the message's text, and it may decide by it
-(``{% if '</think>' in content %}``). `Watched` strings record every decision as a `Guard`. Two conversations of the same
-shape that answer all guards alike therefore take the same way through the template, and its output differs in the
+(``{% if '</think>' in content %}``). `Watched` strings record every decision as a `Guard`. Two conversations of the
+same shape that answer all guards alike therefore take the same way through the template, and its output differs in the
 written texts alone. `whet.data.templates.skeleton` builds on that.
 
 Only what is surely followed is allowed: writing, stripping, and a few tests with constant arguments. Everything else
@@ -165,6 +165,12 @@ class Watched(Traced):
         before = self.runs[0].offset
         offset = NO_OFFSET if before < 0 or not text else before + skipped
         return self._with(text, (Run(0, len(text), source, offset, (*cuts, (name, chars))),))
+
+    @property
+    def __html__(self) -> Any:
+        # markupsafe asks for it before it reads the characters to escape them; a plain string has none.
+        self._lost("escaping")
+        raise AttributeError("__html__")
 
     def __str__(self) -> str:
         return self
