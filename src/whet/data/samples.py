@@ -149,12 +149,13 @@ def sequences(sample: EncodedSample) -> tuple[npt.NDArray[Any], ...]:
     return tuple(getattr(sample, name) for name in KINDS[_KIND_OF[type(sample)]][1])
 
 
-def extra(sample: EncodedSample) -> bytes:
+def extra(sample: EncodedSample, *, sort_keys: bool = False) -> bytes:
     """What a sample has beside arrays, as JSON; empty for kinds that have nothing more."""
     if isinstance(sample, EncodedUnpaired):
         return b"true" if sample.label else b"false"
     if isinstance(sample, EncodedPrompt):
-        return orjson.dumps(dict(sample.columns), option=orjson.OPT_NON_STR_KEYS, default=str)
+        options = orjson.OPT_NON_STR_KEYS | (orjson.OPT_SORT_KEYS if sort_keys else 0)
+        return orjson.dumps(dict(sample.columns), option=options, default=str)
     return b""
 
 
@@ -164,7 +165,7 @@ def digest(sample: EncodedSample) -> bytes:
         quick = blake2b(_buffer(sample.input_ids), digest_size=16)
         quick.update(_buffer(sample.supervised))
         return quick.digest()
-    made = blake2b(extra(sample), digest_size=16)
+    made = blake2b(extra(sample, sort_keys=True), digest_size=16)
     for sequence in sequences(sample):
         made.update(len(sequence).to_bytes(8, "little"))
         made.update(_buffer(sequence))
