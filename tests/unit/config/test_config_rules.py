@@ -55,7 +55,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ),
     ("workers_before_prefetching", {"dataloader_prefetch_factor": 2}, "no worker builds batches -> add"),
     ("a_stream_ends_after_max_steps", {"streaming": True}, "max_steps is not written: a stream has no length"),
-    ("a_stream_has_no_epochs", {**STREAM, "num_epochs": 2}, "num_epochs is written, and a stream (streaming: true) has"),
+    ("a_stream_has_no_epochs", {**STREAM, "num_epochs": 2}, "num_epochs is written, and a stream"),
     ("a_stream_has_no_epochs", {**STREAM, "saves_per_epoch": 2}, "no epochs to count -> write save_steps"),
     (
         "a_stream_is_saved_and_evaluated_by_steps",
