@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -283,14 +283,35 @@ def test_windows_are_shuffled_by_seed_and_number(tmp_path: Path) -> None:
     assert orders(shuffle_merged_datasets=False) == [list(range(30))] * 2
 
 
+class Watched(LookAhead):
+    """Tells when its thread has nothing left to do."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.is_idle = threading.Event()
+        super().__init__(*arguments)
+
+    def _wait(self, ready: Callable[[], bool]) -> bool:
+        def watched() -> bool:
+            found = ready()
+            if not found:
+                self.is_idle.set()
+            return found
+
+        return super()._wait(watched)
+
+
 @pytest.mark.parametrize("num_datasets", [1, 3])
 def test_no_more_than_a_window_and_a_chunk_of_each_dataset_is_held(tmp_path: Path, num_datasets: int) -> None:
+    """Though the thread is given all the time that it wants after each row."""
     paths = [write_texts(tmp_path / f"{number}.jsonl", 60, seed=number) for number in range(num_datasets)]
     setup = setup_of(stream_run(tmp_path, [{"path": str(path), "weight": 1} for path in paths]))
     largest = [max(chunk.num_lines for chunk in part.source.chunks()) for part in setup.parts]
     assert max(largest) < 30
-    ahead = look_ahead(setup)
-    for _ in range(150):
+    stream = setup.stream()
+    ahead = Watched(stream, setup.rows, setup.window, WindowMark(0, 0, 0, stream.mark()))
+    for _ in range(100):
+        assert ahead.is_idle.wait(timeout=60)
+        ahead.is_idle.clear()
         ahead.take(1)
     ahead.close()
     assert 30 < ahead.most_held <= 30 + sum(largest)
