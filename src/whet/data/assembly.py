@@ -187,6 +187,13 @@ class _Table:
         flags[1:] = (chunk[1:] != chunk[:-1]) | (row[1:] != row[:-1])
         return flags
 
+    def first_samples(self) -> Flags:
+        """bool[N]: whether a sample is the first of a row of its dataset, which may be several encoded rows."""
+        chunk, number = self.columns["chunk"], self.columns["number"]
+        flags = np.ones(len(self), dtype=np.bool_)
+        flags[1:] = (chunk[1:] != chunk[:-1]) | (number[1:] != number[:-1])
+        return flags
+
     def repeated(self) -> Flags:
         """bool[N]: whether an equal row comes before the sample's."""
         firsts = np.flatnonzero(self.first_pieces())
@@ -226,9 +233,7 @@ class _Table:
 
     def settle(self) -> None:
         """Count in the ledgers what is kept."""
-        chunk, number, source = (self.columns[name] for name in ("chunk", "number", "source"))
-        rows = np.ones(len(self), dtype=np.bool_)
-        rows[1:] = (chunk[1:] != chunk[:-1]) | (number[1:] != number[:-1])
+        rows, source = self.first_samples(), self.columns["source"]
         for part, ledger in enumerate(self.ledgers):
             ledger.kept = int(np.count_nonzero(rows & (source == part)))
             ledger.samples = int(np.count_nonzero(source == part))
@@ -351,7 +356,8 @@ def _divided(
         allowed = lengths <= options.eval_sequence_len
         draws = drawn(table.draws, options.seed or 0)
         if options.val_set_from == "tail":
-            draws = np.arange(len(table), 0, -1, dtype=np.uint64)
+            rows = np.cumsum(table.first_samples())
+            draws = (rows[-1] - rows).astype(np.uint64)
         train, validation = draw_validation(draws, allowed, options.val_set_size, where["val_set_size"])
     if options.shuffle_before_merging:
         train = _shuffled_within(train, table.columns["source"], options.seed or 0)
@@ -397,11 +403,11 @@ def draw_validation(draws: Hashes, allowed: Flags, val_set_size: float, where: s
     last = np.partition(draws[candidates], count - 1)[count - 1]
     mask = allowed & (draws <= last)
     # Whatever shares a draw with a sample that is validated on may not be trained on.
-    leaves = draws > last
-    if not leaves.any():
+    left = (draws > last) | (~allowed & ~np.isin(draws, draws[mask]))
+    if not left.any():
         found = f"val_set_size {val_set_size:g} takes all samples: the rows are equal, nothing is left to train on"
         raise DataError(Problem(where, found, "set it lower, or to 0 for no validation"))
-    return np.flatnonzero(leaves | (~allowed & ~np.isin(draws, draws[mask]))), np.flatnonzero(mask)
+    return np.flatnonzero(left), np.flatnonzero(mask)
 
 
 def _shuffled_within(indices: IntArray, sources: npt.NDArray[np.integer], seed: int) -> IntArray:
