@@ -26,17 +26,20 @@ def check(subject: Subject) -> Iterator[str | Problem]:
         ("datasets", config.data.datasets, resolved.sequence_len),
         ("test_datasets", config.data.test_datasets, resolved.eval_sequence_len),
     ):
+        streamed = config.data.streaming and key == "datasets"
         for index, dataset in enumerate(datasets):
             where = config.where((key, index, "path"))
             try:
-                yield from _check_dataset(subject, dataset, where, limit)
+                yield from _check_dataset(subject, dataset, where, limit, streamed)
             except WhetError as error:
                 yield from error.problems
 
 
-def _check_dataset(subject: Subject, dataset: DatasetConfig, where: str, limit: int) -> Iterator[str | Problem]:
+def _check_dataset(
+    subject: Subject, dataset: DatasetConfig, where: str, limit: int, streamed: bool
+) -> Iterator[str | Problem]:
     folder = Path(subject.config.file).parent if subject.config.file else None
-    rows = list(islice(locate(dataset, where, folder).rows(), ROWS_LOOKED_AT))
+    rows = list(islice(locate(dataset, where, folder, streamed=streamed).rows(), ROWS_LOOKED_AT))
     if not rows:
         yield Problem(where, f"'{dataset.path}' holds no rows", "check the file, `split` and `shards`", "datasets")
         return

@@ -87,6 +87,12 @@ def selection_of(
     return Selection(split["begin"], split["end"], dataset.skip, parts)
 
 
+def slice_of(dataset: DatasetConfig, where: str) -> Selection:
+    """The slice in a dataset's `split` alone; raises as `selection_of`."""
+    whole = selection_of(dataset, where)
+    return Selection(whole.begin, whole.end)
+
+
 def split_name(dataset: DatasetConfig) -> str:
     """The name of the split without its slice; ``train`` if none is written."""
     return (dataset.split or "train").split("[")[0]

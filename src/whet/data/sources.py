@@ -72,7 +72,8 @@ def locate_row(config: Config, key: Literal["datasets", "test_datasets"], number
     part = None
     if key == "datasets" and data.dataset_shard_num is not None:
         part = (data.dataset_shard_num, data.dataset_shard_idx or 0)
-    return locate(dataset, config.where((key, number, "path")), folder, part=part)
+    streamed = data.streaming and key == "datasets"
+    return locate(dataset, config.where((key, number, "path")), folder, part=part, streamed=streamed)
 
 
 def open_source(dataset: DatasetConfig, where: str, folder: Path | None = None) -> Iterator[Row]:
@@ -81,7 +82,12 @@ def open_source(dataset: DatasetConfig, where: str, folder: Path | None = None) 
 
 
 def locate(
-    dataset: DatasetConfig, where: str, folder: Path | None = None, *, part: tuple[int, int] | None = None
+    dataset: DatasetConfig,
+    where: str,
+    folder: Path | None = None,
+    *,
+    part: tuple[int, int] | None = None,
+    streamed: bool = False,
 ) -> Source:
     """Find what a dataset's row of the YAML names.
 
@@ -90,6 +96,7 @@ def locate(
         where: the place of its `path` in the YAML, for errors.
         folder: the YAML's folder; relative paths are looked for in the working directory, then there.
         part: (how many, which) part of the rows to read, beside what the row itself says.
+        streamed: keep nothing of a dataset of the hub.
 
     Raises:
         DataError: there is nothing of that name, or nothing in it that can be read.
@@ -112,7 +119,7 @@ def locate(
     paths = _find(path, folder)
     if not paths:
         if _HUB_ID.fullmatch(path) and not ending(path)[0]:
-            return HubSource(dataset, where, selection_of(dataset, where, sliced=False, part=part))
+            return HubSource(dataset, where, selection_of(dataset, where, sliced=False, part=part), streamed=streamed)
         raise DataError(Problem(where, f"no file or folder '{path}'", _advice(path, folder)))
     if len(paths) == 1 and paths[0].is_dir():
         return _locate_in_folder(LocalFolder(paths[0]), dataset, where, dataset.path, part)

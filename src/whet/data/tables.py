@@ -14,7 +14,7 @@ from whet.data.chunks import Chunk, chunks_of_lines, line_of
 from whet.data.columns import rows_of_batch
 from whet.data.files import LocalFile, stamp_of, unreadable_as_data_error
 from whet.data.readers import Row
-from whet.data.selection import Selection
+from whet.data.selection import Selection, slice_of, split_name
 
 ROWS_PER_BATCH = 1000
 
@@ -61,10 +61,16 @@ class SavedSource:
 
 
 class HubSource:
-    """A dataset of the hub, or several configurations of one, fetched by `datasets` when they are first needed."""
+    """A dataset of the hub, or several configurations of one, fetched by `datasets` when they are first needed.
 
-    def __init__(self, dataset: DatasetConfig, where: str, selection: Selection) -> None:
+    Args:
+        selection: of the rows; without the slice in the dataset's `split`, which is applied to each configuration.
+        streamed: read it over the network as rows are asked for, and keep nothing of it.
+    """
+
+    def __init__(self, dataset: DatasetConfig, where: str, selection: Selection, *, streamed: bool = False) -> None:
         self._config, self._where, self._selection = dataset, where, selection
+        self._slice = slice_of(dataset, where) if streamed else None
         self._names = dataset.name if isinstance(dataset.name, tuple) else (dataset.name,)
         self._loaded: list[Any] = []
         self.name = f"{dataset.path}/{'+'.join(name for name in self._names if name)}".rstrip("/")
@@ -73,14 +79,28 @@ class HubSource:
         """Every chosen row in order. Raises DataError where the dataset cannot be had."""
         tables = list(zip(self._labels(), self._datasets(), strict=True))
         return self._selection.apply(
-            lambda: itertools.chain.from_iterable(rows_of_table(table, label) for label, table in tables)
+            lambda: itertools.chain.from_iterable(self._rows_of(table, label) for label, table in tables)
         )
+
+    def _rows_of(self, table: Any, label: str) -> Iterator[Row]:
+        if self._slice is None:
+            return rows_of_table(table, label)
+        return self._slice.apply(lambda: self._fetched(rows_of_table(table, label)))
+
+    def _fetched(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Rows that come over the network, whose failures come with them."""
+        try:
+            yield from rows
+        except Exception as error:  # beside its own, `datasets` lets through what its many libraries raise
+            raise DataError(self._problem(error)) from error
 
     def chunks(self) -> Iterator[Chunk]:
         return chunks_of_lines(map(line_of, self.rows()))
 
     def stamp(self) -> str | None:
-        """From the files that `datasets` keeps of it; None if it keeps it in memory."""
+        """From the files that `datasets` keeps of it; None if it keeps none."""
+        if self._slice is not None:
+            return None
         stamps = [file.stamp() for file in self._files()]
         if None in stamps or not all(table.cache_files for table in self._datasets()):
             return None
@@ -110,9 +130,10 @@ class HubSource:
             return datasets.load_dataset(
                 config.path,
                 name,
-                split=config.split or "train",
+                split=split_name(config) if self._slice is not None else config.split or "train",
                 revision=config.revision,
                 data_files=list(data_files) if data_files else None,
+                **({} if self._slice is None else {"streaming": True}),
             )
         except Exception as error:  # beside its own, `datasets` lets through what its many libraries raise
             raise DataError(self._problem(error)) from error

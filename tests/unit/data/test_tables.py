@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -111,3 +112,31 @@ def test_a_dataset_that_is_not_there_offline_says_what_to_check(monkeypatch):
         DataError, match=r"^a\.yaml:3:5: 'nobody/nothing' is no file .* cannot be had \(.+ -> check the p"
     ):
         texts("nobody/nothing")
+
+
+def test_a_streamed_dataset_has_the_same_rows_and_leaves_nothing_on_the_disk(folder, tmp_path):
+    for options in (
+        {"name": "de"},
+        {"name": "en", "split": "test[1:]"},
+        {"name": "en", "split": "test[:50%]", "skip": 1},
+        {"name": ("de", "en"), "split": "train[:2]"},
+        {"name": "de", "shards": 2, "shards_idx": 1},
+        {"data_files": "de/test.jsonl"},
+    ):
+        dataset = DatasetConfig(path=str(folder), **options)
+        selection = selection_of(dataset, "", sliced=False)
+        streamed = HubSource(dataset, "", selection, streamed=True)
+        rows = list(streamed.rows())
+        assert streamed.stamp() is None
+        assert not list((tmp_path / "cache").rglob("*.arrow"))
+        kept = list(HubSource(dataset, "", selection).rows())
+        assert [(row.file, row.value) for row in rows] == [(row.file, row.value) for row in kept]
+        shutil.rmtree(tmp_path / "cache")
+
+
+def test_a_streamed_dataset_that_breaks_off_is_an_error_of_its_place(folder):
+    (folder / "de/train.jsonl").write_text('{"text": "a"}\n{"text": [')
+    dataset = DatasetConfig(path=str(folder), name="de")
+    streamed = HubSource(dataset, "a.yaml:3:5", selection_of(dataset, "", sliced=False), streamed=True)
+    with pytest.raises(DataError, match=r"^a\.yaml:3:5: the dataset '.*' is there, and cannot be read"):
+        list(streamed.rows())
