@@ -72,7 +72,10 @@ def config_of(block: Block) -> Config:
         "learning_rate": 1e-4,
         "datasets": [{"path": "a.jsonl", "type": "chat_template"}],
     }
-    return make_config({**least, **fragment(block)}, check_files=False)
+    values = fragment(block)
+    if "pretraining_dataset" in values:
+        del least["datasets"]
+    return make_config({**least, **values}, check_files=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from transformers import TrainingArguments
 from whet.core.errors import ArtefactError, Problem
 from whet.data.batch import Batch, Sample
 from whet.data.feed import StreamSample
-from whet.data.ledger import Ledger
 from whet.data.streaming import StreamSetup
 from whet.data.windows import LookAhead, StreamRow, WindowMark
 from whet.training.dataset_losses import SOURCES
@@ -187,7 +186,7 @@ class StreamedSamples(Dataset[Any]):
         total = max(1, int(self._seen[:, column].sum()))
         reports = []
         for name, mark, asked, seen in zip(setup.names, read.feeds, setup.asked, self._seen.tolist(), strict=True):
-            ledger: Ledger = mark.ledger(name)
+            ledger, (samples, tokens, supervised) = mark.ledger(name), seen
             reports.append(
                 DatasetReport(
                     name,
@@ -195,8 +194,10 @@ class StreamedSamples(Dataset[Any]):
                     ledger.num_dropped,
                     {reason: tally.count for reason, tally in ledger.dropped.items()},
                     mark.epoch,
-                    *seen,
-                    asked=asked,
+                    samples,
+                    tokens,
+                    supervised,
+                    asked,
                     realised=seen[column] / total,
                 )
             )
