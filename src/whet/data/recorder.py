@@ -31,10 +31,15 @@ class Reads:
 def _copy(model: BaseModel, reads: Reads, prefix: str) -> BaseModel:
     kind = _recording(type(model))
     copy = kind.__new__(kind)
-    object.__setattr__(copy, "__dict__", {**model.__dict__, "_recorded": (reads, prefix, {})})
+    object.__setattr__(copy, "__dict__", {**model.__dict__, "_recorded": (reads, prefix, {}, model)})
     for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
         object.__setattr__(copy, name, getattr(model, name))
     return copy
+
+
+_DATASETS = frozenset({"datasets", "test_datasets"})
+_WHOLE = frozenset({"__dict__", "model_dump", "model_dump_json"})
+"""Attributes through which every field may be read, those of blocks in it too."""
 
 
 @cache
@@ -43,25 +48,32 @@ def _recording(kind: type[BaseModel]) -> type[BaseModel]:
     fields = frozenset(kind.model_fields) - _FREE
 
     def read(self: BaseModel, name: str) -> Any:
-        if name == "model_dump":
+        if name in _WHOLE:
             for field in fields:
-                getattr(self, field)
+                _read_whole(getattr(self, field))
         value = object.__getattribute__(self, name)
         if name not in fields:
             return value
-        reads, prefix, copies = object.__getattribute__(self, "__dict__")["_recorded"]
+        reads, prefix, copies, original = object.__getattribute__(self, "__dict__")["_recorded"]
         if isinstance(value, BaseModel):
             if name not in copies:
                 copies[name] = _copy(value, reads, f"{prefix}{name}.")
             return copies[name]
         if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
             if name not in copies:
-                copies[name] = tuple(_copy(item, reads, "dataset.") for item in value)
+                within = "dataset." if name in _DATASETS else f"{prefix}{name}."
+                copies[name] = tuple(_copy(item, reads, within) for item in value)
             return copies[name]
-        if not (isinstance(value, tuple) and name in ("datasets", "test_datasets")):
-            reads.values[f"{prefix}{name}"] = value
+        if name not in _DATASETS:
+            reads.values[f"{prefix}{name}"] = getattr(original, name)  # as the user wrote it, in a changed copy too
         return value
 
     namespace = {"__getattribute__": read, "__module__": __name__, "model_config": {"defer_build": True}}
     made: Any = type(kind)
     return cast(type[BaseModel], made(f"Recorded{kind.__name__}", (kind,), namespace))
+
+
+def _read_whole(value: Any) -> None:
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, BaseModel):
+            item.__dict__  # noqa: B018 - reading it is what counts
