@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from whet.data.chunks import Chunk
 from whet.data.fingerprint import Inputs, code_identity, fingerprint, rows_identity, tokenizer_identity
 from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
 from whet.data.locking import locked
-from whet.data.publishing import publish_set
+from whet.data.publishing import clear_leftovers, publish_set
 from whet.data.recorder import Reads
 from whet.data.samples import Kind
 from whet.data.scan import ScanCache, descriptors
@@ -33,7 +33,6 @@ from whet.data.tokenise import SampleEncoder
 from whet.data.workers import EncoderRecipe, encode_chunks
 
 POOL, SCANS, LOCKS = "chunks", "scans", "locks"
-_LEFTOVER_SECONDS = 24 * 3600.0
 
 KINDS_OF_TASK: Mapping[Task, tuple[Kind, ...]] = {
     "supervised": ("tokens",),
@@ -189,7 +188,8 @@ class Preparation:
             with self._lock({"selection": asdict(self.options), **inputs}) as waited:
                 yield waited
         except OSError as error:
-            found = f"the prepared set cannot be written to '{self.folder}' ({error.strerror or error})"
+            reason = os.strerror(error.errno) if error.errno else error  # pyarrow adds words of its own
+            found = f"the prepared set cannot be written to '{self.folder}' ({reason})"
             fix = "set `dataset_prepared_path` to a folder with room that you may write to"
             raise DataError(Problem(self.config.where("dataset_prepared_path"), found, fix)) from error
 
@@ -198,7 +198,7 @@ class Preparation:
 
     def _encoded(self, part: Part, refresh: bool) -> EncodedPart:
         """A part with all its chunks encoded; preparations that share it do this one after the other."""
-        _clear_leftovers(part.recipe.pool)
+        clear_leftovers(part.recipe.pool)
         with self._lock({"source": part.source.name, **part.inputs}):
             chunks = [
                 EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
@@ -337,17 +337,6 @@ def _opened(folder: Path) -> PreparedSet | None:
     say(f"using the prepared set {folder}")
     store.mark_used(folder)
     return prepared
-
-
-def _clear_leftovers(pool: Path) -> None:
-    """Remove what killed preparations left half-written; not what another process may be writing now."""
-    old = time.time() - _LEFTOVER_SECONDS
-    for path in pool.glob(".*"):
-        try:
-            if path.stat().st_mtime < old:
-                path.unlink()
-        except FileNotFoundError:
-            continue
 
 
 def _engines(part: EncodedPart) -> str:

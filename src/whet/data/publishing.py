@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whet.data import store
 from whet.data.assembly import Assembly, EncodedChunk, EncodedPart
+
+_LEFTOVER_SECONDS = 24 * 3600.0
 
 
 def publish_set(final: Path, facts: Mapping[str, Any], parts: Sequence[EncodedPart], assembly: Assembly) -> None:
@@ -42,6 +45,17 @@ def publish_set(final: Path, facts: Mapping[str, Any], parts: Sequence[EncodedPa
         store.publish(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_leftovers(pool: Path) -> None:
+    """Remove chunk files that killed preparations left half-written; not what another process may be writing now."""
+    old = time.time() - _LEFTOVER_SECONDS
+    for path in pool.glob(".*"):
+        try:
+            if path.stat().st_mtime < old:
+                path.unlink()
+        except FileNotFoundError:
+            continue
 
 
 def _listed(name: str, part: int, encoded: EncodedChunk) -> dict[str, Any]:

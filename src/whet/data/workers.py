@@ -162,7 +162,7 @@ def _start(stack: ExitStack, recipe: EncoderRecipe) -> Connection:
 def _work(connection: Connection, recipe: EncoderRecipe) -> None:
     """A worker's life: chunks in, accounts or the user's error out, until the other end closes (as on Ctrl-C)."""
     encoder = recipe.make()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # reset, where what was sent last is not read any more
         while True:
             chunk = connection.recv()
             try:
@@ -185,14 +185,14 @@ def _deaf_to_interrupts() -> Iterator[None]:
 def _send(worker: Connection, chunk: Chunk, recipe: EncoderRecipe) -> None:
     try:
         worker.send(chunk)
-    except (BrokenPipeError, ConnectionResetError) as error:
+    except ConnectionError as error:
         raise _death(recipe) from error
 
 
 def _received(worker: Connection, recipe: EncoderRecipe) -> ChunkAccount:
     try:
         result: ChunkAccount | Exception = worker.recv()
-    except (EOFError, ConnectionResetError) as error:
+    except (EOFError, ConnectionError) as error:
         raise _death(recipe) from error
     if isinstance(result, Exception):
         raise result
