@@ -347,7 +347,12 @@ def open_prepared(folder: Path) -> PreparedSet:
     make = _SPLITS[samples.kind]
 
     def split(name: str) -> AnySplit:
-        return make(samples, np.load(folder / f"{name}.npy", mmap_mode="r"), names)
+        path = folder / f"{name}.npy"
+        try:
+            return make(samples, np.load(path, mmap_mode="r"), names)
+        except ValueError as error:
+            found = f"a split of a prepared set cannot be read ({error})"
+            raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
 
     has_validation = (folder / "validation.npy").exists()
     return PreparedSet(folder, manifest, split("train"), split("validation") if has_validation else None)

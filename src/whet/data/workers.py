@@ -119,10 +119,8 @@ def _encode_in_workers(
 ) -> Iterator[tuple[Chunk, ChunkAccount]]:
     """A chunk to each worker in turn; results are taken in the same turn, so their order is that of the chunks."""
     waiting: deque[tuple[Chunk, ChunkAccount | Connection]] = deque()
-    idle: list[Connection] = []
     with ExitStack() as stack:
-        for _ in range(num_proc):
-            idle.append(_start(stack, recipe))
+        idle = [_start(stack, recipe) for _ in range(num_proc)]
         say(f"encoding with {num_proc} processes")
         while True:
             while idle and (chunk := next(chunks, None)) is not None:

@@ -138,6 +138,16 @@ def test_a_chunk_file_of_another_time_is_hashed_once_and_used(
     assert hashed == [pool_file(before).name]
 
 
+@pytest.mark.parametrize("name", ["index.arrow", "train.npy", "manifest.json"])
+def test_a_set_whose_files_have_turned_to_garbage_is_made_again(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = run()
+    found = places(before)
+    _damage(before.path / name, "garbage")
+    assert places(run()) == found
+    assert f"{before.path / name}: " in caplog.text
+    assert "it must be made again" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["index.arrow", "train.npy", "chunks/00001.arrow"])
 def test_a_set_that_is_damaged_is_made_again_with_a_warning(
     name: str, encoded: list[str], caplog: pytest.LogCaptureFixture
