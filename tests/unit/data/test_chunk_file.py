@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,18 @@ from hypothesis import strategies as st
 from tests.unit.data.encoded_samples import SAMPLES, content, kinds
 
 from whet.core.errors import DataError
+from whet.data import chunk_file
 from whet.data.chunk_file import ChunkFile, ChunkWriter, Fault, read_account
 from whet.data.samples import KINDS, Encoded, EncodedPrompt, EncodedSample, digest, extra
 
 few = settings(max_examples=40, deadline=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_waiting_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunk_file, "sync", lambda path: None)
+        yield
 
 
 def written(folder: Path, rows: list[list[EncodedSample]], kind: Any, name: str = "c") -> ChunkFile:
