@@ -123,6 +123,9 @@ def test_a_checkpoint_of_another_stream_is_refused(datasets: Any, tmp_path: Path
     other, resolved = build(datasets, tmp_path / "other", streaming_multipack_buffer_size=20, seed=3)
     with pytest.raises(ArtefactError, match="with streaming_multipack_buffer_size 12, seed 42 -> write them as"):
         fit(other, resolved, tmp_path / "checkpoint-2")
+    other, resolved = build(datasets, tmp_path / "other", min_sample_len=4)
+    with pytest.raises(ArtefactError, match="in a stream with another tokenizer, template or options of its datasets"):
+        fit(other, resolved, tmp_path / "checkpoint-2")
     (tmp_path / "checkpoint-2" / "whet-stream.json").unlink()
     other, resolved = build(datasets, tmp_path / "other")
     with pytest.raises(ArtefactError, match="checkpoint-2 was written by a run that did not stream"):

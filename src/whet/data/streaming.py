@@ -10,7 +10,7 @@ the very rows that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.data.admission import Limits
 from whet.data.feed import Feed, FeedMark, FeedRules, StreamSample
+from whet.data.fingerprint import fingerprint
 from whet.data.interleave import next_of, whole_weights
 from whet.data.mixing import By
 from whet.data.order import Order
@@ -227,8 +228,17 @@ class StreamSetup:
         shares = ("" if asked is None else f", {asked:.1%} of the {unit}" for asked in self.asked)
         return [f"{name}{share}" for name, share in zip(self.names, shares, strict=True)]
 
+    def encoding(self) -> str:
+        """Of what decides which samples a chunk gives: it too must be the same. Not of whet's own code, which a run
+        that goes on with another version must be able to differ in."""
+        inputs = [
+            {**{name: value for name, value in part.inputs.items() if name != "code"}, "limits": asdict(rules.limits)}
+            for part, rules in zip(self.parts, self.rules, strict=True)
+        ]
+        return fingerprint({"datasets": inputs})
+
     def identity(self) -> dict[str, Any]:
-        """What must be the same in a run that goes on from a checkpoint."""
+        """The keys that must be the same in a run that goes on from a checkpoint."""
         data, packing = self.config.data, self.config.packing
         return {
             "datasets": list(self.names),

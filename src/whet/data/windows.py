@@ -6,6 +6,7 @@ the one before it are taken.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
@@ -89,6 +90,7 @@ class LookAhead:
     Attributes:
         next_row: number of the row that is taken next.
         most_held: the most samples that were in memory at a time.
+        seconds_waited: for rows that were not there yet.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class LookAhead:
         self._closed = False
         self._changed = Condition()
         self.most_held = 0
+        self.seconds_waited = 0.0
         self._thread = Thread(target=self._read, name="whet-stream", daemon=True)
         self._thread.start()
 
@@ -156,7 +159,9 @@ class LookAhead:
             elif self._failure is not None:
                 raise self._failure
             else:
+                began = time.monotonic()
                 self._changed.wait()
+                self.seconds_waited += time.monotonic() - began
         return self._current
 
     # -- the thread ----------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
     """
     config = resolved.config
     loop, optimizer, data, distributed = config.loop, config.optimizer, config.data, config.distributed
+    # A stream is read by a thread, beside which no process may be forked.
+    num_workers = None if data.streaming else data.dataloader_num_workers
     values: dict[str, Any] = {
         "output_dir": resolved.output_dir,
         # How much of what
@@ -89,8 +91,8 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "ddp_broadcast_buffers": distributed.ddp_broadcast_buffers,
         "ddp_find_unused_parameters": bool(distributed.ddp_find_unused_parameters),
         # Loading
-        "dataloader_num_workers": data.dataloader_num_workers,
-        "dataloader_prefetch_factor": data.dataloader_prefetch_factor if data.dataloader_num_workers else None,
+        "dataloader_num_workers": num_workers,
+        "dataloader_prefetch_factor": data.dataloader_prefetch_factor if num_workers else None,
         "dataloader_pin_memory": data.dataloader_pin_memory,
         "remove_unused_columns": False,
         # The hub

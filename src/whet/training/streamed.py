@@ -171,6 +171,7 @@ class StreamedSamples(Dataset[Any]):
         """Write where the run stands into a checkpoint's folder."""
         state = {
             "identity": self.setup.identity(),
+            "encoding": self.setup.encoding(),
             "row": self._open.next_row,
             "seen": self._seen.tolist(),
             "window": self._open.mark().as_dict(),
@@ -205,7 +206,7 @@ class StreamedSamples(Dataset[Any]):
 
     def summary(self) -> dict[str, float]:
         """The report as figures for the last line of the metrics."""
-        figures: dict[str, float] = {}
+        figures: dict[str, float] = {} if self._ahead is None else {"stream_wait_seconds": self._ahead.seconds_waited}
         for key, report in zip(metric_names(list(self.split.names)), self.report(), strict=True):
             figures |= {
                 f"rows_read/{key}": report.rows_read,
@@ -243,11 +244,13 @@ class StreamedSamples(Dataset[Any]):
             raise ArtefactError(Problem(self._where, found, "remove streaming, or begin a new run")) from None
         now = self.setup.identity()
         changed = [key for key, value in state["identity"].items() if now[key] != value]
+        fix = "write them as they were, or begin a new run"
         if changed:
-            before = ", ".join(f"{key} {_written(state['identity'][key])}" for key in changed)
-            found = f"{checkpoint} stands in a stream with {before}"
-            fix = "write them as they were, or begin a new run"
-            raise ArtefactError(Problem(self._where, found, fix, changed[0]))
+            before = ", ".join(f"{key} {json.dumps(state['identity'][key])}" for key in changed)
+            raise ArtefactError(Problem(self._where, f"{checkpoint} stands in a stream with {before}", fix, changed[0]))
+        if self.setup.encoding() != state["encoding"]:
+            found = f"{checkpoint} stands in a stream with another tokenizer, template or options of its datasets"
+            raise ArtefactError(Problem(self._where, found, fix))
         return state
 
 
@@ -267,7 +270,3 @@ class _Numbers:
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count()
-
-
-def _written(value: Any) -> str:
-    return json.dumps(value)
