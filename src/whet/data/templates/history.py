@@ -30,7 +30,7 @@ def history_change(
     policy: TrainPolicy,
     render: Callable[[Conversation], Rendered],
 ) -> tuple[Change, int]:
-    """The worst change among the trained answers that are not the last, and the number of the message.
+    """The worst change among some of the trained answers that are not the last, and the number of the message.
 
     Args:
         rendered: the whole conversation.
@@ -40,8 +40,7 @@ def history_change(
     whole.
     """
     worst, number = Change.NONE, 0
-    answers = [at for at in trained_answers(conversation, policy) if at < len(conversation.turns) - 1]
-    for at in answers:
+    for at in _to_compare(conversation, policy):
         whole = next((region for region in rendered.regions if region.message == at), None)
         try:
             alone = render(Conversation(conversation.turns[: at + 1], conversation.tools))
@@ -58,6 +57,14 @@ def history_change(
         if change.value > worst.value:
             worst, number = change, at
     return worst, number
+
+
+def _to_compare(conversation: Conversation, policy: TrainPolicy) -> list[int]:
+    """Answers that tell what a template does with the others: the first and the last before the end, of all and of
+    those that bring more than a role and a text. To try every answer would take the square of their number."""
+    earlier = [at for at in trained_answers(conversation, policy) if at < len(conversation.turns) - 1]
+    richer = [at for at in earlier if len(conversation.turns[at].message) > 2]
+    return sorted({at for answers in (earlier, richer) for at in (*answers[:1], *answers[-1:])})
 
 
 def trained_answers(conversation: Conversation, policy: TrainPolicy) -> list[int]:

@@ -61,12 +61,14 @@ class Rendered:
         spans: trained characters; sorted, not touching.
         written: characters that come from the row, roles excepted: no control token may be among them.
         regions: every turn's place, in order of the text.
+        runs: where each character comes from.
     """
 
     text: str
     spans: tuple[Span, ...]
     written: tuple[Span, ...]
     regions: tuple[Region, ...] = ()
+    runs: tuple[Run, ...] = ()
 
 
 class Template:
@@ -185,7 +187,7 @@ class Renderer:
         _refuse_lost_calls(conversation, runs)
         spans = trained_spans(regions, conversation, policy)
         written = merged(Span(run.begin, run.end) for run in runs if run.source.field != "role")
-        return Rendered(text, spans, written, tuple(regions))
+        return Rendered(text, spans, written, tuple(regions), tuple(runs))
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Any] | None = None) -> Rendered:
         """What a model is given when it shall answer: the turns and the generation prompt. Nothing is trained.

@@ -11,7 +11,7 @@ the template itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from whet.core.errors import RowError
 from whet.core.types import Conversation
 from whet.data.templates.regions import Span
 from whet.data.templates.render import TEMPLATE_ERRORS, Rendered, Renderer, TrainPolicy
-from whet.data.templates.traced import NO_OFFSET, Run, Source, trace
+from whet.data.templates.traced import Run, Source, trace
 from whet.data.templates.watched import TESTS, Guard, Watch, Watched, cut
 
 MOST_LEAVES = 10_000
@@ -66,14 +66,6 @@ class Skeleton:
     literals: tuple[str, ...]
     slots: tuple[Slot, ...]
     trained: tuple[tuple[Place, Place], ...]
-
-    def fill(self, messages: Sequence[Mapping[str, str]]) -> list[str] | None:
-        """The texts of the slots; None if one is empty, which no skeleton is made for."""
-        texts = [
-            cut(messages[slot.message][slot.field], slot.cuts) if slot.cuts else messages[slot.message][slot.field]
-            for slot in self.slots
-        ]
-        return texts if all(texts) else None
 
     def write(self, texts: Sequence[str]) -> str:
         """The whole text."""
@@ -129,7 +121,36 @@ class _Lost:
     why: str
 
 
-_Node = _Ask | Skeleton | _Lost | None
+@dataclass(slots=True)
+class _Leaf:
+    """Where all questions are answered: the slots, and a skeleton for each set of slots that are not empty.
+
+    A template writes an empty text too, but what stands around it may then be another turn's, so a conversation with
+    empty texts is learnt by itself.
+    """
+
+    slots: tuple[Slot, ...]
+    full: Skeleton | _Lost | None = None
+    others: dict[tuple[bool, ...], Skeleton | _Lost] = field(default_factory=dict)
+
+    def texts(self, messages: Sequence[Mapping[str, str]]) -> list[str]:
+        """The texts of the slots."""
+        return [
+            cut(messages[slot.message][slot.field], slot.cuts) if slot.cuts else messages[slot.message][slot.field]
+            for slot in self.slots
+        ]
+
+    def skeleton(self, texts: Sequence[str]) -> Skeleton | _Lost | None:
+        return self.full if all(texts) else self.others.get(tuple(map(bool, texts)))
+
+    def learn(self, texts: Sequence[str], skeleton: Skeleton | _Lost) -> None:
+        if all(texts):
+            self.full = skeleton
+        else:
+            self.others[tuple(map(bool, texts))] = skeleton
+
+
+_Node = _Ask | _Leaf | _Lost | None
 
 
 class Skeletons:
@@ -158,29 +179,46 @@ class Skeletons:
         while type(node) is _Ask:
             text = messages[node.source.message][node.source.field]
             node = node.yes if TESTS[node.test](cut(text, node.cuts), node.argument) else node.no
-        if node is None and self._leaves < MOST_LEAVES:
-            node = self._learnt(shape, conversation)
-        if type(node) is not Skeleton:
+        if type(node) is _Lost:
             return None
-        texts = node.fill(messages)
-        return None if texts is None else (node, texts)
+        if type(node) is not _Leaf:
+            return self._learnt(shape, conversation, None)
+        texts = node.texts(messages)
+        skeleton = node.skeleton(texts)
+        if skeleton is None:
+            return self._learnt(shape, conversation, node)
+        if type(skeleton) is not Skeleton:
+            return None
+        return skeleton, texts if skeleton is node.full else [text for text in texts if text]
 
-    def _learnt(self, shape: Shape, conversation: Conversation) -> _Node:
-        """Render a conversation under watch and keep what it teaches."""
+    def _learnt(
+        self, shape: Shape, conversation: Conversation, known: _Leaf | None
+    ) -> tuple[Skeleton, list[str]] | None:
+        """Render a conversation under watch and keep what it teaches; ``known`` is the leaf that it leads to."""
+        if self._leaves >= MOST_LEAVES:
+            return None
         self._leaves += 1
         watch = Watch()
-        leaf = self._skeleton(conversation, watch)
-        if leaf is None:
-            return None  # an empty text: this conversation teaches nothing about others
+        slots, learnt = self._skeleton(conversation, watch)
+        leaf = known or _Leaf(slots)
+        texts = leaf.texts([turn.message for turn in conversation.turns])
+        if known is not None and known.slots != slots and type(learnt) is Skeleton:
+            learnt = _Lost("an empty text changes what is written")
+        leaf.learn(texts, learnt)
+        if known is None:
+            self._add(shape, leaf if isinstance(learnt, Skeleton) else learnt, watch.guards)
+        return (learnt, [text for text in texts if text]) if type(learnt) is Skeleton else None
+
+    def _add(self, shape: Shape, leaf: _Leaf | _Lost, guards: Sequence[Guard]) -> None:
+        """Enter the way to a leaf."""
         node: _Node = leaf
-        for guard in reversed(watch.guards):
+        for guard in reversed(guards):
             ask = _Ask(guard.source, guard.cuts, guard.test, guard.argument)
             ask.yes, ask.no = (node, None) if guard.answer else (None, node)
             node = ask
-        self._roots[shape] = _merged(self._roots.get(shape), node, watch.guards)
-        return leaf
+        self._roots[shape] = _merged(self._roots.get(shape), node, guards)
 
-    def _skeleton(self, conversation: Conversation, watch: Watch) -> Skeleton | _Lost | None:
+    def _skeleton(self, conversation: Conversation, watch: Watch) -> tuple[tuple[Slot, ...], Skeleton | _Lost]:
         messages = [
             {
                 key: trace(value, Source(n, key)) if key == "role" else Watched.of(value, Source(n, key), watch)
@@ -189,23 +227,69 @@ class Skeletons:
             for n, turn in enumerate(conversation.turns)
         ]
 
-        def render(part: Conversation) -> tuple[Rendered, tuple[Run, ...]]:
+        beginnings: list[tuple[int, Rendered]] = []
+
+        def render(part: Conversation) -> Rendered:
             text, runs = self._renderer.template.render_traced(messages[: len(part.turns)], None)
-            return self._renderer.located(part, text, runs, self._policy), runs
+            return self._renderer.located(part, text, runs, self._policy)
+
+        def render_beginning(part: Conversation) -> Rendered:
+            rendered = render(part)
+            beginnings.append((len(part.turns) - 1, rendered))
+            return rendered
 
         try:
-            rendered, runs = render(conversation)
-            self._check(conversation, rendered, lambda part: render(part)[0])
+            rendered = render(conversation)
+            self._check(conversation, rendered, render_beginning)
         except (RowError, *TEMPLATE_ERRORS) as error:
-            return _Lost(str(error))
+            return (), _Lost(str(error))
         if watch.lost is not None:
-            return _Lost(watch.lost)
-        slots = [run for run in runs if run.source.field not in ("role", "generation")]
-        if any(run.begin == run.end for run in slots):
+            return (), _Lost(watch.lost)
+        runs = _slots(rendered)
+        if any(run.cuts is None for run in runs):
+            return (), _Lost("a part of a text")
+        for message, beginning in beginnings:
+            guards = _alike(message, beginning, rendered, conversation)
+            if guards is None:
+                return (), _Lost("the beginning of a conversation is written otherwise")
+            watch.guards += guards
+        slots = tuple(Slot(run.source.message, run.source.field, run.cuts or ()) for run in runs)
+        return slots, _cut_out(rendered.text, [run for run in runs if run.begin < run.end], rendered)
+
+
+def _slots(rendered: Rendered, end: int | None = None) -> list[Run]:
+    """The runs of messages' texts, empty ones too; up to a character."""
+    return [
+        run
+        for run in rendered.runs
+        if run.source.field not in ("role", "generation") and (end is None or run.begin < end)
+    ]
+
+
+def _alike(message: int, beginning: Rendered, whole: Rendered, conversation: Conversation) -> list[Guard] | None:
+    """What must hold of other texts for a beginning to stand in the whole as it stands alone up to a message's end.
+
+    Both write the same fields in the same order: where they cut one differently, both cuts must come out alike. None
+    where they do not, so that nothing can be said of other texts.
+    """
+    ends = [
+        next((region.end for region in rendered.regions if region.message == message), None)
+        for rendered in (beginning, whole)
+    ]
+    if ends[0] is None:
+        return []
+    alone, within = _slots(beginning, ends[0]), _slots(whole, ends[1])
+    if [run.source for run in alone] != [run.source for run in within]:
+        return None
+    guards = []
+    for one, other in zip(alone, within, strict=True):
+        if one.cuts is None or other.cuts is None:
             return None
-        if any(run.cuts is None or run.offset == NO_OFFSET for run in slots):
-            return _Lost("a part of a text")
-        return _cut_out(rendered.text, slots, rendered)
+        if one.cuts != other.cuts:
+            text = conversation.turns[one.source.message].message[one.source.field]
+            cuts = (one.cuts, other.cuts)
+            guards.append(Guard(one.source, (), "alike", cuts, TESTS["alike"](text, cuts)))
+    return guards
 
 
 def _merged(old: _Node, new: _Node, guards: Sequence[Guard]) -> _Node:

@@ -55,6 +55,7 @@ TESTS: Mapping[str, Callable[[str, Any], bool]] = {
     "equals": lambda text, other: text == other,
     "begins": lambda text, start: text.startswith(start),
     "ends": lambda text, end: text.endswith(end),
+    "alike": lambda text, cuts: cut(text, cuts[0]) == cut(text, cuts[1]),
 }
 
 
