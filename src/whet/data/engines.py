@@ -158,13 +158,21 @@ def choose_engine(tokenizer: Any, sample: Sequence[str]) -> Choice:
     return Choice(fast, f"same ids as tokenizers on {len(HARD_STRINGS)} hard strings and {len(sample)} of these texts")
 
 
-def find_difference(one: Engine, other: Engine, texts: Sequence[str]) -> str | None:
-    """The beginning of the first text that two engines encode differently; None if there is none."""
+def attempt(engine: Engine, texts: Sequence[str]) -> tuple[Ids, Offsets] | str:
+    """What an engine makes of texts, or the first line of what it died of."""
     try:
-        (ids, offsets), (other_ids, other_offsets) = one.encode(texts), other.encode(texts)
+        return engine.encode(texts)
     except BaseException as error:  # noqa: BLE001 - see choose_engine
         _pass_on_interrupts(error)
         return f"a text: {_first_line(error)}"
+
+
+def find_difference(one: Engine, other: Engine, texts: Sequence[str]) -> str | None:
+    """The beginning of the first text that two engines encode differently; None if there is none."""
+    first, second = attempt(one, texts), attempt(other, texts)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    (ids, offsets), (other_ids, other_offsets) = first, second
     for number, text in enumerate(texts):
         mine = ids[offsets[number] : offsets[number + 1]]
         if not np.array_equal(mine, other_ids[other_offsets[number] : other_offsets[number + 1]]):

@@ -7,11 +7,15 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from importlib.resources.abc import Traversable
 from typing import Any
 
 from whet.data.chunks import Chunk
 from whet.data.engines import tokenizer_json
+
+_ELSEWHERE = ("core/types.py", "config/tasks.py", "config/placeholders.py", "config/user_code.py")
+"""Files outside whet.data that formats are made of."""
 
 Inputs = Mapping[str, Any]
 """What decides the content of a set or of a chunk file: a name that a person understands -> a value or its hash."""
@@ -19,7 +23,7 @@ Inputs = Mapping[str, Any]
 
 def fingerprint(inputs: Inputs) -> str:
     """Hexadecimal SHA-256 of inputs."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -38,14 +42,18 @@ def tokenizer_identity(tokenizer: Any) -> str:
     model = tokenizer_json(tokenizer) if tokenizer.is_fast else fingerprint(tokenizer.get_vocab())
     names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     hashed = hashlib.sha256(model.encode()).hexdigest()
-    return fingerprint({"kind": type(tokenizer).__name__, "model": hashed, "names": names})
+    splits = bool(getattr(tokenizer, "split_special_tokens", False))
+    return fingerprint({"kind": type(tokenizer).__name__, "model": hashed, "names": names, "splits": splits})
 
 
 @cache
 def code_identity() -> str:
-    """Hash of the source files of this package: another version of whet may prepare otherwise."""
-    digest = hashlib.sha256()
-    for name, text in sorted(_sources(resources.files("whet.data"))):
+    """Hash of the source files that decide what becomes of a row, and of the libraries that do: another version of
+    whet, of tokenizers or of Jinja may prepare otherwise."""
+    versions = [f"{name} {version(name)}" for name in ("tokenizers", "jinja2", "orjson")]
+    digest = hashlib.sha256("\n".join(versions).encode())
+    elsewhere = [(name, resources.files("whet").joinpath(name).read_bytes()) for name in _ELSEWHERE]
+    for name, text in sorted([*_sources(resources.files("whet.data")), *elsewhere]):
         digest.update(f"{name}\0{len(text)}\0".encode() + text)
     return digest.hexdigest()
 

@@ -19,7 +19,6 @@ from whet.data.samples import (
     EncodedUnpaired,
     Ids,
 )
-from whet.data.templates.render import Rendered
 from whet.data.texts import Coded
 
 #: What is left to do for a sample once its texts have ids.
@@ -114,23 +113,21 @@ _Cut = tuple[Ids, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Conversations that end in an answer; ``join`` makes a sample of them, each cut where the answer begins."""
+    """Conversations that end in an answer, which is what is trained of them; ``join`` makes a sample of them."""
 
-    texts: Sequence[tuple[int, Rendered]]
-    first: int
+    texts: Sequence[int]
     join: Callable[[Sequence[_Cut]], EncodedSample | RowError]
 
     def __call__(self, coded: Coded) -> EncodedSample | RowError:
         cuts: list[_Cut] = []
-        for number, rendered in self.texts:
+        for number in self.texts:
             if number in coded.refused:
                 return coded.refused[number]
-            ids, _ = coded.sequence(number)
-            answer = [region for region in rendered.regions if region.message >= self.first]
-            if not answer or answer[0].message != self.first:
+            ids, supervised = coded.sequence(number)
+            answer = np.flatnonzero(supervised)
+            if not len(answer):
                 return RowError("no assistant turn", "the chat template does not write the answer")
-            end = max(region.stop.end if region.stop else region.end for region in answer)
-            cuts.append((ids, coded.first_token(number, answer[0].begin), coded.first_token(number, end)))
+            cuts.append((ids, int(answer[0]), int(answer[-1]) + 1))
         return self.join(cuts)
 
 

@@ -13,6 +13,7 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,12 @@ class SpanList:
         kept = ~np.isin(self.texts, texts)
         return SpanList(self.texts[kept], self.begins[kept], self.ends[kept])
 
-    def of_text(self, text: int) -> list[tuple[int, int]]:
-        """The spans of one text, in order."""
-        mine = self.texts == text
-        return sorted(zip(self.begins[mine].tolist(), self.ends[mine].tolist(), strict=True))
+    def by_text(self, num_texts: int) -> list[list[tuple[int, int]]]:
+        """The spans of each text, in order."""
+        order = np.lexsort((self.begins, self.texts))
+        pairs = list(zip(self.begins[order].tolist(), self.ends[order].tolist(), strict=True))
+        borders = np.searchsorted(self.texts[order], np.arange(num_texts + 1)).tolist()
+        return [pairs[begin:end] for begin, end in pairwise(borders)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from whet.core.errors import DataError, Problem, WhetError
@@ -18,7 +17,9 @@ from whet.data.chunks import Chunk
 from whet.data.workers import EncoderRecipe, encode_chunk
 
 CHUNKS_AT_ONCE = 1024
-"""Chunks of one pass through the cluster: 4 GB of rows. Those without a place in a file travel with their rows."""
+"""Chunks of one pass through the cluster: about 4 GB of rows, which workers read from their files."""
+BYTES_AT_ONCE = 256 << 20
+"""Rows of one pass that have no place in a file, and so are held here and sent."""
 
 
 class _ChunkEncoder:
@@ -46,7 +47,7 @@ def encode_with_ray(
         DataError: Ray is not installed, or rows cannot be read or used.
     """
     ray = _connected(recipe)
-    while block := list(islice(chunks, CHUNKS_AT_ONCE)):
+    for block in _blocks(chunks):
         accounts = [None if refresh else reuse(recipe.pool, chunk.digest) for chunk in block]
         missing = [number for number, account in enumerate(accounts) if account is None]
         if missing:
@@ -68,6 +69,20 @@ def encode_with_ray(
             yield chunk, account
 
 
+def _blocks(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    """The chunks, so many at a time as may be held."""
+    block: list[Chunk] = []
+    held = 0
+    for chunk in chunks:
+        block.append(chunk)
+        held += len(chunk.lines or b"")
+        if len(block) == CHUNKS_AT_ONCE or held >= BYTES_AT_ONCE:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
+
+
 def _connected(recipe: EncoderRecipe) -> Any:
     where = recipe.config.where("prepare_with")
     try:
@@ -77,7 +92,12 @@ def _connected(recipe: EncoderRecipe) -> Any:
         fix = "pip install 'whet[ray]', or leave prepare_with out"
         raise DataError(Problem(where, f"prepare_with: ray needs Ray ({error})", fix, "prepare_with")) from error
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            found = f"there is no Ray cluster to be had ({str(error).splitlines()[0] if str(error) else error!r})"
+            fix = "start it, correct RAY_ADDRESS, or leave prepare_with out"
+            raise DataError(Problem(where, found, fix, "prepare_with")) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from whet.core.errors import DataError, Problem, RowError
 from whet.core.log import warn
-from whet.data.engines import Choice, Ids, Offsets, Reference, choose_engine, find_difference, flat
+from whet.core.types import Conversation
+from whet.data.engines import Choice, Ids, Offsets, Reference, attempt, choose_engine, find_difference, flat
 from whet.data.placing import ByteLengths, Flags, Positions, SpanList, byte_lengths, first_token, mark, overlapping
 from whet.data.templates.regions import Span
 from whet.data.templates.render import Rendered
@@ -35,28 +37,39 @@ class TextBatch:
 
     Args:
         unit: what places in a text are counted in: "bytes" of UTF-8, or "chars".
+
+    Attributes:
+        texts: in order of their numbers.
+        num_bytes: of each in UTF-8.
+        num_chars: of all.
+        first: the first conversation among them and the number of its text, to be compared with another render.
     """
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
         self.texts: list[str] = []
+        self.num_bytes = array("q")
+        self.num_chars = 0
+        self.first: tuple[Conversation, int] | None = None
         self._trained: list[tuple[int, int, int]] = []
         self._written: list[tuple[int, int, int]] = []
         self._filled: dict[Skeleton, tuple[list[int], list[int]]] = {}
 
     def add(self, rendered: Rendered) -> int:
-        """Add a text; returns its number."""
-        number = len(self.texts)
-        self.texts.append(rendered.text)
+        """Add a text; returns its number. Raises RowError as `fill`."""
+        number = self._added(rendered.text)
         at = _identity if self.unit == "chars" or rendered.text.isascii() else _BytesBefore(rendered.text)
         self._trained += [(number, at(span.begin), at(span.end)) for span in rendered.spans]
         self._written += [(number, at(span.begin), at(span.end)) for span in rendered.written]
         return number
 
     def fill(self, skeleton: Skeleton, texts: Sequence[str]) -> int:
-        """Add the text that a skeleton makes of the texts of its slots; returns its number."""
-        number = len(self.texts)
-        self.texts.append(skeleton.write(texts))
+        """Add the text that a skeleton makes of the texts of its slots; returns its number.
+
+        Raises:
+            RowError: it holds half of a surrogate pair, which is no character.
+        """
+        number = self._added(skeleton.write(texts))
         numbers, lengths = self._filled.setdefault(skeleton, ([], []))
         numbers.append(number)
         if self.unit == "chars":
@@ -64,6 +77,25 @@ class TextBatch:
         else:
             lengths += [len(text) if text.isascii() else len(text.encode()) for text in texts]
         return number
+
+    def _added(self, text: str) -> int:
+        self.num_bytes.append(_num_bytes(text))
+        self.num_chars += len(text)
+        self.texts.append(text)
+        return len(self.texts) - 1
+
+    def trained_of(self, text: int) -> list[tuple[int, int]]:
+        """The trained spans of one text."""
+        return self._by_text[0][text]
+
+    def written_of(self, text: int) -> list[tuple[int, int]]:
+        """The spans of one text that come from the row."""
+        return self._by_text[1][text]
+
+    @cached_property
+    def _by_text(self) -> tuple[list[list[tuple[int, int]]], list[list[tuple[int, int]]]]:
+        trained, written = self.spans
+        return trained.by_text(len(self.texts)), written.by_text(len(self.texts))
 
     @cached_property
     def spans(self) -> tuple[SpanList, SpanList]:
@@ -138,6 +170,9 @@ class TextEncoder:
         if not getattr(tokenizer, "is_fast", False):
             found = f"{type(tokenizer).__name__} does not say which characters a token stands for"
             raise DataError(Problem("", found, "use a fast tokenizer (one with a tokenizer.json)", "tokenizer_type"))
+        if getattr(tokenizer.backend_tokenizer.model, "dropout", None):
+            found = "the tokenizer merges at random (`dropout` in its tokenizer.json), so a text has no certain ids"
+            raise DataError(Problem("", found, "set `dropout` to null there", "tokenizer_config"))
         self._reference = Reference(tokenizer)
         self._tokenizer = tokenizer
         self._choice: Choice | None = None
@@ -166,12 +201,12 @@ class TextEncoder:
         if self._bytes is None:
             return self._encoded_by_reference(batch)
         ids, offsets = self._ids(batch.texts)
-        num_bytes = np.array([_num_bytes(text) for text in batch.texts], dtype=np.int64)
+        num_bytes = np.frombuffer(batch.num_bytes, dtype=np.int64)
         borders = self._bytes.borders(ids)
         unsure = self._bytes.unsure(batch.texts, num_bytes, borders, offsets)
         encodings = dict(zip(unsure.tolist(), self._reference.encodings([batch.texts[n] for n in unsure]), strict=True))
         for text, encoding in encodings.items():
-            if encoding.ids != ids[offsets[text] : offsets[text + 1]].tolist():
+            if self._is_fast and encoding.ids != ids[offsets[text] : offsets[text + 1]].tolist():
                 self._give_up(batch.texts[text][:60])
                 return self.encode(batch)
         begins, text_begins = borders[:-1], borders[offsets[:-1]]
@@ -189,14 +224,18 @@ class TextEncoder:
             return self._reference.encode(texts)
         if self._choice is None:
             self._choice = choose_engine(self._tokenizer, texts[:SAMPLE_TEXTS])
-        engine = self._choice.engine
-        if not isinstance(engine, Reference):
+        if self._is_fast:
             some = texts[:: max(1, len(texts) // CHECKED_TEXTS)][:CHECKED_TEXTS]
-            difference = find_difference(engine, self._reference, some)
-            if difference is None:
-                return engine.encode(texts)
-            self._give_up(difference)
+            difference = find_difference(self._choice.engine, self._reference, some)
+            encoded = attempt(self._choice.engine, texts) if difference is None else None
+            if encoded is not None and not isinstance(encoded, str):
+                return encoded
+            self._give_up(difference or str(encoded))
         return self._reference.encode(texts)
+
+    @property
+    def _is_fast(self) -> bool:
+        return self._choice is not None and not isinstance(self._choice.engine, Reference)
 
     def _give_up(self, difference: str) -> None:
         name = self._choice.engine.name if self._choice else "the engine"
@@ -245,7 +284,8 @@ class TextEncoder:
         """Labels and refusals of one text, by the tokenizer's record of its characters."""
         ids = np.array(encoding.ids, dtype=np.int32)
         trained, written = (
-            [self._in_chars(batch, text, span) for span in spans.of_text(text)] for spans in batch.spans
+            [self._in_chars(batch, text, span) for span in spans]
+            for spans in (batch.trained_of(text), batch.written_of(text))
         )
         for span in trained:
             supervised[first_token(encoding, span.begin, len(ids)) : first_token(encoding, span.end, len(ids))] = True
@@ -281,7 +321,13 @@ def _identity(char: int) -> int:
 
 
 def _num_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        found = f"character {error.start + 1} of its text is half of a surrogate pair"
+        raise RowError("not Unicode", found) from error
 
 
 def _char_at(text: str, byte: int) -> int:

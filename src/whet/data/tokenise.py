@@ -8,7 +8,7 @@ says which characters each token stands for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import RowError
-from whet.core.log import warn
 from whet.core.types import (
     Conversation,
     Document,
@@ -32,6 +31,7 @@ from whet.core.types import (
     Unpaired,
     UnpairedText,
 )
+from whet.data.conversations import ConversationWriter, answered, exploded, refuse_untrained
 from whet.data.finishing import (
     Answers,
     AsUnpaired,
@@ -49,18 +49,15 @@ from whet.data.finishing import (
 )
 from whet.data.formats import make_format
 from whet.data.formats.base import CONFIGURED, format_identity
-from whet.data.ledger import HISTORY_CHOICE, REWRITTEN
 from whet.data.samples import Encoded, EncodedSample
-from whet.data.templates.history import Change, history_change, trained_answers
 from whet.data.templates.regions import Span, merged
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
 from whet.data.templates.resolve import dataset_place, policy_of, renderer_for, shipped_template
-from whet.data.templates.skeleton import Skeletons
 from whet.data.templates.traced import Traced, concat
 from whet.data.texts import TextBatch, TextEncoder
 
-#: The answers of a preference are what the assistant says, whatever a dataset trains.
-_ANSWERS = TrainPolicy()
+CHARS_AT_ONCE = 8_000_000
+"""Characters that are encoded together: twice a usual chunk, whose rows may each give many samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +88,28 @@ class SampleEncoder:
         self._format = make_format(dataset, config, tokenizer)
         self.cuts_long_rows: bool = self._format.cuts_long_rows
         self._policy = policy_of(config, dataset)
-        self._explodes, self._keeps_history = dataset.explode_turns, dataset.keep_history
-        self._where = config.where((*dataset_place(config, dataset), "type"))
+        self._explodes = dataset.explode_turns
+        place = dataset_place(config, dataset)
         self._vocabulary = len(tokenizer)
         self._renderer: Renderer | None = None
         if self._format.template is not None:
-            where = config.where((*dataset_place(config, dataset), "conversation"))
+            where = config.where((*place, "conversation"))
             own = None if self._format.template == CONFIGURED else shipped_template(self._format.template, where)
             self._renderer = renderer_for(config, dataset, tokenizer, own)
-            self._skeletons = Skeletons(self._renderer, self._policy, self._refuse_rewritten)
+            keeps = dataset.keep_history or dataset.explode_turns
+            self._writer = ConversationWriter(
+                self._renderer, self._policy, keeps_history=keeps, where=config.where((*place, "type"))
+            )
+            self._answers = ConversationWriter(self._renderer, TrainPolicy(), keeps_history=True, where="")
         self._texts = TextEncoder(tokenizer, self._renderer.control if self._renderer else ())
         self._ends = Ends.of(tokenizer)
-        self._warned = False
 
     def identity(self) -> dict[str, str]:
         """What decides, beside the options that were read and whet's code, what becomes of a row."""
         template = self._renderer.template.text if self._renderer else ""
         hashed = hashlib.sha256(template.encode()).hexdigest()[:32] if template else ""
-        return {"template": hashed, "format": format_identity(self._format)}
+        date = self._renderer.date if self._renderer else ""
+        return {"template": hashed, "format": format_identity(self._format), "date": date}
 
     @property
     def engine(self) -> str:
@@ -117,13 +118,23 @@ class SampleEncoder:
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """What becomes of each row, in order: its samples, or the reason why there are none."""
+        outcomes: list[Outcome] = []
+        waiting: list[Sequence[Finish] | RowError] = []
         batch = self._texts.batch()
-        prepared = [self._prepared(row, batch) for row in rows]
-        self._check_one(prepared, batch)
+        for row in rows:
+            waiting.append(self._prepared(row, batch))
+            if batch.num_chars > CHARS_AT_ONCE:
+                outcomes += self._finished(waiting, batch)
+                waiting, batch = [], self._texts.batch()
+        return outcomes + self._finished(waiting, batch)
+
+    def _finished(self, waiting: Sequence[Sequence[Finish] | RowError], batch: TextBatch) -> list[Outcome]:
+        """The samples of rows whose texts are in a batch."""
+        if self._renderer is not None:
+            self._writer.check(batch)
         coded = self._texts.encode(batch)
         return [
-            row if isinstance(row, RowError) else all_or_error([finish(coded) for finish in row.finishes])
-            for row in prepared
+            row if isinstance(row, RowError) else all_or_error([finish(coded) for finish in row]) for row in waiting
         ]
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedSample | RowError]:
@@ -134,98 +145,38 @@ class SampleEncoder:
             for sample in ((outcome,) if isinstance(outcome, RowError) else outcome)
         ]
 
-    def _check_one(self, prepared: Sequence[_Prepared | RowError], batch: TextBatch) -> None:
-        """One render of every batch is compared with transformers' own: training on another text must not happen."""
-        if self._renderer is not None:
-            for row in prepared:
-                if isinstance(row, _Prepared) and row.conversation is not None:
-                    self._renderer.check(row.conversation, batch.texts[row.text])
-                    return
-
-    def _prepared(self, row: Mapping[str, Any], batch: TextBatch) -> _Prepared | RowError:
+    def _prepared(self, row: Mapping[str, Any], batch: TextBatch) -> Sequence[Finish] | RowError:
+        """What is left to do for a row once the texts that are added to the batch have ids."""
         try:
             sample = self._format.read(row)
             if isinstance(sample, Conversation):
-                return self._prepared_conversation(sample, batch)
+                refuse_untrained(sample, self._policy)
+                parts = exploded(sample, self._policy) if self._explodes else [sample]
+                return [Whole(self._writer.add(part, batch)) for part in parts]
             if isinstance(sample, Several):
-                return _Prepared([self._finish_of(part, batch) for part in sample.samples])
-            return _Prepared([self._finish_of(sample, batch)])
+                return [self._finish_of(part, batch) for part in sample.samples]
+            return [self._finish_of(sample, batch)]
         except RowError as error:
             return error
-
-    # -- conversations -----------------------------------------------------------------------------------------------
-
-    def _prepared_conversation(self, conversation: Conversation, batch: TextBatch) -> _Prepared:
-        self._refuse_untrained(conversation)
-        parts = self._exploded(conversation) if self._explodes else [conversation]
-        numbers = [self._add(part, batch) for part in parts]
-        return _Prepared([Whole(number) for number in numbers], parts[0], numbers[0])
-
-    def _exploded(self, conversation: Conversation) -> list[Conversation]:
-        """A conversation for each trained answer, which is its last turn and all that is trained of it."""
-        turns = conversation.turns
-        return [
-            Conversation(
-                (*(turn._replace(train=False, details=()) for turn in turns[:at]), turns[at]._replace(train=True)),
-                conversation.tools,
-            )
-            for at in trained_answers(conversation, self._policy)
-        ]
-
-    def _add(self, conversation: Conversation, batch: TextBatch) -> int:
-        found = self._skeletons.find(conversation)
-        if found is not None:
-            return batch.fill(*found)
-        assert self._renderer is not None
-        rendered = self._renderer.render(conversation, self._policy)
-        renderer, policy = self._renderer, self._policy
-        self._refuse_rewritten(conversation, rendered, lambda part: renderer.render(part, policy))
-        return batch.add(rendered)
-
-    def _refuse_untrained(self, conversation: Conversation) -> None:
-        turns = conversation.turns
-        if not any(self._policy.trains(turn.role) if turn.train is None else turn.train for turn in turns):
-            if any(detail.train for turn in turns for detail in turn.details):
-                return
-            wanted = " or ".join(sorted(self._policy.roles or ()))
-            roles = ", ".join(dict.fromkeys(turn.role for turn in turns))
-            raise RowError(f"no {wanted} turn", f"its turns are of: {roles}" if roles else "it has no turns")
-
-    def _refuse_rewritten(
-        self, conversation: Conversation, rendered: Rendered, render: Callable[[Conversation], Rendered]
-    ) -> None:
-        if self._explodes or self._keeps_history or len(conversation.turns) < 3:
-            return
-        change, number = history_change(conversation, rendered, self._policy, render)
-        if change is Change.TEXTS:
-            raise RowError(REWRITTEN, f"message {number} is rendered otherwise when it is the last")
-        if change is Change.WORDS and not self._warned:
-            self._warned = True
-            warn(
-                f"{self._where}: the chat template writes other words around an answer when it is the last; {HISTORY_CHOICE}"
-            )
-
-    # -- other samples -----------------------------------------------------------------------------------------------
 
     def _finish_of(self, sample: Sample, batch: TextBatch) -> Finish:
         """Add the texts of a sample to the batch; returns what makes the encoded sample of their ids."""
         if isinstance(sample, Conversation):
-            self._refuse_untrained(sample)
-            return Whole(self._add(sample, batch))
+            refuse_untrained(sample, self._policy)
+            return Whole(self._writer.add(sample, batch))
         if isinstance(sample, Tokens):
             return Ready(self._checked_tokens(sample))
         if isinstance(sample, Document):
             return Framed(batch.add(rendered_document(sample)), sample, self._ends)
         if isinstance(sample, Preference):
-            answers = (sample.chosen, sample.rejected)
-            rendered = [self._rendered((*sample.prompt, *answer), sample.tools) for answer in answers]
-            return Answers([(batch.add(text), text) for text in rendered], len(sample.prompt), as_preference)
+            pair = [answered(sample.prompt, answer, sample.tools) for answer in (sample.chosen, sample.rejected)]
+            return Answers([self._answers.add(conversation, batch) for conversation in pair], as_preference)
         if isinstance(sample, PreferenceText):
             pairs = [_raw_answer(sample.prompt, answer) for answer in (sample.chosen, sample.rejected)]
             return RawAnswers([(batch.add(text), at) for text, at in pairs], self._ends, as_preference)
         if isinstance(sample, Unpaired):
-            whole = self._rendered((*sample.prompt, *sample.completion), sample.tools)
-            return Answers([(batch.add(whole), whole)], len(sample.prompt), AsUnpaired(sample.label))
+            whole = answered(sample.prompt, sample.completion, sample.tools)
+            return Answers([self._answers.add(whole, batch)], AsUnpaired(sample.label))
         if isinstance(sample, UnpairedText):
             text, at = _raw_answer(sample.prompt, sample.completion)
             return RawAnswers([(batch.add(text), at)], self._ends, AsUnpaired(sample.label))
@@ -242,25 +193,12 @@ class SampleEncoder:
         assert self._renderer is not None
         return PromptIds(batch.add(self._renderer.prompt(sample.turns, sample.tools)), columns)
 
-    def _rendered(self, turns: Sequence[Any], tools: Sequence[Any] | None) -> Rendered:
-        assert self._renderer is not None, "a format that gives conversations says which template they need"
-        return self._renderer.render(Conversation(tuple(turns), tools), _ANSWERS)
-
     def _checked_tokens(self, sample: Tokens) -> Encoded:
         size = self._vocabulary
         wrong = next((token for token in sample.input_ids if not 0 <= token < size), None)
         if wrong is not None:
             raise RowError("unknown token id", f"{wrong} is not below {size}, the size of the tokenizer's vocabulary")
         return Encoded(np.array(sample.input_ids, np.int32), np.array(sample.supervised, np.bool_))
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A row whose texts wait for their ids; a conversation and its text, where there is one, to be compared."""
-
-    finishes: Sequence[Finish]
-    conversation: Conversation | None = None
-    text: int = 0
 
 
 def rendered_document(document: Document) -> Rendered:

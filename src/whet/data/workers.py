@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -123,14 +123,14 @@ def _encode_in_workers(
         idle = [_start(stack, recipe) for _ in range(num_proc)]
         say(f"encoding with {num_proc} processes")
         while True:
-            while idle and (chunk := next(chunks, None)) is not None:
+            while idle and len(waiting) < 2 * num_proc and (chunk := next(chunks, None)) is not None:
                 account = None if refresh else reuse(recipe.pool, chunk.digest)
                 if account is None:
                     worker = idle.pop(0)
                     _send(worker, chunk, recipe)
-                    waiting.append((chunk, worker))
+                    waiting.append((replace(chunk, lines=None), worker))
                 else:
-                    waiting.append((chunk, account))
+                    waiting.append((replace(chunk, lines=None), account))
             if not waiting:
                 return
             chunk, result = waiting.popleft()
