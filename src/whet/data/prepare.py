@@ -68,6 +68,7 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
         found = work.make(refresh=refresh)
     _refuse_faults(found, work)
     _warn_of_overlap(found, work)
+    _warn_of_date(work)
     return found
 
 
@@ -372,6 +373,17 @@ def _warn_of_overlap(prepared: PreparedSet, work: Preparation) -> None:
         found = f"{count:,} of {overlap['rows']:,} test rows are training rows too ({one} = {other})"
         fix = "take them out, or set `eval_overlap: drop`"
         warn(Problem(work.config.where("test_datasets"), found, fix, "eval_overlap"))
+
+
+def _warn_of_date(work: Preparation) -> None:
+    """Said once: all datasets are told the same day."""
+    day = next((part.inputs["date"] for part in work.parts if part.inputs["date"]), "")
+    if day:
+        found = f"the chat template writes the date of preparation, {day}, into samples; every day they are others"
+        fix = (
+            f'give it a date that stays in chat_template_kwargs; templates like Llama 3\'s read `date_string: "{day}"`'
+        )
+        warn(Problem(work.config.where("chat_template"), found, fix, "chat_template"))
 
 
 def _refuse_ledgers(ledgers: Sequence[Ledger], work: Preparation) -> None:

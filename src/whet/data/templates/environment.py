@@ -3,7 +3,7 @@
 Settings, globals and filters are those of ``transformers.utils.chat_template_utils`` (sandbox, ``trim_blocks``,
 ``lstrip_blocks``, loop controls, ``{% generation %}``, ``tojson`` without HTML escapes, ``raise_exception``,
 ``strftime_now``): a template written for ``apply_chat_template`` renders to the same text here. What is added is
-that every place where Jinja makes a new string out of others keeps their runs.
+that every place where Jinja makes a new string out of others keeps their runs, and that the day is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime, time
 from types import BuiltinMethodType
 from typing import Any, cast
 
@@ -110,14 +110,47 @@ class _TemplateDict:
         return dict.fromkeys(*args, **kwargs)
 
 
+class Day:
+    """The day that a template writes, all day long: what it makes of a conversation depends on nothing else.
+
+    The time of day is midnight, so that samples prepared at noon and in the evening are the same.
+
+    Attributes:
+        day: the day.
+        written: each format that was asked for, and what it was answered.
+        refuses: why the day is not told any more; None while it is.
+    """
+
+    def __init__(self, day: date) -> None:
+        self.day = day
+        self.written: dict[str, str] = {}
+        self.refuses: str | None = None
+
+    def strftime_now(self, format: str) -> str:
+        """What a template calls by this name.
+
+        Raises:
+            TemplateError: the day is not told any more.
+        """
+        if self.refuses is not None:
+            raise TemplateError(self.refuses)
+        text = datetime.combine(self.day, time.min).strftime(format)
+        self.written[str(format)] = text
+        return text
+
+
 class TracingEnvironment(ImmutableSandboxedEnvironment):
-    """transformers' chat-template environment, with strings that keep their runs."""
+    """transformers' chat-template environment, with strings that keep their runs.
+
+    Args:
+        day: what ``strftime_now`` tells; today where it is left out.
+    """
 
     code_generator_class = _TracingCode
     concat = staticmethod(concat)  # Jinja calls it as a plain function
     intercepted_binops = frozenset({"%"})
 
-    def __init__(self) -> None:
+    def __init__(self, day: Day | None = None) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -128,7 +161,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _tojson
         self.filters["join"] = _keeping_runs_of_join(self.filters["join"])
         self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _strftime_now
+        self.globals["strftime_now"] = (day or Day(date.today())).strftime_now
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
         self.tests["sequence"] = _is_sequence(cast(Callable[..., bool], self.tests["sequence"]))
@@ -288,7 +321,3 @@ def _tojson(
 
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)

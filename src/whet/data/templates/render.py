@@ -8,7 +8,9 @@ There is one render. The labels are ranges of that very text, known from the tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,7 @@ import jinja2
 
 from whet.core.errors import ConfigError, Problem, RowError
 from whet.core.types import Conversation, Turn
-from whet.data.templates.environment import TracingEnvironment
+from whet.data.templates.environment import Day, TracingEnvironment
 from whet.data.templates.regions import Headers, Region, Span, find_regions, merged, paint
 from whet.data.templates.traced import TOOLS, Run, Source, Traced, trace
 
@@ -79,14 +81,20 @@ class Template:
         variables: what the template sees beside messages and tools: the tokenizer's special tokens and
             ``chat_template_kwargs``.
         where: place of the template's key in the config, for errors.
+        today: the day that the template is told when it asks for the time.
+
+    Attributes:
+        text: as it was given.
+        day: what the template was told of the time so far.
 
     Raises:
         ConfigError: the text is not Jinja.
     """
 
-    def __init__(self, text: str, variables: Mapping[str, Any], where: str = "") -> None:
+    def __init__(self, text: str, variables: Mapping[str, Any], where: str = "", today: date | None = None) -> None:
+        self.day = Day(today or date.today())
         try:
-            self._compiled = TracingEnvironment().from_string(text)
+            self._compiled = TracingEnvironment(self.day).from_string(text)
         except jinja2.TemplateSyntaxError as error:
             found = f"the chat template does not compile: {error.message} (its line {error.lineno})"
             raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
@@ -131,6 +139,11 @@ class Renderer:
         eot_tokens: tokens that end a turn, beside the EOS; None: the one the template itself writes after an
             assistant turn.
         where: place of the template's key in the config, for errors.
+        today: the day that a template is told which asks for the time (``strftime_now``); the day of this call where
+            it is left out. It stays that day.
+
+    Attributes:
+        date: that day, as 2026-11-21, where the template writes it into conversations; else empty.
 
     Raises:
         ConfigError: the template does not compile.
@@ -144,15 +157,15 @@ class Renderer:
         kwargs: Mapping[str, Any] | None = None,
         eot_tokens: Sequence[str] | None = None,
         where: str = "",
+        today: date | None = None,
     ) -> None:
         from whet.data.templates.facts import learn
 
-        self.template = Template(template_text, {**tokenizer.special_tokens_map, **(kwargs or {})}, where)
-        self._stock = partial(
-            tokenizer.apply_chat_template, chat_template=template_text, tokenize=False, **(kwargs or {})
-        )
+        self.template = Template(template_text, {**tokenizer.special_tokens_map, **(kwargs or {})}, where, today)
+        self._stock = partial(tokenizer.apply_chat_template, tokenize=False, **(kwargs or {}))
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         facts = learn(self.template, special, tokenizer.eos_token, where)
+        self.date = _date_written_by(self.template)
         self.headers: Headers = facts.headers
         self.stops: dict[str, bool] = {} if tokenizer.eos_token is None else {str(tokenizer.eos_token): True}
         if eot_tokens is not None:
@@ -207,7 +220,12 @@ class Renderer:
         Raises:
             RuntimeError: they differ; a fault of whet's, or of this version of transformers.
         """
-        if self._stock(conversation.messages, tools=conversation.tools) != text:
+        template, told = self.template.text, self.template.day.written
+        days: dict[str, Any] = {"whet_told": told} if told else {}
+        stock = self._stock(
+            conversation.messages, tools=conversation.tools, chat_template=_TOLD * bool(told) + template, **days
+        )
+        if stock != text:
             raise RuntimeError("whet renders the chat template otherwise than transformers does; please report this")
 
     def _refuse_lost_turns(
@@ -220,6 +238,30 @@ class Renderer:
             if wanted and turn.role == "assistant" and number in shown and number not in placed:
                 header = repr(self.headers.generation_prompt)
                 raise RowError("assistant header not found", f"message {number} is not preceded by {header}")
+
+
+_TOLD = "{% macro strftime_now(format) %}{{ whet_told[format] }}{% endmacro %}\n"
+"""Put before a template it makes transformers tell it the same day: the clock has gone on since ours was rendered."""
+
+_TOOL = {"type": "function", "function": {"name": "f", "description": "F", "parameters": {"type": "object"}}}
+
+
+def _date_written_by(template: Template) -> str:
+    """The day, if the template has written it into any of the conversations that were tried; empty if not.
+
+    What a template has not told by then it may not write later: the day would stand in some samples, and not in the
+    name of what is prepared.
+    """
+    question, system = {"role": "user", "content": "q"}, {"role": "system", "content": "s"}
+    for messages in ([question], [system, question], [question, {"role": "assistant", "content": "a"}]):
+        if "strftime_now" in template.text and not template.day.written:
+            for tools in (None, [_TOOL]):
+                with suppress(*TEMPLATE_ERRORS):
+                    template.render(messages, tools)
+    if template.day.written:
+        return template.day.day.isoformat()
+    template.day.refuses = "it asks for the date in some conversations only; give it one in chat_template_kwargs"
+    return ""
 
 
 def _refuse_lost_calls(conversation: Conversation, runs: Sequence[Run]) -> None:
