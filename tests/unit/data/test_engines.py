@@ -149,7 +149,7 @@ def own(*written: str) -> list[list[int]]:
 
 @pytest.fixture
 def wrong_about_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "CHARS_BEFORE_FAST", 0)
+    monkeypatch.setattr(texts, "CHARS_PER_TOKEN_BEFORE_FAST", 0)
     monkeypatch.setattr(texts, "choose_engine", lambda tokenizer, sample: Choice(Wrong(tokenizer, "secret"), "a test"))
 
 
@@ -173,7 +173,7 @@ def test_an_engine_is_given_up_when_it_gives_other_ids(
 
 
 def test_an_engine_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(texts, "CHARS_BEFORE_FAST", 0)
+    monkeypatch.setattr(texts, "CHARS_PER_TOKEN_BEFORE_FAST", 0)
     broken = Wrong(TOKENIZER, "secret", raises=ValueError("out of words"))
     monkeypatch.setattr(texts, "choose_engine", lambda tokenizer, sample: Choice(broken, ""))
     assert encoded(TextEncoder(TOKENIZER), "a secret") == own("a secret")
@@ -181,7 +181,7 @@ def test_an_engine_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch, caplo
 
 
 def test_little_text_is_not_worth_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "CHARS_BEFORE_FAST", 10)
+    monkeypatch.setattr(texts, "CHARS_PER_TOKEN_BEFORE_FAST", 10 / len(TOKENIZER))
     monkeypatch.setattr(texts, "choose_engine", lambda tokenizer, sample: Choice(Wrong(tokenizer, "@"), "chosen"))
     encoder = TextEncoder(TOKENIZER)
     assert encoder.engine == ""
