@@ -40,7 +40,7 @@ def history_change(
     whole.
     """
     worst, number = Change.NONE, 0
-    for at in _to_compare(conversation, policy):
+    for at in _to_compare(conversation, rendered, policy):
         whole = next((region for region in rendered.regions if region.message == at), None)
         try:
             alone = render(Conversation(conversation.turns[: at + 1], conversation.tools))
@@ -59,12 +59,16 @@ def history_change(
     return worst, number
 
 
-def _to_compare(conversation: Conversation, policy: TrainPolicy) -> list[int]:
-    """Answers that tell what a template does with the others: the first and the last before the end, of all and of
-    those that bring more than a role and a text. To try every answer would take the square of their number."""
-    earlier = [at for at in trained_answers(conversation, policy) if at < len(conversation.turns) - 1]
-    richer = [at for at in earlier if len(conversation.turns[at].message) > 2]
-    return sorted({at for answers in (earlier, richer) for at in (*answers[:1], *answers[-1:])})
+def _to_compare(conversation: Conversation, rendered: Rendered, policy: TrainPolicy) -> list[int]:
+    """Answers that tell what a template does with the others: the first and the last before the end, of all, of those
+    that bring more than a role and a text, and of those whose text is not written as the row has it. To try every
+    answer would take the square of their number."""
+    turns = conversation.turns
+    earlier = [at for at in trained_answers(conversation, policy) if at < len(turns) - 1]
+    richer = [at for at in earlier if len(turns[at].message) > 2]
+    shown = {region.message: rendered.text[region.begin : region.end] for region in rendered.regions}
+    altered = [at for at in earlier if str(turns[at].message.get("content") or "").strip() not in shown.get(at, "")]
+    return sorted({at for answers in (earlier, richer, altered) for at in (*answers[:1], *answers[-1:])})
 
 
 def trained_answers(conversation: Conversation, policy: TrainPolicy) -> list[int]:
