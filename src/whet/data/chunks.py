@@ -68,6 +68,10 @@ class Cut:
 CUT = Cut()
 
 
+class FileChanged(DataError):
+    """A file does not hold the rows that were found in it before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Rows that follow each other in one file.
@@ -104,7 +108,8 @@ class Chunk:
         """The lines, each with its line feed.
 
         Raises:
-            DataError: the file cannot be read, or has changed since it was scanned.
+            DataError: the file cannot be read.
+            FileChanged: it has changed since it was scanned.
             LookupError: the chunk was remembered by a `ScanCache` and its rows must be read from the source again.
         """
         if self.lines is not None:
@@ -120,7 +125,7 @@ class Chunk:
             found = f"cannot be read ({error.strerror or error})"
             raise DataError(Problem(self.file, found, "check that the file is whole and may be read")) from error
         if digest_of(data) != self.digest:
-            raise DataError(changed(self.file))
+            raise FileChanged(changed(self.file))
         return data
 
     def rows(self) -> Iterator[Row]:

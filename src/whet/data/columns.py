@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ def rows_of_batch(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
     Structs give every row the members of all rows, as nulls: a message without `tool_calls` comes back with
     ``tool_calls: null``, and a tool's parameters with the names of every other tool's. Those nulls are left out, at
-    any depth. Columns of JSON text are parsed, maps become objects, and bytes become text.
+    any depth. Columns of JSON text are parsed, maps become objects, bytes become text, and numbers that JSON has no
+    word for (NaN, infinity) null.
     """
     rows: list[dict[str, Any]] = batch.to_pylist()
     converters = [(field.name, converter) for field in batch.schema if (converter := _converter(field.type))]
@@ -33,6 +35,8 @@ def _converter(kind: pa.DataType) -> Callable[[Any], Any] | None:
     types = pa.types
     if types.is_binary(kind) or types.is_large_binary(kind):
         return as_text
+    if types.is_floating(kind):
+        return _finite
     if types.is_struct(kind):
         members = {member.name: _converter(member.type) or _same for member in kind}
         return lambda value: value and {key: members[key](item) for key, item in value.items() if item is not None}
@@ -43,6 +47,10 @@ def _converter(kind: pa.DataType) -> Callable[[Any], Any] | None:
         of_value = _converter(kind.value_type)
         return of_value and (lambda value: value and [of_value(item) for item in value])
     return None
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _same(value: Any) -> Any:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from whet.core.errors import DataError, Problem
 from whet.data.chunks import Chunk, Line, changed, chunks_of_lines, chunks_of_stream, line_of, lines_of_stream
-from whet.data.readers import COMPRESSIONS, ENDINGS, READERS, Row, decompressed, holds_json_lines
+from whet.data.readers import ENDINGS, READERS, Row, decompressed, endings, holds_json_lines
 from whet.data.selection import Selection
 
 RACY_SECONDS = 2.0
@@ -65,7 +65,10 @@ class LocalFile:
             status = self.path.stat()
         if status.st_mtime > time.time() - RACY_SECONDS:
             return None
-        return f"{self.local_path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        # A program may give the file its old mtime back after writing to it; the ctime is the system's alone.
+        return "\0".join(
+            map(str, (self.local_path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        )
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,8 @@ def ending(file: str) -> tuple[str | None, str]:
     >>> ending("data/a.jsonl.gz"), ending("notes.doc")
     (('jsonl', '.gz'), (None, ''))
     """
-    path = Path(file.lower())
-    compression = path.suffix if path.suffix in COMPRESSIONS else ""
-    return ENDINGS.get((path.with_suffix("") if compression else path).suffix), compression
+    of_format, of_compression = endings(file)
+    return ENDINGS.get(of_format), of_compression
 
 
 def stamp_of(*parts: Any) -> str:

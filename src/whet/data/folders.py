@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -91,9 +92,10 @@ class LocalFolder:
         return sorted(entry.name for entry in self.path.iterdir() if entry.is_dir())
 
     def files(self, pattern: str) -> list[Entry]:
+        """Files that match, which an absolute pattern, or one with ``..``, may find elsewhere."""
         paths = [self.path / match for match in glob.glob(pattern, root_dir=self.path, recursive=True)]
         files = sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
-        return [Entry(path.relative_to(self.path).as_posix(), LocalFile(path, str(path))) for path in files]
+        return [Entry(Path(os.path.relpath(path, self.path)).as_posix(), LocalFile(path, str(path))) for path in files]
 
 
 def files_of_rows(folder: Folder, dataset: DatasetConfig, where: str) -> list[File]:
@@ -122,7 +124,8 @@ def named_files(folder: Folder, patterns: Iterable[str], where: str) -> list[Fil
         if not entries:
             close = nearest(pattern, (entry.path for entry in folder.files("**/*")))
             fix = f"did you mean '{close}'?" if close else f"name files of the folder '{folder.label}'"
-            raise DataError(Problem(where, f"data_files: no file '{folder.label}/{pattern}'", fix))
+            named = pattern if os.path.isabs(pattern) else f"{folder.label}/{pattern}"
+            raise DataError(Problem(where, f"data_files: no file '{named}'", fix))
         files |= {entry.path: entry.file for entry in entries}
     return list(files.values())
 

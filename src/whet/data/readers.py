@@ -9,10 +9,12 @@ import codecs
 import csv
 import io
 import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -26,6 +28,12 @@ UTF8_MARK = b"\xef\xbb\xbf"
 
 # What Python writes for numbers that JSON has no word for.
 _NOT_JSON = re.compile(r"-?(NaN|Infinity)")
+
+# Integers that orjson reads as they are written; it makes floats of others. Those have 19 digits at least, which are
+# found by turning all digits into zeros: a tenth of the time of a regular expression.
+_LEAST, _MOST = -(2**63), 2**64 - 1
+_DIGITS_AS_ZEROS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
         return
     text = b"".join(head) + stream.read()
     try:
-        document = orjson.loads(text.removeprefix(UTF8_MARK)) if text.strip() else []
+        document, record = _loaded(text.removeprefix(UTF8_MARK) if text.strip() else b"[]")
     except orjson.JSONDecodeError as error:
         lines = text.splitlines()
         if len(lines) > 1 and all(line.lstrip()[:1] == b"{" for line in lines[:3]):
@@ -102,7 +110,7 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
         at = f"{file}:{error.lineno}:{error.colno}"
         raise DataError(Problem(at, found, "mend the file; it was read as one JSON document")) from error
     for number, item in enumerate(_records(document), start=1):
-        yield Row(number, file, _object(item), by_line=False)
+        yield Row(number, file, record(item), by_line=False)
 
 
 def holds_json_lines(stream: BinaryIO) -> bool:
@@ -113,7 +121,7 @@ def holds_json_lines(stream: BinaryIO) -> bool:
 def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
     """A header, then a row a record; every value stays the text that it is. Tabs separate in a .tsv file."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(_decoded_lines(stream, file), delimiter="\t" if ".tsv" in file.lower() else ",")
+    reader = csv.reader(_decoded_lines(stream, file), delimiter="\t" if endings(file)[0] == ".tsv" else ",")
     header = next(reader, None)
     if header is None:
         return
@@ -187,6 +195,17 @@ ENDINGS = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 
+def endings(file: str) -> tuple[str, str]:
+    """The endings of a file's name that tell its format and its compression.
+
+    >>> endings("data/A.JSONL.gz"), endings("e.tsv.d/notes.doc")
+    (('.jsonl', '.gz'), ('.doc', ''))
+    """
+    path = Path(file.lower())
+    compression = path.suffix if path.suffix in COMPRESSIONS else ""
+    return (path.with_suffix("") if compression else path).suffix, compression
+
+
 def decompressed(stream: BinaryIO, ending: str) -> BinaryIO:
     """The stream as it was before compression, by the file's last ending."""
     codec = COMPRESSIONS.get(ending.lower())
@@ -197,7 +216,7 @@ def decompressed(stream: BinaryIO, ending: str) -> BinaryIO:
 
 def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
     try:
-        value = orjson.loads(text)
+        value, record = _loaded(text)
     except orjson.JSONDecodeError as error:
         try:
             text.decode("utf-8")
@@ -206,6 +225,26 @@ def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
         constant = _NOT_JSON.match(error.doc, error.pos)
         found = f"{constant[0]} is not JSON, null is" if constant else error.msg
         return BadRow("not valid JSON", f"{found} at column {error.colno}")
+    return record(value)
+
+
+def _loaded(text: bytes) -> tuple[Any, Callable[[Any], Mapping[str, Any] | BadRow]]:
+    """What a JSON text says, and what makes rows of it or of its parts."""
+    value = orjson.loads(text)
+    if _LONG_NUMBER in text.translate(_DIGITS_AS_ZEROS):
+        return json.loads(text), _storable_object
+    return value, _object
+
+
+def _storable_object(value: Any) -> Mapping[str, Any] | BadRow:
+    """As `_object`; a row with an integer that would lose digits is none."""
+    held = [value]
+    while held:
+        item = held.pop()
+        if isinstance(item, dict | list):
+            held += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, int) and not _LEAST <= item <= _MOST:
+            return BadRow("number beyond 64 bits", f"found {str(item)[:40]}; write it as text")
     return _object(value)
 
 

@@ -57,6 +57,14 @@ class ScanCache:
                 Path(name).unlink(missing_ok=True)
                 raise
 
+    def forget(self, stamp: str) -> bool:
+        """Remove what was remembered for a stamp; whether there was anything, and it is gone."""
+        try:
+            self._file(stamp).unlink()
+        except OSError:
+            return False
+        return True
+
     def _file(self, stamp: str) -> Path:
         return self._folder / f"{stamp}.json"
 

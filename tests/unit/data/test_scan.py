@@ -78,6 +78,9 @@ def test_the_stamp_changes_with_size_time_inode_and_selection(in_empty_folder):
     (in_empty_folder / "new").rename(file)
     os.utime(file, ns=(0, 10**18))
     stamps += [first, source().stamp()]
+    file.write_bytes(LINES[::-1])  # as rsync --inplace --times does: other bytes, and all the rest as it was
+    os.utime(file, ns=(0, 10**18))
+    stamps.append(source().stamp())
     assert None not in stamps
     assert len(set(stamps)) == len(stamps)
     assert source().stamp() == stamps[-1]
@@ -114,6 +117,15 @@ def test_what_was_broken_in_the_cache_is_written_anew(in_empty_folder, content):
     written.write_bytes(content)
     assert list(descriptors(source("a.jsonl.gz"), cache)) == before
     assert written.read_bytes() == whole
+
+
+def test_what_is_forgotten_is_read_again(in_empty_folder):
+    write(in_empty_folder / "a.jsonl", LINES)
+    cache, stamp = ScanCache("scans"), source().stamp()
+    assert not cache.forget(stamp)
+    list(descriptors(source(), cache))
+    assert cache.forget(stamp)
+    assert cache.find(stamp) is None
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(in_empty_folder):

@@ -122,6 +122,11 @@ def test_csv_values_stay_text_and_a_byte_order_mark_is_no_part_of_the_data(in_em
     assert values("a.csv") == [{"code": "007", "n": "1"}]
     (in_empty_folder / "a.tsv").write_text("x\ty\n1,5\t2\n")
     assert values("a.tsv") == [{"x": "1,5", "y": "2"}]
+    (in_empty_folder / "e.tsv.d").mkdir()
+    (in_empty_folder / "e.tsv.d" / "x.csv").write_text("a,b\n1\t,2\n")
+    assert values("e.tsv.d/x.csv") == [{"a": "1\t", "b": "2"}]
+    (in_empty_folder / "A.TSV.gz").write_bytes(gzip.compress(b"x\ty\n1,5\t2\n"))
+    assert values("A.TSV.gz") == [{"x": "1,5", "y": "2"}]
     (in_empty_folder / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
     assert values("a.jsonl") == [{"a": 1}]
 
@@ -143,6 +148,46 @@ def test_a_broken_line_is_a_bad_row_and_the_others_are_read(in_empty_folder):
     assert rows[1].value.detail.endswith("at column 8")
     (in_empty_folder / "a.json").write_text('{"a": 1,}\n{"a": 2}\n')
     assert [isinstance(value, BadRow) for value in values("a.json")] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "lines.json", "document.json", "a.jsonl.gz"])
+def test_an_integer_keeps_its_digits_or_its_row_is_bad(in_empty_folder, name):
+    held = [0, -1, 2**53 + 1, 2**64 - 1, -(2**63), 1e300, 0.1234567890123456789, "123456789012345678901234567890"]
+    rows = [{"n": [{"m": value}]} for value in [*held, 2**64, -(2**63) - 1, 10**300]]
+    whole = json.dumps(rows) if name == "document.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    packed = gzip.compress(whole.encode()) if name.endswith(".gz") else whole.encode()
+    (in_empty_folder / name).write_bytes(packed)
+    found = values(name)
+    assert found[: len(held)] == rows[: len(held)]
+    assert [type(row["n"][0]["m"]) for row in found[: len(held)]] == list(map(type, held))
+    assert {row.reason for row in found[len(held) :]} == {"number beyond 64 bits"}
+    assert found[len(held)].detail == "found 18446744073709551616; write it as text"
+    (chunk,) = locate(DatasetConfig(path=name), "").chunks()
+    assert [row.value for row in chunk.rows()] == found
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "saved"])
+def test_numbers_that_json_has_no_word_for_are_null_however_rows_are_read(in_empty_folder, name):
+    odd = [float("nan"), float("inf"), 1.5, None]
+    columns = {
+        "x": odd,
+        "xs": [odd] * 4,
+        "inner": [{"y": value} for value in odd],
+        "half": pa.array(odd, pa.float32()),
+    }
+    table = pa.table(columns)
+    if name == "saved":
+        datasets = pytest.importorskip("datasets")
+        datasets.Dataset(table).save_to_disk(name)
+    else:
+        pq.write_table(table, name)
+    read_whole = values(name)
+    assert [row["x"] for row in read_whole] == [None, None, 1.5, None]
+    assert [row["half"] for row in read_whole] == [None, None, 1.5, None]
+    assert read_whole[0]["xs"] == [None, None, 1.5, None]
+    assert [row["inner"] for row in read_whole] == [{"y": None}, {"y": None}, {"y": 1.5}, {}]
+    (chunk,) = locate(DatasetConfig(path=name), "").chunks()
+    assert [row.value for row in chunk.rows()] == read_whole
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
@@ -204,6 +249,19 @@ def test_folders_and_globs_read_every_file_in_order(in_empty_folder):
     assert [value["name"] for value in values("rows/*.jsonl")] == ["a", "b"]
     assert [value["name"] for value in values("rows", data_files="sub/*.jsonl")] == ["sub/c"]
     assert [row.file for row in read("rows", data_files=("b.jsonl",))] == ["rows/b.jsonl"]
+
+
+def test_data_files_of_a_folder_may_be_absolute_or_lie_elsewhere(in_empty_folder):
+    write_lines(in_empty_folder / "d" / "b.jsonl", '{"a": 1}\n')
+    write_lines(in_empty_folder / "other" / "c.jsonl", '{"a": 2}\n')
+    inside, elsewhere = str(in_empty_folder / "d" / "b.jsonl"), str(in_empty_folder / "other" / "*.jsonl")
+    for path in ("d", str(in_empty_folder / "d")):
+        assert values(path, data_files=inside) == [{"a": 1}]
+        assert values(path, data_files=("b.jsonl", inside)) == [{"a": 1}]  # each file once
+        assert values(path, data_files=(elsewhere, "b.jsonl")) == [{"a": 2}, {"a": 1}]
+        assert values(path, data_files="../other/c.jsonl") == [{"a": 2}]
+    with pytest.raises(DataError, match=r"no file '/nowhere/x\.jsonl'"):
+        values("d", data_files="/nowhere/x.jsonl")
 
 
 def test_a_folder_s_test_files_are_not_trained_on(in_empty_folder):
