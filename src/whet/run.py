@@ -61,7 +61,8 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         stages.open_repository(resolved)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
-        record.note("data", {"path": str(prepared.path or ""), "manifest": dict(prepared.manifest)})
+        said = {key: value for key, value in prepared.manifest.items() if key not in ("chunks", "hashes")}
+        record.note("data", {"path": str(prepared.path or ""), "manifest": said})
         order, plan = stages.plan_run(resolved, prepared)
         record.note("plan", plan)
         stages.announce(resolved, prepared, plan)
