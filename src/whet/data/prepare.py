@@ -68,7 +68,6 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
         found = work.make(refresh=refresh)
     _refuse_faults(found, work)
     _warn_of_overlap(found, work)
-    _warn_of_date(work)
     return found
 
 
@@ -131,6 +130,7 @@ class Preparation:
         folder = Path(resolved.prepared_path)
         shared = {"code": code_identity(), "tokenizer": tokenizer_identity(tokenizer)}
         parts = [_part(found, config, tokenizer, folder / POOL, shared) for found in _locate_all(config)]
+        _warn_of_date(parts, config)
         return cls(config, parts, set_options(config, resolved), folder, resolved.num_proc)
 
     def inputs(self, chunks: Sequence[Sequence[Chunk]]) -> Inputs:
@@ -298,24 +298,21 @@ def _locate_all(config: Config) -> list[_Located]:
 
 
 def _part(found: _Located, config: Config, tokenizer: Any, pool: Path, shared: Inputs) -> Part:
-    """Make the encoder of a dataset; what it reads of the config is written down, and becomes part of the name."""
-    reads = Reads()
+    """Make the encoder of a dataset; what it reads of the config is written down, and becomes part of the name.
+
+    What else it would read while it encodes is an error. Encoders of other processes are made of the plain config and
+    cannot say so; they need not: which options a format reads is decided when it is made (a law of every format is
+    tested), and a function of the user's is watched in every process by the settings it is given.
+    """
+    reads = Reads((found.key, found.number))
     recorded = reads.of(config)
     encoder = SampleEncoder(getattr(recorded.data, found.key)[found.number], recorded, tokenizer)
     inputs = {**shared, **encoder.identity(), "options": dict(reads.values)}
+    reads.close()
     kinds = KINDS_OF_TASK[task_of(config)]
     recipe = EncoderRecipe(config, found.key, found.number, tokenizer, kinds, pool / fingerprint(inputs)[:16])
-    return Part(
-        found.key,
-        found.number,
-        found.dataset,
-        found.where,
-        found.name,
-        found.source,
-        encoder,
-        recipe,
-        inputs,
-    )
+    place = (found.key, found.number, found.dataset, found.where)
+    return Part(*place, found.name, found.source, encoder, recipe, inputs)
 
 
 def _unique_name(path: str, taken: Sequence[str]) -> str:
@@ -375,15 +372,15 @@ def _warn_of_overlap(prepared: PreparedSet, work: Preparation) -> None:
         warn(Problem(work.config.where("test_datasets"), found, fix, "eval_overlap"))
 
 
-def _warn_of_date(work: Preparation) -> None:
+def _warn_of_date(parts: Sequence[Part], config: Config) -> None:
     """Said once: all datasets are told the same day."""
-    day = next((part.inputs["date"] for part in work.parts if part.inputs["date"]), "")
+    day = next((part.inputs["date"] for part in parts if part.inputs["date"]), "")
     if day:
         found = f"the chat template writes the date of preparation, {day}, into samples; every day they are others"
         fix = (
             f'give it a date that stays in chat_template_kwargs; templates like Llama 3\'s read `date_string: "{day}"`'
         )
-        warn(Problem(work.config.where("chat_template"), found, fix, "chat_template"))
+        warn(Problem(config.where("chat_template"), found, fix, "chat_template"))
 
 
 def _refuse_ledgers(ledgers: Sequence[Ledger], work: Preparation) -> None:

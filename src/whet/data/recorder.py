@@ -18,10 +18,35 @@ _FREE = frozenset({"file", "origins", "warnings"})
 
 
 class Reads:
-    """What was read: the path of each option, as ``data.sequence_len`` or ``dataset.type``, and its value."""
+    """What was read: the path of each option, as ``data.sequence_len`` or ``dataset.type``, and its value.
 
-    def __init__(self) -> None:
+    Args:
+        own: the dataset that is called ``dataset`` there, wherever it stands, as ``("datasets", 0)``; the others are
+            called by their places. Without it every one is.
+    """
+
+    def __init__(self, own: tuple[str, int] | None = None) -> None:
         self.values: dict[str, Any] = {}
+        self._own = own
+        self._is_closed = False
+
+    def close(self) -> None:
+        """From here on only what was read may be read: its values have been given a name."""
+        self._is_closed = True
+
+    def note(self, path: str, value: Any) -> None:
+        """An option is read.
+
+        Raises:
+            RuntimeError: for the first time, and that is too late; a fault of whet's.
+        """
+        if self._is_closed and path not in self.values:
+            raise RuntimeError(f"the option {path} is read after it could name what is prepared; please report this")
+        self.values[path] = value
+
+    def place(self, key: str, number: int) -> str:
+        """What a dataset is called."""
+        return "dataset" if self._own in (None, (key, number)) else f"{key}[{number}]"
 
     def of(self, config: Config) -> Config:
         """The same config, whose reads are written down here."""
@@ -61,11 +86,13 @@ def _recording(kind: type[BaseModel]) -> type[BaseModel]:
             return copies[name]
         if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
             if name not in copies:
-                within = "dataset." if name in _DATASETS else f"{prefix}{name}."
-                copies[name] = tuple(_copy(item, reads, within) for item in value)
+                copies[name] = tuple(
+                    _copy(item, reads, f"{reads.place(name, n) if name in _DATASETS else f'{prefix}{name}[{n}]'}.")
+                    for n, item in enumerate(value)
+                )
             return copies[name]
         if name not in _DATASETS:
-            reads.values[f"{prefix}{name}"] = getattr(original, name)  # as the user wrote it, in a changed copy too
+            reads.note(f"{prefix}{name}", getattr(original, name))  # as the user wrote it, in a changed copy too
         return value
 
     namespace = {"__getattribute__": read, "__module__": __name__, "model_config": {"defer_build": True}}

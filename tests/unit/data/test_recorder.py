@@ -39,6 +39,27 @@ def test_what_is_read_is_written_down() -> None:
     }
 
 
+def test_a_dataset_is_called_the_same_wherever_it_stands_and_others_by_their_places() -> None:
+    config, _ = recorded()
+    reads = Reads(("datasets", 1))
+    config = reads.of(config)
+    assert [row.path for row in config.data.datasets] == ["a.jsonl", "b.jsonl"]
+    assert reads.values == {"datasets[0].path": "a.jsonl", "dataset.path": "b.jsonl"}
+
+
+def test_what_was_not_read_in_time_may_not_be_read_any_more() -> None:
+    config, reads = recorded()
+    assert config.data.sequence_len == 512
+    reads.close()
+    assert config.data.sequence_len == 512
+    assert config.data.datasets[0].type is not None  # a block is read by its fields
+    for read in (lambda: config.data.min_sample_len, lambda: config.data.datasets[0].path, lambda: dict(config.data)):
+        before = dict(reads.values)
+        with pytest.raises(RuntimeError, match=r"the option d\w+\.\w+ is read after it could name what is prepared"):
+            read()
+        assert reads.values == before
+
+
 def test_a_block_in_a_block_is_written_down_by_its_fields() -> None:
     config, reads = recorded()
     own = config.data.datasets[0].type

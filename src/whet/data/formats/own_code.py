@@ -10,21 +10,18 @@ object with ``tokenize_prompt``) and ``cfg`` (gives a transformation of a row, w
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from inspect import Parameter, signature
 from typing import Any, get_args
 
-from pydantic import BaseModel
-
 from whet.config.config import Config
-from whet.config.schema import fields
 from whet.config.schema.data import DatasetConfig
-from whet.core.errors import ConfigError, Problem, RowError, RowLeftOut
+from whet.core.errors import ConfigError, Problem, RowError, RowLeftOut, WhetError
 from whet.core.types import Conversation, Preference, Prompt, Sample, Several, Unpaired
 from whet.data.formats.base import CONFIGURED, Format, Row
 from whet.data.formats.code import Code, load_code
+from whet.data.formats.settings import Asked, Settings
 from whet.data.templates.resolve import dataset_place
 
 _SAMPLES = get_args(Sample)
@@ -59,8 +56,8 @@ class OwnCode:
     is_raw: bool = False
 
     def identity(self) -> str:
-        """Hash of the source of the user's function and of the modules beside it that it imports."""
-        return self.code.identity
+        """That of the code, and the dataset's number where the function is given it."""
+        return "".join([self.code.identity, *map(str, _number(self).values())])
 
     def bound(self, tokenizer: Any) -> OwnCode:
         """With the function that makes rows, which may want the tokenizer; without a template where there is none."""
@@ -69,10 +66,13 @@ class OwnCode:
             given = self.dataset.chat_template or self.dataset.chat_template_jinja
             has_template = given or template.chat_template or template.chat_template_jinja or tokenizer.chat_template
             return replace(self, template=self.template if has_template else None)
+        asked = Asked(self._asks_late)
+        made = _strategy if self.made_for == "tokenizer" else _transform
         try:
-            make = _strategy(self, tokenizer) if self.made_for == "tokenizer" else _transform(self, tokenizer)
+            make = made(self, tokenizer, asked)
         except Exception as error:  # the user's code may raise anything
             raise ConfigError(self._problem(f"{self.code.shown} failed: {_told(error, self.code)}")) from error
+        asked.close()
         return replace(self, make_row=make, is_raw=self.made_for == "cfg", template=None)
 
     def read(self, row: Row) -> Sample:
@@ -80,7 +80,7 @@ class OwnCode:
         function = self.make_row or self.code.function
         try:
             made = function(dict(row))
-        except RowError:
+        except (RowError, WhetError):
             raise
         except Exception as error:  # the user's code may raise anything
             raise RowError(f"error in {self.code.shown}", _told(error, self.code)) from error
@@ -116,9 +116,15 @@ class OwnCode:
         if turns and self.template is None:
             raise RowError("no chat template", f"{self.code.shown} gave messages: set chat_template")
 
-    def _problem(self, found: str) -> Problem:
+    def _problem(self, found: str, fix: str = "correct the function") -> Problem:
         where = self.config.where((*dataset_place(self.config, self.dataset), "type"))
-        return Problem(where, found, "correct the function", "type")
+        return Problem(where, found, fix, "type")
+
+    def _asks_late(self, option: str) -> Problem:
+        found = (
+            f"{self.code.shown} reads `{option}` while it reads rows, too late to name the prepared set by its value"
+        )
+        return self._problem(found, "read it outside the row function, and use the value there")
 
 
 def _made_for(function: Callable[..., Any]) -> str | None:
@@ -129,10 +135,10 @@ def _made_for(function: Callable[..., Any]) -> str | None:
     return first if first in ("tokenizer", "cfg") else None
 
 
-def _strategy(format_: OwnCode, tokenizer: Any) -> ReadRow:
+def _strategy(format_: OwnCode, tokenizer: Any, asked: Asked) -> ReadRow:
     """``load(tokenizer, cfg, ds_cfg)`` gives an object that tokenises rows, one at a time or a batch."""
     function = format_.code.function
-    arguments = (tokenizer, *_options(format_))
+    arguments = (tokenizer, *_settings(format_, asked))
     strategy = function(*arguments[: len(signature(function).parameters)])
     if not getattr(strategy, "supports_batched", False):
         return strategy.tokenize_prompt  # type: ignore[no-any-return]  # the user's object
@@ -144,14 +150,10 @@ def _strategy(format_: OwnCode, tokenizer: Any) -> ReadRow:
     return rows
 
 
-def _transform(format_: OwnCode, tokenizer: Any) -> ReadRow:
+def _transform(format_: OwnCode, tokenizer: Any, asked: Asked) -> ReadRow:
     """``fn(cfg)`` gives ``transform(row[, tokenizer])``, alone or with the columns to remove."""
-    function, config = format_.code.function, format_.config
-    parameters = signature(function).parameters
-    place = dataset_place(config, format_.dataset)
-    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
-    options = {"dataset_idx": place[1]} if place and (takes_any or "dataset_idx" in parameters) else {}
-    made = function(_options(format_)[0], **options)
+    function = format_.code.function
+    made = function(_settings(format_, asked)[0], **_number(format_))
     transform, mapped = made if isinstance(made, tuple) else (made, {})
     removed = mapped.get("remove_columns") or ()
     more = {"tokenizer": tokenizer} if "tokenizer" in signature(transform).parameters else {}
@@ -164,40 +166,21 @@ def _transform(format_: OwnCode, tokenizer: Any) -> ReadRow:
     return row_of
 
 
-class Settings(Mapping[str, Any]):
-    """Options whose names are attributes and keys; one that is not there is None, as Axolotl's are.
-
-    An option is looked up when it is asked for, so what a function reads is known, and what it does not read does not
-    name the prepared set.
-    """
-
-    def __init__(self, names: Collection[str], value: Callable[[str], Any]) -> None:
-        self._names, self._value = names, value
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        value = self._value(name)
-        if isinstance(value, BaseModel):
-            return Settings(type(value).model_fields, partial(getattr, value))
-        return Settings(value, value.__getitem__) if isinstance(value, dict) else value
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self.get(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _number(format_: OwnCode) -> dict[str, Any]:
+    """The dataset's place among the datasets, for a function made for Axolotl that takes it."""
+    if format_.made_for != "cfg":
+        return {}
+    parameters = signature(format_.code.function).parameters
+    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    place = dataset_place(format_.config, format_.dataset)
+    return {"dataset_idx": place[1]} if place and (takes_any or "dataset_idx" in parameters) else {}
 
 
-def _options(format_: OwnCode) -> tuple[Settings, Settings]:
+def _settings(format_: OwnCode, asked: Asked) -> tuple[Settings, Settings]:
     """Those of the config and of the dataset."""
-    dataset = format_.dataset
-    return Settings(fields(), format_.config.value), Settings(type(dataset).model_fields, partial(getattr, dataset))
+    place = dataset_place(format_.config, format_.dataset)
+    name = f"{place[0]}[{place[1]}]" if place else "dataset"
+    return Settings.of_config(format_.config, asked), Settings.of_block(format_.dataset, asked, name)
 
 
 def _told(error: Exception, code: Code) -> str:

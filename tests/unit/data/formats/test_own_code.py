@@ -12,10 +12,12 @@ from tests.configs import config_with
 from tests.tiny_tokenizers import tiny_tokenizer
 
 from whet.config import make_config
+from whet.config.resolve import resolve
 from whet.core.errors import ConfigError, RowError, RowLeftOut
 from whet.core.types import (
     Conversation,
     Document,
+    Hardware,
     Preference,
     PreferenceText,
     Prompt,
@@ -27,6 +29,7 @@ from whet.core.types import (
 )
 from whet.data.formats import format_identity, make_format
 from whet.data.formats.base import Format
+from whet.data.prepare import prepare
 from whet.data.recorder import Reads
 
 Q, A, B = ({"role": role, "content": text} for role, text in (("user", "Q"), ("assistant", "A"), ("assistant", "B")))
@@ -46,6 +49,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         return make_format(config.data.datasets[0], config, tiny_tokenizer("chatml") if bind else None)
 
     return make
+
+
+LATE = """
+    class Strategy:
+        def tokenize_prompt(self, row):
+            return {{"input_ids": [1] if {} else [2]}}
+    return Strategy()
+"""
 
 
 def returning(value: object) -> str:
@@ -170,6 +181,55 @@ def test_only_what_a_function_reads_of_the_config_is_read(own: Make, tmp_path: P
     assert not {"optimizer.learning_rate", "output.output_dir", "model.base_model"} & set(reads.values)
 
 
+@pytest.mark.parametrize(
+    ("source", "option"),
+    [
+        ("def row(cfg):\n    return lambda row: {'text': str(cfg.micro_batch_size)}\n", "micro_batch_size"),
+        ("def row(cfg):\n    return lambda row: {'text': cfg['base_model']}\n", "base_model"),
+        ("def row(cfg):\n    return lambda row: {'text': getattr(cfg, 'seed', 'x')}\n", "seed"),
+        ("def row(cfg):\n    return lambda row: {'text': str(dict(cfg))}\n", "base_model"),
+        ("def row(cfg):\n    d = cfg.datasets\n    return lambda row: {'text': d[0].path}\n", "datasets[0].path"),
+        ("def row(tokenizer, cfg, ds_cfg):\n" + LATE.format("ds_cfg.field"), "datasets[0].field"),
+        ("def row(tokenizer, cfg, ds_cfg):\n    b = cfg.bnb_config_kwargs\n" + LATE.format("cfg.seed"), "seed"),
+    ],
+)
+def test_an_option_that_rows_would_be_too_late_to_name_is_an_error(own: Make, source: str, option: str) -> None:
+    """In every process: here there is no recorder."""
+    with pytest.raises(ConfigError) as caught:
+        own(source).read({"x": 1})
+    assert f"mine.py:row reads `{option}` while it reads rows, too late" in str(caught.value)
+    assert str(caught.value).endswith("-> read it outside the row function, and use the value there")
+
+
+def test_an_option_that_was_read_in_time_may_be_read_again(own: Make) -> None:
+    source = (
+        "def row(cfg):\n    first = cfg.min_sample_len, cfg.datasets[0].path\n    def transform(row):\n"
+        "        assert 'base_model' in cfg and cfg.nothing is None and 'nothing' not in cfg and len(list(cfg))\n"
+        "        return {'text': f'{cfg.min_sample_len} {cfg.datasets[0].path} {cfg.datasets[0].nothing}'}\n"
+        "    return transform\n"
+    )
+    sample = own(source, min_sample_len=7).read({})
+    assert isinstance(sample, Document)
+    assert [segment.text for segment in sample.segments] == ["7 rows.jsonl None"]
+
+
+def test_a_prepared_set_is_named_by_every_option_that_a_function_reads(own: Make, tmp_path: Path) -> None:
+    def prepared(source: str, size: int) -> str:
+        (tmp_path / "mine.py").write_text(source)
+        row = {"path": "a.jsonl", "type": "mine.py:row"}
+        values = {"base_model": "org/m", "learning_rate": 1e-4, "datasets": [row], "micro_batch_size": size}
+        config = make_config(values, check_files=False)
+        found = prepare(config, resolve(config, Hardware("cpu")), tiny_tokenizer("chatml"))
+        return str(tiny_tokenizer("chatml").decode(found.train.tokens(0)[0]))
+
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
+    late = "def row(cfg):\n    return lambda row: {'text': f'SEQ {cfg.micro_batch_size}'}\n"
+    with pytest.raises(ConfigError, match="reads `micro_batch_size` while it reads rows"):
+        prepared(late, 1)
+    in_time = "def row(cfg):\n    size = cfg.micro_batch_size\n    return lambda row: {'text': f'SEQ {size}'}\n"
+    assert [prepared(in_time, size)[:5] for size in (1, 2)] == ["SEQ 1", "SEQ 2"]
+
+
 def test_options_of_a_dataset_are_those_of_the_format_that_reads_what_the_function_gives(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def row(row):\n    return row\n")
     config = config_with(
@@ -191,6 +251,16 @@ def test_the_identity_is_that_of_the_code_and_of_what_it_imports_beside_it(own: 
     assert format_identity(own(source + "# other\n")) != first
     (tmp_path / "helper_a.py").write_text("NAME = 'text' # other\n")
     assert format_identity(own(source)) != first
+
+
+def test_the_place_of_a_dataset_is_part_of_the_identity_where_the_function_is_given_it(tmp_path: Path) -> None:
+    source = "def row(cfg{}):\n    return lambda row: {{'text': 'words'}}\n"
+    for parameters, is_given in ((", dataset_idx=0", True), (", **options", True), ("", False)):
+        (tmp_path / "mine.py").write_text(source.format(parameters))
+        row = {"type": f"{tmp_path}/mine.py:row"}
+        config = config_with(row, row)
+        first, second = (format_identity(make_format(dataset, config)) for dataset in config.data.datasets)
+        assert (first != second) is is_given
 
 
 def test_formats_of_ours_have_no_identity_beside_the_code_of_whet() -> None:
