@@ -6,7 +6,7 @@ dataset whose share is larger than its size gives is seen more often, the others
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,8 @@ from whet.data.deck import Deck, denominator
 from whet.data.packing import IntArray
 
 By = Literal["tokens", "samples"]
+MOST_SAMPLES_OF_AN_EPOCH = 10**9
+"""Of one dataset. A plan holds a few numbers for each sample that an epoch shows: tens of GB for this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ def mix_of(
         seed: decides which samples a fraction of a dataset begins with.
 
     Raises:
-        ConfigError: a phase names a dataset that there is not, or a share is asked of a dataset without samples.
+        ConfigError: a phase names a dataset that there is not, a share is asked of a dataset without samples, or an
+            epoch would show nothing, or more than can be planned.
     """
     data = config.data
     lengths = np.asarray(lengths, dtype=np.int64)
@@ -147,6 +150,8 @@ def mix_of(
     rows = np.bincount(source, minlength=len(names))
     sizes = (tokens if data.mixing_by == "tokens" else rows).astype(np.float64)
     asked, times = _asked_times(config, names, sizes)
+    if problems := list(_too_much_or_nothing(config, names, rows, times.sum(axis=0))):
+        raise ConfigError(problems)
     if data.order == "sequential":
         times = times.sum(axis=0) * np.eye(len(names))
         times = times[times.any(axis=1)] if times.any() else times[:1]
@@ -174,9 +179,10 @@ def _asked_times(
             _weights(config, number, phase.weights, names) for number, phase in enumerate(data.phases)
         ]
     elif data.mixing_temperature is not None:
-        shares = (sizes ** (1 / data.mixing_temperature) * (sizes > 0))[None]
+        shares = ((sizes / max(sizes.max(), 1)) ** (1 / data.mixing_temperature) * (sizes > 0))[None]
     elif any(row.weight is not None for row in data.datasets):
-        shares = np.array([[row.weight or 0.0 for row in data.datasets]])
+        weights = np.array([[row.weight or 0.0 for row in data.datasets]])
+        shares = weights / weights.max()
     else:
         written = [row.epochs for row in data.datasets]
         times = np.array([1.0 if epochs is None else epochs for epochs in written] or [1.0] * len(names))
@@ -204,8 +210,30 @@ def _weights(
     ]:
         raise ConfigError(problems)
     values = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
+    values /= values.max()  # the sum of large weights would not be finite
     shares: npt.NDArray[np.float64] = values / values.sum()
     return shares
+
+
+def _too_much_or_nothing(
+    config: Config, names: tuple[str, ...], rows: npt.NDArray[np.integer], times: npt.NDArray[np.float64]
+) -> Iterator[Problem]:
+    """Datasets that an epoch would show more samples of than can be planned; epochs without a single sample.
+
+    Args:
+        rows: int64[datasets], samples of each.
+        times: float64[datasets], how often an epoch shows each sample.
+    """
+    for index, num_samples in enumerate((rows * times).tolist()):
+        if num_samples > MOST_SAMPLES_OF_AN_EPOCH:
+            key = "epochs" if config.data.datasets[index].epochs is not None else "path"
+            found = f"an epoch would show '{names[index]}' {times[index]:,.4g} times, {num_samples:,.4g} samples"
+            fix = f"ask for less of it: an epoch may show {MOST_SAMPLES_OF_AN_EPOCH:,} samples of a dataset"
+            yield Problem(config.where(("datasets", index, key)), found, fix, "datasets")
+    if rows.any() and (rows * times).sum() < 1:
+        index = next((index for index, row in enumerate(config.data.datasets) if row.epochs is not None), 0)
+        found = f"an epoch would show {(rows * times).sum():.2g} of the {rows.sum():,} samples of all datasets"
+        yield Problem(config.where(("datasets", index, "epochs")), found, "raise epochs", "datasets")
 
 
 def _without_samples(

@@ -227,6 +227,32 @@ def test_a_dataset_that_is_asked_for_and_has_no_sample_is_refused():
     assert [share.asked for share in left_out.mix.shares(left_out.times_seen(1, 1), LENGTHS[only_two])][2] == 0
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (epochs(1e9, 1, 1), r"an epoch would show 'chat' 1e\+09 times, 9e\+12 samples -> ask for less of it"),
+        (epochs(1e-6, 1e-6, 1e-6), r"an epoch would show 0\.015 of the 15,000 samples of all datasets -> raise epochs"),
+    ],
+)
+def test_an_epoch_that_cannot_be_planned_is_refused(rows, message):
+    with pytest.raises(ConfigError, match=message):
+        order_of(config_of(rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ({"rows": weights(1e308, 1e308, 1e308)}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"phases": [{"share": 1, "weights": {"chat": 1e308, "code": 1e308}}]}, [0.5, 0.5, 0]),
+        ({"mixing_temperature": 1e-9}, [1, 0, 0]),
+    ],
+)
+def test_shares_of_enormous_weights_are_finite(keys, asked):
+    tokens_equal = np.full(sum(SIZES), 10)
+    mix = order_of(config_of(**keys), tokens_equal).mix
+    assert mix.asked == pytest.approx(asked)
+
+
 def test_a_phase_names_datasets_as_they_are_reported():
     phases = [{"share": 1, "weights": {"chat-2": 1}}]
     with pytest.raises(ConfigError, match="there is no dataset 'chat-2' -> did you mean 'chat'"):
