@@ -160,6 +160,7 @@ class LookAhead:
                 raise self._failure
             else:
                 began = time.monotonic()
+                self._changed.notify_all()  # the thread may be waiting for the room of rows just taken
                 self._changed.wait()
                 self.seconds_waited += time.monotonic() - began
         return self._current
@@ -198,9 +199,8 @@ class LookAhead:
         self.most_held = max(self.most_held, self._num_unread(samples) + self._stream.num_held)
 
     def _num_unread(self, samples: Sequence[StreamSample]) -> int:
-        """Samples of this window, and of the one that rows are taken from, that are in memory."""
-        current = self._current
-        return len(samples) + (0 if current is None else current.num_left)
+        """Samples in memory: of the window that is being read, and of those before it."""
+        return len(samples) + sum(window.num_left for window in (self._current, self._ready) if window is not None)
 
     def _wait(self, ready: Callable[[], bool]) -> bool:
         """Wait until something holds; False when closed meanwhile."""

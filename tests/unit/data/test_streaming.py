@@ -317,6 +317,17 @@ def test_no_more_than_a_window_and_a_chunk_of_each_dataset_is_held(tmp_path: Pat
     assert 30 < ahead.most_held <= 30 + sum(largest)
 
 
+def test_rows_of_two_windows_are_had_at_once_though_the_thread_waits_for_room(setup: StreamSetup) -> None:
+    stream = setup.stream()
+    ahead = Watched(stream, setup.rows, setup.window, WindowMark(0, 0, 0, stream.mark()))
+    for _ in range(20):
+        assert ahead.is_idle.wait(timeout=60)
+        ahead.is_idle.clear()
+        assert len(ahead.take(7)) == 7
+    assert ahead.mark().number > 3
+    ahead.close()
+
+
 # -- rows that cannot be used ------------------------------------------------------------------------------------------
 
 
