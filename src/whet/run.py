@@ -89,6 +89,8 @@ def preprocess(config: Config, *, refresh: bool = False) -> tuple[PreparedSet, P
     Args:
         refresh: prepare again even when the set is there.
     """
+    stages.refuse_streamed(config)
+
     from whet.data.summary import print_summary
     from whet.training.tokenizer import run_tokenizer
 
@@ -104,6 +106,8 @@ def explain_prepared(config: Config) -> Explanation:
 
     Nothing is prepared.
     """
+    stages.refuse_streamed(config)
+
     from whet.data.explaining import explain
     from whet.training.tokenizer import run_tokenizer
 
@@ -128,6 +132,8 @@ def inspect(config: Config, *, rows: int = 1000, row: str | None = None) -> Insp
         rows: how many samples to show.
         row: show the samples of this row alone, named as ``chat.jsonl:12``.
     """
+    stages.refuse_streamed(config)
+
     from whet.reports.inspection import inspect
     from whet.training.tokenizer import run_tokenizer
 

@@ -51,6 +51,18 @@ def refuse_untrainable(config: Config) -> None:
         raise ConfigError(problems)
 
 
+def refuse_streamed(config: Config) -> None:
+    """For commands that show prepared rows.
+
+    Raises:
+        ConfigError: the rows are streamed, so nothing is prepared.
+    """
+    if config.data.streaming:
+        found = "streaming is true, so nothing is prepared that could be shown"
+        fix = "write streaming: false, and split: train[:1000] in the rows of datasets to look at a part"
+        raise ConfigError(Problem(config.where("streaming"), found, fix, "streaming"))
+
+
 def open_output(resolved: ResolvedRun) -> Path:
     """The output folder, made if it is not there and tried by writing to it.
 
@@ -135,19 +147,10 @@ def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
 
 
 def prepare_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool = False) -> PreparedSet:
-    """The prepared set, made now or found.
-
-    Raises:
-        ConfigError: the rows are streamed, so nothing is prepared.
-    """
+    """The prepared set, made now or found."""
     from whet.data.prepare import prepare
 
-    config = resolved.config
-    if config.data.streaming:
-        found = "streaming is true, so nothing is prepared that could be shown"
-        fix = "write streaming: false, and split: train[:1000] in the rows of datasets to look at a part"
-        raise ConfigError(Problem(config.where("streaming"), found, fix, "streaming"))
-    return prepare(config, resolved, tokenizer, refresh=refresh)
+    return prepare(resolved.config, resolved, tokenizer, refresh=refresh)
 
 
 def training_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> PreparedSet | StreamedSet:

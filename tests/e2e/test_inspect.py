@@ -147,6 +147,16 @@ def test_a_page_that_cannot_be_written_is_an_error_with_its_name(workspace: Path
     assert "file/page.html' cannot be written" in outcome.errors[0]
 
 
+@pytest.mark.parametrize("option", ["--output=page.html", "--serve", "--port=8000"])
+def test_options_of_a_page_contradict_the_terminal(option: str, workspace: Path, whet: Whet) -> None:
+    outcome = whet("inspect", "my.yaml", "--terminal", option)
+    name = option.partition("=")[0]
+    assert outcome.errors == [
+        f"whet inspect: --terminal prints the rows, and {name} is about a page -> leave one of them out"
+    ]
+    assert outcome.code == 2
+
+
 @pytest.fixture
 def served(workspace: Path) -> Any:
     process = subprocess.Popen(

@@ -32,6 +32,17 @@ def test_explain_says_why_and_prepares_nothing(workspace: Path, whet: Whet) -> N
     assert everything() == before
 
 
+@pytest.mark.parametrize("command", [("preprocess",), ("preprocess", "--explain"), ("inspect", "--terminal")])
+def test_nothing_of_a_stream_is_prepared_to_be_shown(command: tuple[str, ...], workspace: Path, whet: Whet) -> None:
+    name, *options = command
+    outcome = whet(name, "my.yaml", *options, "--streaming", "--max-steps", "3")
+    assert outcome.errors == [
+        "--streaming: streaming is true, so nothing is prepared that could be shown -> write streaming: false, "
+        "and split: train[:1000] in the rows of datasets to look at a part"
+    ]
+    assert outcome.code == 2
+
+
 def test_clean_removes_what_was_not_used_for_days_and_lists_it_before(workspace: Path, whet: Whet) -> None:
     assert whet("preprocess", "my.yaml").code == 0
     assert whet("preprocess", "my.yaml", "--sequence-len", "256").code == 0

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from whet.checks.base import Subject
 from whet.config import DatasetConfig
-from whet.core.errors import Problem, RowError, WhetError
+from whet.core.errors import Problem, RowError, RowLeftOut, WhetError
+from whet.data.finishing import Outcome
+from whet.data.ledger import FIXES
 from whet.data.readers import BadRow, Row
-from whet.data.samples import Encoded, EncodedPreference
+from whet.data.samples import Encoded, EncodedSample
 from whet.data.sources import locate
 from whet.data.tokenise import SampleEncoder
 
@@ -45,21 +47,21 @@ def _check_dataset(
         return
     encoder = SampleEncoder(dataset, subject.config, subject.tokenizer)
     results = list(zip(rows, _encode(encoder, rows), strict=True))
-    kept = [result for _, result in results if not isinstance(result, RowError)]
+    kept = [sample for _, result in results if not isinstance(result, RowError) for sample in result]
     yield from _problems_of(subject, results, num_kept=len(kept), where=where)
     if kept:
         yield _describe(dataset, limit, len(rows), kept)
-    shortest = min(map(_length, kept), default=0)
-    cut = encoder.cuts_long_rows or subject.config.data.excess_length_strategy == "truncate"
+    shortest = min((sample.num_tokens for sample in kept), default=0)
+    cut = encoder.cuts_long_rows or subject.config.data.excess_length_strategy in ("truncate", "split")
     if shortest > limit and not cut and len(rows) < ROWS_LOOKED_AT:
         found = f"'{dataset.path}': every row is longer than sequence_len {limit} (shortest {shortest} tokens)"
         fix = f"raise sequence_len to at least {shortest}, or set `excess_length_strategy: truncate`"
         yield Problem(where, found, fix, "sequence_len")
 
 
-def _encode(encoder: SampleEncoder, rows: list[Row]) -> list[Encoded | EncodedPreference | RowError]:
+def _encode(encoder: SampleEncoder, rows: list[Row]) -> list[Outcome]:
     """What becomes of each row; one that could not be read keeps its place."""
-    encoded = iter(encoder.encode_rows([row.value for row in rows if not isinstance(row.value, BadRow)]))
+    encoded = iter(encoder.encode([row.value for row in rows if not isinstance(row.value, BadRow)]))
     return [
         RowError(row.value.reason, row.value.detail) if isinstance(row.value, BadRow) else next(encoded) for row in rows
     ]
@@ -67,14 +69,14 @@ def _encode(encoder: SampleEncoder, rows: list[Row]) -> list[Encoded | EncodedPr
 
 def _problems_of(
     subject: Subject,
-    results: list[tuple[Row, Encoded | EncodedPreference | RowError]],
+    results: list[tuple[Row, Outcome]],
     *,
     num_kept: int,
     where: str,
 ) -> Iterator[str | Problem]:
     """One problem (or, where the config drops bad rows and some are left, one fact) for each reason."""
     refused = [(row, result) for row, result in results if isinstance(result, RowError)]
-    counts = Counter(error.reason for _, error in refused)
+    counts = Counter(error.reason for _, error in refused if not isinstance(error, RowLeftOut))
     drops = subject.config.data.on_bad_row == "drop" and num_kept > 0
     for reason, count in counts.items():
         row, error = next((row, error) for row, error in refused if error.reason == reason)
@@ -82,13 +84,12 @@ def _problems_of(
         if drops:
             yield f"{row.place}: {found} (dropped, as on_bad_row says)"
         else:
-            yield Problem(
-                row.place, found, f"mend the rows, or write on_bad_row: drop (dataset of {where})", "datasets"
-            )
+            fix = FIXES.get(reason, "mend the rows, or write on_bad_row: drop")
+            yield Problem(row.place, found, f"{fix} (dataset of {where})", "datasets")
 
 
-def _describe(dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: list[Encoded | EncodedPreference]) -> str:
-    lengths = [_length(sample) for sample in kept]
+def _describe(dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: list[EncodedSample]) -> str:
+    lengths = [sample.num_tokens for sample in kept]
     facts = [
         f"{dataset.path} ({dataset.type}): first {num_rows} rows",
         f"{sum(lengths):,} tokens",
@@ -102,9 +103,3 @@ def _describe(dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: li
     if too_long:
         facts.append(f"{too_long} longer than sequence_len {sequence_len:,}")
     return ", ".join(facts)
-
-
-def _length(sample: Encoded | EncodedPreference) -> int:
-    if isinstance(sample, Encoded):
-        return len(sample)
-    return len(sample.prompt_ids) + max(len(sample.chosen_ids), len(sample.rejected_ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,8 @@ def inspect(
     from whet.cli.session import open_config
     from whet.run import inspect as inspect_run
 
+    if terminal:
+        _refuse_options_of_a_page({"--output": output is not None, "--serve": serve, "--port": port is not None})
     config = open_config(config_file, arguments_of(context))
     inspection = inspect_run(config, rows=rows or (ROWS_OF_TERMINAL if terminal else ROWS_OF_PAGE), row=row)
     if terminal:
@@ -59,6 +62,15 @@ def inspect(
     _write(text, output or _default_output(config))
     if serve or port is not None:
         _serve(text, port or 0)
+
+
+def _refuse_options_of_a_page(written: Mapping[str, bool]) -> None:
+    from whet.core.errors import ConfigError, Problem
+
+    option = next((option for option, is_written in written.items() if is_written), None)
+    if option is not None:
+        found = f"--terminal prints the rows, and {option} is about a page"
+        raise ConfigError(Problem("whet inspect", found, "leave one of them out"))
 
 
 def _default_output(config: Config) -> Path:

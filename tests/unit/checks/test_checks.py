@@ -134,6 +134,16 @@ def test_every_dataset_and_every_reason_is_reported(subject: MakeSubject, tmp_pa
     assert len(facts) == 1
 
 
+def test_a_template_that_rewrites_history_is_answered_with_the_choice(subject: MakeSubject, tmp_path: Path) -> None:
+    answers = ("<think>one</think>1", "<think>two</think>2")
+    turns = [({"role": "user", "content": "?"}, {"role": "assistant", "content": answer}) for answer in answers]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [message for turn in turns for message in turn]}))
+    _, problems = findings("data", subject(chat_template="qwen3"))
+    assert len(problems) == 1
+    assert problems[0].found.startswith("1 of the first 1 rows: the template rewrites earlier turns: message 1 is ")
+    assert problems[0].fix.startswith("set `explode_turns: true` in the dataset")
+
+
 def test_bad_rows_are_facts_where_the_config_drops_them_and_some_are_left(subject: MakeSubject, tmp_path: Path) -> None:
     text = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text('{"text": 1}\n' + text)
