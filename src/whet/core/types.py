@@ -20,7 +20,7 @@ class TrainRange:
 
 
 class Turn(NamedTuple):
-    """One message of a conversation. (A tuple, because millions are made: a frozen dataclass takes three times as long.)
+    """One message of a conversation. A tuple, because millions are made and a frozen dataclass takes longer.
 
     Attributes:
         message: exactly what the chat template sees; holds at least ``role``.

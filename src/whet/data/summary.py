@@ -132,7 +132,9 @@ def _repeats_table(manifest: Mapping[str, Any]) -> Table | None:
     ]
     for what, count, examples in counts:
         if count:
-            table.add_row(what, "\n".join(f"{_base(one)} = {_base(other)}" for one, other in examples[:3]), f"{count:,}")
+            table.add_row(
+                what, "\n".join(f"{_base(one)} = {_base(other)}" for one, other in examples[:3]), f"{count:,}"
+            )
     return table if table.row_count else None
 
 

@@ -1,4 +1,4 @@
-"""Laws of encoding many rows: a row's fate is its own, memory does not grow with one row's samples, mistakes are told."""
+"""Encoding many rows: a row's fate is its own, memory does not grow with one row's samples, mistakes are told."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_engine_that_dies_is_given_up(monkeypatch):
         def encode(self, texts):
             type(self).calls += 1
             if len(texts) > texts_checked:
-                raise BaseException("a panic")  # noqa: TRY002 - what native code raises
+                raise BaseException("a panic")
             return Reference(tokenizer).encode(texts)
 
     texts_checked = texts.CHECKED_TEXTS
