@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 from whet.config.user_code import code_folders, code_name, found_file
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import nearest
+from whet.data.formats.code_files import Roots, identity_of, source_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Code:
         shown: how it is called in messages.
         file: that it is written in; None where that is unknown.
         name, config_file: what `load_code` found it by; so it is found again in another process.
-        identity: hash of the source of its module, and of the modules from the same folder that it imports.
+        identity: hash of the source of its module, of the user's own modules that it imports anywhere, and of the files
+            that these say they depend on.
     """
 
     function: Callable[..., Any]
@@ -48,7 +50,7 @@ def load_code(name: str, config_file: str, where: str, key: str) -> Code:
     it is called.
 
     Raises:
-        ConfigError: it is not there, or importing it fails.
+        ConfigError: it is not there, importing it fails, or a file that it says it depends on is not there.
     """
     named = code_name(name)
     if named is None or not named.function:
@@ -60,9 +62,11 @@ def load_code(name: str, config_file: str, where: str, key: str) -> Code:
             fix = "paths count from the working folder, then from the YAML's"
             raise ConfigError(Problem(where, f"there is no file '{named.file}'", fix, key))
         folders.append(file.parent.absolute())
-        module = _imported(lambda: _module_of(file), name, where, key, folders)
+        module = _imported(lambda: _module_of(file, Roots(folders)), name, where, key, folders)
+        files = source_files([file], Roots(folders))
     else:
-        module = _imported(lambda: importlib.import_module(named.module), name, where, key, folders)
+        module = _imported(lambda: _module_named(named.module, Roots(folders)), name, where, key, folders)
+        files = _files_of(module, Roots(folders))
     function = getattr(module, named.function, None)
     if not callable(function):
         source = named.file or named.module
@@ -72,13 +76,17 @@ def load_code(name: str, config_file: str, where: str, key: str) -> Code:
         raise ConfigError(Problem(where, f"there is no function '{named.function}' in {source}", fix, key))
     path = Path(module.__file__) if module.__file__ else None
     shown = f"{Path(named.file).name if named.file else named.module}:{named.function}"
-    return Code(function, shown, path, _hash(module), name, config_file)
+    identity = identity_of(files)
+    vars(module).setdefault(_IMPORTED_AS, identity)
+    return Code(function, shown, path, identity, name, config_file)
 
 
 def _imported(load: Callable[[], ModuleType], name: str, where: str, key: str, folders: list[Path]) -> ModuleType:
     sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
     try:
         return load()
+    except ConfigError:
+        raise
     except Exception as error:  # the user's code may raise anything
         lines = traceback.extract_tb(error.__traceback__)
         line = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
@@ -86,12 +94,15 @@ def _imported(load: Callable[[], ModuleType], name: str, where: str, key: str, f
         raise ConfigError(Problem(where, found, "correct the file, or install what it imports", key)) from error
 
 
-def _module_of(file: Path) -> ModuleType:
-    """The module in a file, anew where the file has changed since it was imported."""
-    source = file.read_bytes()
-    name = f"whet_user_{hashlib.blake2b(str(file).encode() + source, digest_size=8).hexdigest()}"
+def _module_of(file: Path, roots: Roots) -> ModuleType:
+    """The module in a file, anew where it, or what it is made of, has changed since it was imported."""
+    files = source_files([file], roots)
+    prefix = f"whet_user_{hashlib.blake2b(str(file).encode(), digest_size=8).hexdigest()}_"
+    name = prefix + identity_of(files)
     if name in sys.modules:
         return sys.modules[name]
+    if older := [each for each in sys.modules if each.startswith(prefix)]:
+        _forget(files, older)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -105,34 +116,34 @@ def _module_of(file: Path) -> ModuleType:
     return module
 
 
-def _hash(module: ModuleType) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(_files(module)):
-        source = file.read_bytes()
-        digest.update(f"{file.name}\0{len(source)}\0".encode() + source)
-    return digest.hexdigest()
+def _module_named(name: str, roots: Roots) -> ModuleType:
+    """As `_module_of`, of a module by its name."""
+    known = sys.modules.get(name)
+    if known is not None and _IMPORTED_AS in vars(known):
+        files = _files_of(known, roots)
+        if identity_of(files) != vars(known)[_IMPORTED_AS]:
+            _forget(files, [name])
+    return importlib.import_module(name)
 
 
-def _files(module: ModuleType) -> set[Path]:
-    """The module's file and those below its folder that it imports from, directly or not."""
+_IMPORTED_AS = "__whet_identity__"
+"""Name, in a module of the user's, of what its sources were when it was imported."""
+
+
+def _forget(files: set[Path], names: list[str]) -> None:
+    """Let modules be imported anew: those that are called so, and those in the files."""
+    importlib.invalidate_caches()
+    for name, module in list(sys.modules.items()):
+        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if name in names or (file and name != "__main__" and Path(file).absolute() in files):
+            del sys.modules[name]
+
+
+def _files_of(module: ModuleType, roots: Roots) -> set[Path]:
+    """Files of a named module, of its packages and of what they are made of."""
     if not module.__file__:
         return set()
-    folder = Path(module.__file__).parent
-    found: set[Path] = set()
-    waiting = [module]
-    while waiting:
-        file = Path(waiting[-1].__file__ or "")
-        reached = waiting.pop()
-        if file in found or not file.is_file() or folder not in file.parents:
-            continue
-        found.add(file)
-        waiting += _reached(reached)
-    return found
-
-
-def _reached(module: ModuleType) -> Iterator[ModuleType]:
-    """Modules that are, or have defined, what a module's names stand for."""
-    for value in list(vars(module).values()):
-        other = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
-        if isinstance(other, ModuleType) and getattr(other, "__file__", None):
-            yield other
+    file, parts = Path(module.__file__).absolute(), module.__name__.split(".")
+    depth = len(parts) - (0 if file.stem == "__init__" else 1)
+    within = Roots(roots.folders, (parts[0], file.parents[depth]))
+    return source_files([file, *within.files(module.__name__)], within)

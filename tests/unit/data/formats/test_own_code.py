@@ -253,6 +253,104 @@ def test_the_identity_is_that_of_the_code_and_of_what_it_imports_beside_it(own: 
     assert format_identity(own(source)) != first
 
 
+@pytest.mark.parametrize(
+    ("files", "source"),
+    [
+        (["helper_b.py"], "def row(row):\n    import helper_b\n    return row\n"),
+        (["helper_c.py"], "def row(row):\n    from helper_c import say as said\n    return row\n"),
+        (["inner/deep.py"], "def row(row):\n    import inner.deep\n    return row\n"),
+        (["pack/__init__.py"], "def row(row):\n    from pack import say\n    return row\n"),
+        (
+            ["pack2/__init__.py", "pack2/part.py"],
+            "class A:\n    def f(self):\n        from pack2 import part\ndef row(row): ...",
+        ),
+        (["helper_d.py"], "from importlib import import_module\ndef row(row):\n    import_module('helper_d')\n"),
+        (["helper_e.py"], "def row(row):\n    __import__('helper_e')\n"),
+        (["map.txt"], "DEPENDS_ON = ['map.txt']\ndef row(row): ..."),
+        (["lists/a.txt", "lists/b/c.txt"], "DEPENDS_ON: list[str] = ('lists',)\ndef row(row): ..."),
+        (["lib/helper_f.py"], "import sys\nsys.path.append({folder!r} + '/lib')\nimport helper_f\ndef row(row): ..."),
+    ],
+)
+def test_every_file_that_a_function_is_made_of_is_part_of_its_identity(
+    own: Make, tmp_path: Path, files: list[str], source: str
+) -> None:
+    source = source.replace("{folder!r}", repr(str(tmp_path)))
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("say = 'one'\n")
+    seen = [format_identity(own(source))]
+    assert format_identity(own(source)) == seen[0]
+    for file in files:
+        (tmp_path / file).write_text("say = 'another'\n")
+        seen.append(format_identity(own(source)))
+    (tmp_path / "beside.py").write_text("")
+    assert format_identity(own(source)) == seen[-1]
+    assert len(set(seen)) == len(files) + 1
+
+
+def test_files_are_followed_from_module_to_module(own: Make, tmp_path: Path) -> None:
+    (tmp_path / "helper_g.py").write_text("def say():\n    import chain.link\n")
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain" / "link.py").write_text("from . import end\nfrom .. import beyond\nimport chain.link\n")
+    (tmp_path / "chain" / "end.py").write_text("DEPENDS_ON = ['words.txt']\n")
+    (tmp_path / "chain" / "words.txt").write_text("one")
+    source = "def row(row):\n    import helper_g, numpy, no_such_module\n"
+    first = format_identity(own(source))
+    (tmp_path / "chain" / "words.txt").write_text("two")
+    second = format_identity(own(source))
+    (tmp_path / "beyond.py").write_text("")
+    assert len({first, second, format_identity(own(source))}) == 3
+
+
+def test_a_named_module_is_followed_too_and_imported_anew_when_it_changes(own: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "my_followed_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "words.py").write_text("WORD = 'one'\n")
+    (folder / "rows.py").write_text("from my_followed_package.words import WORD\ndef row(row): return {'text': WORD}\n")
+    seen = []
+    for word in ("one", "another", "one"):
+        (folder / "words.py").write_text(f"WORD = '{word}'\n")
+        format_ = own("", kind="my_followed_package.rows.row")
+        sample = format_.read({})
+        assert isinstance(sample, Document)
+        assert sample.segments[0].text == word
+        seen.append(format_identity(format_))
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_a_helper_that_changed_is_imported_anew(own: Make, tmp_path: Path) -> None:
+    for source in (
+        "import helper_h\ndef row(row):\n    return {'text': helper_h.WORD}\n",
+        "def row(row):\n    import helper_h\n    return {'text': helper_h.WORD}\n",
+    ):
+        for word in ("one", "another", "one"):
+            (tmp_path / "helper_h.py").write_text(f"WORD = '{word}'\n")
+            sample = own(source).read({})
+            assert isinstance(sample, Document)
+            assert sample.segments[0].text == word
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "import os\nDEPENDS_ON = ['map.txt']\ndef row(row): ...",
+            "mine.py:2: DEPENDS_ON: there is no file 'map.txt' -> correct the path; it counts from ",
+        ),
+        (
+            "name = 'x'\nDEPENDS_ON = [name]\ndef row(row): ...",
+            'mine.py:2: DEPENDS_ON is no list of texts -> write the paths themselves: DEPENDS_ON = ["names.txt"]',
+        ),
+        ("DEPENDS_ON = 'map.txt'\ndef row(row): ...", "mine.py:1: DEPENDS_ON is no list of texts"),
+    ],
+)
+def test_what_a_function_depends_on_is_there(own: Make, source: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        own(source)
+    assert str(caught.value).startswith(message)
+
+
 def test_the_place_of_a_dataset_is_part_of_the_identity_where_the_function_is_given_it(tmp_path: Path) -> None:
     source = "def row(cfg{}):\n    return lambda row: {{'text': 'words'}}\n"
     for parameters, is_given in ((", dataset_idx=0", True), (", **options", True), ("", False)):
