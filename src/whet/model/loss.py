@@ -74,7 +74,8 @@ def document_of_position(batch: Mapping[str, Any], positions: torch.Tensor) -> t
     if "cu_seq_lens_q" not in batch:
         return positions // batch["input_ids"].shape[1]
     ends: torch.Tensor = batch["cu_seq_lens_q"][1:]
-    return torch.searchsorted(ends, positions.to(ends.dtype), right=True)
+    documents: torch.Tensor = torch.searchsorted(ends, positions.to(ends.dtype), right=True)
+    return documents
 
 
 def model_inputs(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
