@@ -132,7 +132,10 @@ def obey(order: Order) -> int:
         if order.command:
             from whet.cli.main import run_command
 
-            return run_command(order.command)
+            code = run_command(order.command)
+            if code:
+                tell("failed")
+            return code
         tell(f"done {json.dumps(prepare_as(order))}")
     except BaseException:  # noqa: BLE001
         traceback.print_exc()

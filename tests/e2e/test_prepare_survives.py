@@ -31,7 +31,11 @@ class Driver:
     """The warm process of `prepare_driver`."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "TOKENIZERS_PARALLELISM": "false",  # its threads are not there after a fork, and are waited for
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("prepare_driver.py"))],
             stdin=subprocess.PIPE,
@@ -94,6 +98,7 @@ class Events:
                 seen.append(line)
                 if line.startswith(begin):
                     return line.removeprefix(begin)
+                assert line != "failed", f"a process failed (see stderr.txt) after {seen}"
             elif select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 self.text += os.read(self.descriptor, 1 << 16).decode()
             else:
@@ -152,11 +157,15 @@ def place(driver: Driver, tmp_path: Path) -> Place:
 
 
 def content(prepared: str | Path, place: Place) -> dict[str, str]:
-    """File of a set -> hash; the manifest without the time."""
+    """File of a set -> hash; the manifest without its history: when it was made, and by which engines.
+
+    A process looks for a fast engine when it has encoded for a while, so that depends on who did how much.
+    """
     folder = place.folder / prepared
     hashes = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
     manifest = json.loads(hashes["manifest.json"])
     assert manifest.pop("created")
+    assert manifest.pop("engines")["rows"]
     hashes["manifest.json"] = json.dumps(manifest).encode()
     return {name: hashlib.sha256(value).hexdigest() for name, value in hashes.items()}
 

@@ -198,6 +198,9 @@ def _encoding(title: str, old: Inputs, new: Inputs) -> Iterator[str]:
         yield f"{whose}{key}: {_value(old['options'][option])} -> {_value(new['options'][option])}"
     if old["template"] != new["template"] and not any("chat_template" in option for option in options):
         yield "the chat template changed"
+    if old.get("date", "") != new.get("date", ""):
+        before, after = (_value(inputs.get("date") or None) for inputs in (old, new))
+        yield f"the date that the chat template writes: {before} -> {after}"
     if old["format"] != new["format"]:
         yield f"{_name(title)}: the code that reads its rows changed"
     if not options and set(old["options"]) != set(new["options"]):

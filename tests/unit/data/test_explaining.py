@@ -25,7 +25,14 @@ SELECTION = {
     "val_set_size": 0,
     "seed": None,
 }
-ENCODING = {"code": "c", "tokenizer": "t", "template": "j", "format": "", "options": {"data.train_on_inputs": False}}
+ENCODING = {
+    "code": "c",
+    "tokenizer": "t",
+    "template": "j",
+    "format": "",
+    "date": "",
+    "options": {"data.train_on_inputs": False},
+}
 
 
 def rows(digests: str, file: str = "chat.jsonl", each: int = 10) -> list[Rows]:
@@ -72,6 +79,7 @@ def test_what_makes_the_same_set_has_no_differences() -> None:
             making(*rows("abcdef"), template="k", options={**ENCODING["options"], "data.train_on_inputs": True}),
             ["train_on_inputs: false -> true", "the chat template changed"],
         ),
+        (making(*rows("abcdef"), date="1 May 2026"), ["the date that the chat template writes: not set -> 1 May 2026"]),
         (making(*rows("abcdef"), format="f"), ["chat: the code that reads its rows changed"]),
         (
             making(*rows("abcdef"), options={**ENCODING["options"], "dataset.type": "alpaca"}),
