@@ -54,9 +54,11 @@ def train(
     if launcher is Launcher.TORCHRUN:
         launch_ranks(config, config_file, arguments, resume, num_processes)
         return
+    from whet.distributed.launch import leave_ranks
     from whet.run import train as train_run
 
     train_run(config, resume=resume)
+    leave_ranks()
 
 
 def _resume_value(text: str | None) -> str | bool | None:

@@ -36,6 +36,18 @@ def torchrun_command(
     return [sys.executable, "-m", "whet.distributed.elastic", *own, *launcher_args, "-m", "whet", *words]
 
 
+def leave_ranks() -> None:
+    """Part from the other ranks of a run that is over; nothing where there are none.
+
+    A process that ends with the threads of its group alive is now and then aborted after all was saved ("terminate
+    called without an active exception", exit code 134; torch 2.13 with gloo, on a machine with other work).
+    """
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def default_num_processes() -> int:
     """One process for each accelerator; 2 where there is none, to try a run out."""
     from whet.distributed.hardware import probe
