@@ -274,6 +274,33 @@ CHAT_TEMPLATES = (
     "qwen_25",
 )
 """Templates that whet ships. Beside them: tokenizer_default, tokenizer_default_fallback_<name>, jinja."""
+_UNSEEN = "remove it: no template sees it, for transformers' apply_chat_template takes it"
+TEMPLATE_VARIABLES_TAKEN: dict[str, str] = {
+    "messages": "put messages into the rows",
+    "tools": "put tools into the rows (field_tools)",
+    "documents": "put their texts into the messages",
+    "add_generation_prompt": "remove it: training asks for none, and chat always does",
+    "chat_template": "write chat_template beside chat_template_kwargs",
+    **dict.fromkeys(
+        (
+            "continue_final_message",
+            "conversation",
+            "conversations",
+            "max_length",
+            "padding",
+            "return_assistant_tokens_mask",
+            "return_dict",
+            "return_tensors",
+            "sanitize_control_tokens",
+            "self",
+            "tokenize",
+            "tokenizer_kwargs",
+            "truncation",
+        ),
+        _UNSEEN,
+    ),
+}
+"""Names that no variable in `chat_template_kwargs` can have -> what to do instead."""
 CHAT_TEMPLATES_NOT_YET = (
     "aya",
     "command_a",

@@ -177,6 +177,16 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"chat_template": "chatml", "chat_template_jinja": "{{ x }}"},
         "chat_template_jinja would not be used: chat_template is chatml",
     ),
+    (
+        "template_variables_have_free_names",
+        {"chat_template_kwargs": {"mood": "glad", "tokenize": True}},
+        "chat_template_kwargs: 'tokenize' cannot be a variable of the template -> remove it: no template sees it",
+    ),
+    (
+        "template_variables_have_free_names",
+        {"chat_template_kwargs": {"tools": []}},
+        "'tools' cannot be a variable of the template -> put tools into the rows (field_tools)",
+    ),
     ("the_tokenizer_is_a_fast_one", {"tokenizer_use_fast": False}, "tokenizer_use_fast is false"),
     (
         "batch_is_described_once",
@@ -376,6 +386,10 @@ ROWS: list[tuple[Mapping[str, Any], str]] = [
     ),
     ({"chat_template": "jinja"}, "datasets[0].chat_template: there is no chat_template_jinja"),
     ({"chat_template": "chatml", "chat_template_jinja": "{{x}}"}, "not used, for chat_template is chatml"),
+    (
+        {"chat_template_kwargs": {"chat_template": "x"}},
+        "datasets[0].chat_template_kwargs: 'chat_template' cannot be a variable of the template -> write chat_template",
+    ),
     ({"shards": 3}, "datasets[0].shards: shards_idx is not written"),
     ({"shards_idx": 3}, "datasets[0].shards_idx: shards is not written"),
     ({"shards": 3, "shards_idx": 3}, "datasets[0].shards_idx: 3 is no part of 3 -> write a number from 0 to 2"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from whet.config.config import Config
 from whet.config.names import (
     ADAPTERS,
@@ -19,6 +21,7 @@ from whet.config.names import (
     OPTIMIZERS,
     OPTIMIZERS_NOT_YET,
     SCHEDULERS,
+    TEMPLATE_VARIABLES_TAKEN,
 )
 from whet.config.rules.base import Place, Rule, at, contributed, shown_place
 from whet.config.tasks import method_key
@@ -129,6 +132,18 @@ def template_problem(config: Config, place: Place, name: str | None) -> Problem 
     return Problem(where, f"{shown}: there is no template '{name}'", suggestion(bare, names), key)
 
 
+def template_variables_have_free_names(config: Config) -> Problem | None:
+    return variables_problem(config, ("chat_template_kwargs",), config.template.chat_template_kwargs)
+
+
+def variables_problem(config: Config, place: Place, variables: Mapping[str, object] | None) -> Problem | None:
+    taken = next((name for name in variables or () if name in TEMPLATE_VARIABLES_TAKEN), None)
+    if taken is None:
+        return None
+    found = f"{shown_place(place)}: '{taken}' cannot be a variable of the template"
+    return Problem(config.where((*place, taken)), found, TEMPLATE_VARIABLES_TAKEN[taken], str(place[0]))
+
+
 NAME_RULES: tuple[Rule, ...] = (
     the_method_exists,
     there_is_one_method,
@@ -139,4 +154,5 @@ NAME_RULES: tuple[Rule, ...] = (
     the_attention_exists,
     the_losses_exist,
     the_template_exists,
+    template_variables_have_free_names,
 )

@@ -9,7 +9,7 @@ from whet.config.config import Config
 from whet.config.names import DATASET_TYPES_NOT_YET, STYLED_TYPES, STYLES, TYPES
 from whet.config.placeholders import WrongFormat, pieces
 from whet.config.rules.base import Place, contributed, shown_place
-from whet.config.rules.names import template_problem
+from whet.config.rules.names import template_problem, variables_problem
 from whet.config.schema import DatasetConfig, PromptFormat
 from whet.config.tasks import Task, bare_type, method_key, task_of
 from whet.config.user_code import code_name, is_importable
@@ -22,7 +22,7 @@ def row_problems(config: Config) -> list[Problem]:
     return [
         problem
         for place, row in _rows(config)
-        for rule in (_type, _template, _jinja, _shards, _mapping, _text, _transform, _synthetic)
+        for rule in (_type, _template, _jinja, _variables, _shards, _mapping, _text, _transform, _synthetic)
         if (problem := rule(config, place, row)) is not None
     ]
 
@@ -196,6 +196,10 @@ def _jinja(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
         found = f"not used, for chat_template is {row.chat_template}"
         return _row_problem(config, (*place, "chat_template_jinja"), found, "write chat_template: jinja, or remove one")
     return None
+
+
+def _variables(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
+    return variables_problem(config, (*place, "chat_template_kwargs"), row.chat_template_kwargs)
 
 
 def _shards(config: Config, place: Place, row: DatasetConfig) -> Problem | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
 from tests.tiny_tokenizers import byte_level_tokenizer, tiny_renderer, tiny_tokenizer
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from whet.config.names import TEMPLATE_VARIABLES_TAKEN
 from whet.core.errors import ConfigError, DataError, RowError
 from whet.core.types import Conversation, TrainRange, Turn
 from whet.data.templates.environment import TracingEnvironment
@@ -197,3 +201,11 @@ def test_a_render_that_is_not_the_stock_one_is_a_fault() -> None:
 def test_a_template_stays_in_its_sandbox(escape: str) -> None:
     text = trace("words", Source(0, "content"))
     assert TracingEnvironment().from_string(escape).render(text=text) == ""
+
+
+def test_no_variable_of_a_template_has_the_name_of_an_argument_of_transformers() -> None:
+    for function in (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template):
+        arguments = signature(function).parameters.values()
+        taken = {each.name for each in arguments if each.kind is not Parameter.VAR_KEYWORD}
+        assert taken <= set(TEMPLATE_VARIABLES_TAKEN)
+    assert "messages" in TEMPLATE_VARIABLES_TAKEN
