@@ -181,6 +181,10 @@ class Feed:
         self._last = None
         self._chunks = self._part.source.chunks()
 
+    def close(self) -> None:
+        """Close the files that are open; nothing is read after it."""
+        self._chunks = iter(())
+
     def mark(self) -> FeedMark:
         """From where to go on after what has been taken."""
         before = self._before.as_dict()

@@ -142,11 +142,12 @@ class LookAhead:
             return self._begin.stream if self._current is None else self._current.end.stream
 
     def close(self) -> None:
-        """End the thread; what it is about to encode, it finishes first."""
+        """End the thread, which finishes what it encodes first, and close the files that are open."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        self._stream.close()
 
     def _window(self) -> _Window:
         """The window of the next row; waits for it."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -374,11 +374,23 @@ def test_a_dataset_that_gives_nothing_is_told_and_not_read_for_ever(tmp_path: Pa
         setup.stream().take()
 
 
-def test_closing_ends_the_thread_whatever_it_does(setup: StreamSetup) -> None:
+def test_closing_ends_the_thread_and_closes_the_files_whatever_it_does(
+    setup: StreamSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[BinaryIO] = []
+    opened = LocalFile.open
+
+    def watched(self: LocalFile, *, seekable: bool = False) -> BinaryIO:
+        files.append(opened(self, seekable=seekable))
+        return files[-1]
+
+    monkeypatch.setattr(LocalFile, "open", watched)
     for taken in (0, 1, 40):
         ahead = look_ahead(setup)
         ahead.take(taken)
         ahead.close()
+    assert files
+    assert all(file.closed for file in files)
     assert not [thread for thread in threading.enumerate() if thread.name == "whet-stream"]
 
 
