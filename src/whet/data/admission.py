@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from whet.data.chunk_file import EncodedRows, Fault
 from whet.data.chunks import Chunk
-from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED, Ledger
+from whet.data.ledger import NOTHING_LEFT, PARTLY, SAME_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED, Ledger, Tally
 from whet.data.readers import place
 
 Strategy = Literal["drop", "truncate", "raise", "split"]
@@ -43,8 +43,8 @@ class Admitted:
         row: int32[K], their rows in the chunk file, in order; a row that is split stands there several times.
         begin, end: int32[K], the tokens that each keeps.
         num_supervised: int32[K], targets among them.
-        dropped: reason -> rows of the file that give nothing.
-        done: what was done -> rows of the file that were cut or split.
+        dropped: reason -> rows of the chunk file that give nothing.
+        done: what was done -> rows of the chunk file that were cut or split.
     """
 
     row: Ints
@@ -64,15 +64,19 @@ def admit(chunk: EncodedRows, limits: Limits) -> Admitted:
     empty = ~short & (supervised == 0) & limited
     long = ~short & ~empty & (tokens > limits.most) & limited
     whole = rows[~short & ~empty & ~long]
-    dropped = {TOO_SHORT: rows[short], UNSUPERVISED: rows[empty]}
-    pieces: list[tuple[int, int, int, int]] = []
+    dropped = {UNSUPERVISED: rows[empty]}
+    pieces: list[_Piece] = []
     done = ""
     if limits.strategy in ("drop", "raise"):
         dropped[TOO_LONG] = rows[long]
     else:
         done = SPLIT if limits.strategy == "split" and chunk.kind == "tokens" else CUT
-        pieces = [piece for row in rows[long].tolist() for piece in _pieces(chunk, row, limits, split=done == SPLIT)]
-        dropped[NOTHING_LEFT] = np.setdiff1d(rows[long], [piece[0] for piece in pieces]).astype(np.int32)
+        outcomes = {row: _pieces(chunk, row, limits, split=done == SPLIT) for row in rows[long].tolist()}
+        pieces = [piece for outcome in outcomes.values() if not isinstance(outcome, str) for piece in outcome]
+        for reason in (NOTHING_LEFT, SAME_LEFT):
+            lost = [row for row, outcome in outcomes.items() if outcome == reason]
+            dropped[reason] = np.array(lost, dtype=np.int32)
+    dropped[TOO_SHORT] = rows[short]
     cut = np.array(pieces, dtype=np.int32).reshape(-1, 4).T
     row = np.concatenate([whole, cut[0]])
     order = np.argsort(row, kind="stable")
@@ -88,6 +92,8 @@ def account_for(
 ) -> Admitted:
     """Apply the limits to a chunk, and enter all of its rows that are not whole samples in a ledger.
 
+    Where a row gave several samples and some of them are kept, the others are no dropped row but a part of one.
+
     Args:
         chunk: for the places of its rows.
         num_rows: its lines that are rows, encoded or not.
@@ -102,11 +108,29 @@ def account_for(
         ledger.drops(reason, bad=found.bad).add_many(found.count, named)
     admitted, lengths = admit(rows, limits), rows.num_tokens
     numbers = numbers_of(chunk, rows.line)
-    for entries, lost in ((ledger.drops, admitted.dropped), (ledger.cuts, admitted.done)):
-        for reason, dropped in lost.items():
-            tally = ledger.drops(reason, bad=True) if reason == UNSUPERVISED else entries(reason)
-            tally.add_many(len(dropped), _named(chunk, numbers[dropped], lengths[dropped]), lengths[dropped])
+    for tally, lost in _losses(admitted, rows.line, ledger):
+        first = lost[np.unique(rows.line[lost], return_index=True)[1]]
+        tally.add_many(len(first), _named(chunk, numbers[first], lengths[first]), lengths[lost])
     return admitted
+
+
+def _losses(admitted: Admitted, line: Ints, ledger: Ledger) -> Iterator[tuple[Tally, Ints]]:
+    """The tallies of what a chunk lost, each with the rows of the chunk file that it is to count.
+
+    A row whose samples are dropped for several reasons is entered for the first of them.
+    """
+    kept = np.isin(line, line[admitted.row])
+    entered = np.zeros(len(line), dtype=np.bool_)
+    for reason, lost in admitted.dropped.items():
+        bad = reason == UNSUPERVISED
+        whole, partly = lost[~kept[lost] & ~entered[lost]], lost[kept[lost]]
+        entered |= np.isin(line, line[whole])
+        if len(whole):
+            yield ledger.drops(reason, bad=bad), whole
+        if len(partly):
+            yield ledger.cuts(PARTLY + reason, bad=bad), partly
+    for done, cut in admitted.done.items():
+        yield ledger.cuts(done), cut
 
 
 def numbers_of(chunk: Chunk, lines: Ints) -> npt.NDArray[np.int64]:
@@ -129,16 +153,24 @@ def _filled(rows: dict[str, Ints]) -> dict[str, Ints]:
     return {name: values for name, values in rows.items() if len(values)}
 
 
-def _pieces(chunk: EncodedRows, row: int, limits: Limits, *, split: bool) -> Sequence[tuple[int, int, int, int]]:
-    """(row, begin, end, targets) of what is kept of a sample that is too long."""
+_Piece = tuple[int, int, int, int]
+"""(row, begin, end, targets)"""
+
+
+def _pieces(chunk: EncodedRows, row: int, limits: Limits, *, split: bool) -> Sequence[_Piece] | str:
+    """What is kept of a sample that is too long, or why nothing is."""
     if chunk.kind in ("preference", "unpaired"):
         names = ("chosen_ids", "rejected_ids") if chunk.kind == "preference" else ("completion_ids",)
         room = limits.most - len(chunk.sequence("prompt_ids", row))
-        left = sum(min(room, len(chunk.sequence(name, row))) for name in names)
-        return [(row, 0, limits.most, left)] if room >= 1 else []
+        answers = [chunk.sequence(name, row)[: max(room, 0)] for name in names]
+        if not all(map(len, answers)):
+            return NOTHING_LEFT
+        if len(answers) == 2 and np.array_equal(answers[0], answers[1]):
+            return SAME_LEFT
+        return [(row, 0, limits.most, sum(map(len, answers)))]
     supervised = chunk.sequence("supervised", row)
     begins = range(0, len(supervised), limits.most) if split else range(1)
     first = 0 if chunk.kind == "stepwise" else 1  # the first token of a text is predicted by nothing
     pieces = [(begin, min(begin + limits.most, len(supervised))) for begin in begins]
     counted = [(row, begin, end, int(np.count_nonzero(supervised[begin + first : end]))) for begin, end in pieces]
-    return [piece for piece in counted if piece[2] - piece[1] >= limits.fewest and piece[3]]
+    return [piece for piece in counted if piece[2] - piece[1] >= limits.fewest and piece[3]] or NOTHING_LEFT

@@ -17,11 +17,16 @@ EXAMPLES_KEPT = 5
 TOO_LONG = "longer than sequence_len"
 TOO_SHORT = "shorter than min_sample_len"
 NOTHING_LEFT = "no supervised token left after cutting"
+SAME_LEFT = "answers are equal after cutting"
 UNSUPERVISED = "nothing to train"
 DUPLICATE = "exact duplicate"
 NEAR_DUPLICATE = "near duplicate"
 IN_TRAINING = "also in the training data"
+REPEATS = (DUPLICATE, NEAR_DUPLICATE, IN_TRAINING)
+"""Reasons that say nothing against a row but that it is there already."""
 
+PARTLY = "dropped in part: "
+"""Before a reason for which some samples of a row were dropped, and others kept."""
 
 REWRITTEN = "the template rewrites earlier turns"
 HISTORY_CHOICE = (
@@ -91,15 +96,15 @@ class Tally:
 
 @dataclass
 class Ledger:
-    """The account of one dataset.
+    """The account of one dataset, in rows of its files: every row that was read is kept, or dropped for one reason.
 
     Attributes:
         name: the dataset.
         read: rows read, bad ones included.
         kept: rows of which something is kept.
-        samples: samples made of them; a long text may become several.
-        dropped: reason -> rows dropped for it.
-        cut: what was done -> rows that lost or were split at `sequence_len`.
+        samples: samples made of them; a row may give several, and a long text may become several.
+        dropped: reason -> rows of which nothing is kept.
+        cut: what was done -> rows that lost something, or were split at `sequence_len`.
     """
 
     name: str
@@ -113,17 +118,13 @@ class Ledger:
         """The tally of rows that give no sample for this reason."""
         return self.dropped.setdefault(reason, Tally(bad=bad))
 
-    def cuts(self, done: str) -> Tally:
+    def cuts(self, done: str, *, bad: bool = False) -> Tally:
         """The tally of rows of which only a part is kept, or that became several samples."""
-        return self.cut.setdefault(done, Tally())
+        return self.cut.setdefault(done, Tally(bad=bad))
 
     def drop(self, reason: str, place: str, detail: str = "", tokens: int = 0, bad: bool = False) -> None:
         """Count a row that gives no sample."""
         self.drops(reason, bad=bad).add(place, detail, tokens)
-
-    def cut_row(self, done: str, place: str, tokens: int) -> None:
-        """Count a row of which only a part is kept, or that became several samples."""
-        self.cuts(done).add(place, f"{tokens} tokens", tokens)
 
     @property
     def num_dropped(self) -> int:
@@ -137,7 +138,7 @@ class Ledger:
         for reason, tally in other.dropped.items():
             self.drops(reason, bad=tally.bad).merge(tally)
         for done, tally in other.cut.items():
-            self.cuts(done).merge(tally)
+            self.cuts(done, bad=tally.bad).merge(tally)
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -155,25 +156,27 @@ class Ledger:
 
 
 def bad_row_problems(ledger: Ledger) -> Iterator[Problem]:
-    """One problem for each reason for which rows could not be used."""
+    """One problem for each reason for which rows, or some of their samples, could not be used."""
     fix = "mend the rows, or set `on_bad_row: drop` to leave them out and count them"
-    for reason, tally in ledger.dropped.items():
+    for reason, tally in (*ledger.dropped.items(), *ledger.cut.items()):
         if tally.bad:
             yield _problem(reason, tally, FIXES.get(reason, fix))
 
 
 def too_long_problem(ledger: Ledger, sequence_len: int) -> Problem | None:
     """For `excess_length_strategy: raise`: the rows that exceed the limit."""
-    tally = ledger.dropped.get(TOO_LONG)
-    if tally is None:
+    tally = Tally()
+    for found in (ledger.dropped.get(TOO_LONG), ledger.cut.get(PARTLY + TOO_LONG)):
+        tally.merge(found or Tally())
+    if not tally.count:
         return None
     fix = f"raise sequence_len to {tally.longest}, or set `excess_length_strategy` to drop or truncate"
     return _problem(f"{TOO_LONG} {sequence_len}", tally, fix)
 
 
 def nothing_kept_problem(ledger: Ledger, where: str, sequence_len: int) -> Problem | None:
-    """A dataset that gives no sample at all, and why. One that only repeats another dataset's rows is no problem."""
-    if ledger.kept or DUPLICATE in ledger.dropped:
+    """A dataset that gives no sample at all, and why. One that only repeats other rows is no problem."""
+    if ledger.kept or any(reason in ledger.dropped for reason in REPEATS):
         return None
     if not ledger.read:
         return Problem(where, f"'{ledger.name}' has no rows", "check the file, or take it out of the datasets")

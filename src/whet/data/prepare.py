@@ -17,7 +17,7 @@ from whet.config.tasks import Task, task_of
 from whet.core.errors import DataError, Problem
 from whet.core.log import say, warn
 from whet.data import store
-from whet.data.assembly import EncodedChunk, EncodedPart, SetOptions, assemble
+from whet.data.assembly import SetOptions, assemble
 from whet.data.chunk_file import ChunkAccount, read_account
 from whet.data.chunks import Chunk
 from whet.data.fingerprint import Inputs, code_identity, fingerprint, rows_identity, tokenizer_identity
@@ -25,6 +25,7 @@ from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too
 from whet.data.locking import locked
 from whet.data.publishing import clear_leftovers, publish_set
 from whet.data.recorder import Reads
+from whet.data.sample_table import EncodedChunk, EncodedPart
 from whet.data.samples import Kind
 from whet.data.scan import ScanCache, descriptors
 from whet.data.sources import Source, locate_row

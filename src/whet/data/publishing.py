@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.data import store
-from whet.data.assembly import Assembly, EncodedChunk, EncodedPart
+from whet.data.assembly import Assembly
+from whet.data.sample_table import EncodedChunk, EncodedPart
 
 _LEFTOVER_SECONDS = 24 * 3600.0
 

@@ -13,7 +13,7 @@ from tests.unit.data.encoded_samples import SAMPLES, kinds
 from whet.data.admission import Admitted, Limits, Strategy, account_for, admit, numbers_of
 from whet.data.chunk_file import ChunkWriter
 from whet.data.chunks import Chunk
-from whet.data.ledger import NOTHING_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED, Ledger
+from whet.data.ledger import NOTHING_LEFT, SAME_LEFT, TOO_LONG, TOO_SHORT, UNSUPERVISED, Ledger
 from whet.data.readers import BadRow
 from whet.data.samples import (
     Encoded,
@@ -64,9 +64,12 @@ def expected(sample: EncodedSample, limits: Limits) -> tuple[str, list[tuple[int
             if isinstance(sample, EncodedPreference)
             else (sample.completion_ids,)
         )
-        if room < 1:
+        left = [answer[:room].tolist() for answer in answers]
+        if room < 1 or [] in left:
             return NOTHING_LEFT, []
-        return "", [(0, most, sum(len(answer[:room]) for answer in answers))]
+        if len(left) == 2 and left[0] == left[1]:
+            return SAME_LEFT, []
+        return "", [(0, most, sum(map(len, left)))]
     begins = range(0, size, most) if limits.strategy == "split" and isinstance(sample, Encoded) else [0]
     pieces = []
     for begin in begins:
@@ -94,7 +97,7 @@ def test_each_sample_is_judged_as_if_it_stood_alone(data: st.DataObject) -> None
     verdicts = [expected(one, limits) for one in samples]
     assert [kept_of(admitted, row) for row in range(len(samples))] == [pieces for _, pieces in verdicts]
     assert admitted.row.tolist() == sorted(admitted.row.tolist())
-    for reason in (TOO_SHORT, UNSUPERVISED, TOO_LONG, NOTHING_LEFT):
+    for reason in (TOO_SHORT, UNSUPERVISED, TOO_LONG, NOTHING_LEFT, SAME_LEFT):
         rows = [row for row, (given_reason, _) in enumerate(verdicts) if given_reason == reason]
         assert admitted.dropped.get(reason, np.zeros(0)).tolist() == rows
         assert reason not in admitted.dropped or rows  # no reason without a row
@@ -150,9 +153,11 @@ def test_the_first_token_is_no_target_and_a_judged_step_may_be_the_first() -> No
 
 
 def test_answers_of_a_preference_are_cut_and_its_prompt_is_not() -> None:
-    admitted = admit(chunk_of([preference(3, 4, 1), preference(5, 4, 1)]), Limits(5, 2, "split"))
+    samples = [preference(3, 4, 1), preference(5, 4, 1), preference(3, 4, 3)]
+    admitted = admit(chunk_of(samples), Limits(5, 2, "split"))
     assert kept_of(admitted, 0) == [(0, 5, 3)]
     assert admitted.dropped[NOTHING_LEFT].tolist() == [1]
+    assert admitted.dropped[SAME_LEFT].tolist() == [2]  # what the answers differ by is cut off
     assert admitted.done["cut at sequence_len"].tolist() == [0]
 
 

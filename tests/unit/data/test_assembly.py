@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from whet.core.errors import DataError
 from whet.data import chunk_file
-from whet.data.assembly import Assembly, EncodedChunk, EncodedPart, SetOptions, assemble, draw_validation, drawn
+from whet.data.assembly import Assembly, SetOptions, assemble
 from whet.data.chunk_file import ChunkWriter
 from whet.data.chunks import Chunk
-from whet.data.samples import Encoded, EncodedPreference, EncodedSample, kind_of
+from whet.data.holdout import draw_validation, drawn
+from whet.data.sample_table import EncodedChunk, EncodedPart
+from whet.data.samples import Encoded, EncodedSample, Kind, kind_of
 
 WHERE = {"val_set_size": "a.yaml:9:1", "test_datasets": "a.yaml:7:1"}
 
@@ -47,7 +49,7 @@ def part(folder: Path, name: str, rows: Sequence[Row], sizes: Sequence[int] = ()
     bounds = [*np.cumsum(sizes).tolist(), len(rows)] if len(rows) else []
     for number, end in enumerate(min(bound, len(rows)) for bound in bounds):
         mine = rows[first:end]
-        kind = next((kind_of(row[0]) for row in rows if row), "tokens")
+        kind: Kind = next((kind_of(row[0]) for row in rows if row), "tokens")
         writer = ChunkWriter(kind)
         for line, row in enumerate(mine):
             if row is None:
@@ -104,9 +106,8 @@ def test_every_row_is_kept_or_dropped(data: st.DataObject) -> None:
         assert assembly.train.tolist() == list(range(len(lengths)))
         assert assembly.validation is None
         if chosen.exact_deduplication:
-            keys = [
-                tuple(rows[source][row - 1][0].input_ids.tolist()) for source, row in dict.fromkeys(rows_of(assembly))
-            ]  # type: ignore[index, union-attr]
+            kept: Any = [rows[source][row - 1] for source, row in dict.fromkeys(rows_of(assembly))]
+            keys = [tuple(sample.input_ids.tolist()) for (sample,) in kept]
             assert len(set(keys)) == len(keys)
 
 
@@ -182,7 +183,8 @@ def test_test_rows_of_the_training_rows_are_told_dropped_or_refused(tmp_path: Pa
 
 def test_nothing_left_to_test_on_is_an_error(tmp_path: Path) -> None:
     parts = [part(tmp_path, "a", [text(1, 2)]), part(tmp_path, "b", [text(1, 2)], is_test=True)]
-    for chosen in (options(exact_deduplication=True), options(eval_overlap="drop")):
+    for deduplicated in (False, True):
+        chosen = options(exact_deduplication=deduplicated, eval_overlap="drop")
         with pytest.raises(DataError, match="every row of the test datasets is also a row of the training datasets"):
             assemble(parts, chosen, WHERE)
 
@@ -266,15 +268,17 @@ def test_what_is_drawn_has_the_smallest_draws_that_may_be_taken(rows: list[tuple
         train, validation = draw_validation(draws, allowed, size, "here")
     except DataError as error:
         count = max(1, round(len(rows) * size)) if size < 1 else int(size)
-        taken = sorted(draws[allowed].tolist())[:count]
         # Only where there are too few, or where nothing would be left.
-        rest = [draw for draw, may in rows if (not may or draw > taken[-1]) and draw not in taken] if taken else []
-        assert count >= len(rows) or count > allowed.sum() or not rest, error  # noqa: PT017
+        may_be_taken = [draw for draw, _ in rows if (draw, False) not in rows]
+        rest = {draw for draw, _ in rows} - set(sorted(may_be_taken)[:count])
+        assert count >= len(rows) or count > len(may_be_taken) or not rest, error  # noqa: PT017
         return
     assert len(train)
     assert len(validation)
+    assert len(train) + len(validation) == len(rows)
     assert allowed[validation].all()
-    assert draws[validation].max() < min([d for d, may in rows if may and d not in draws[validation]], default=99)
+    left = [draw for draw, _ in rows if (draw, False) not in rows and draw not in draws[validation]]
+    assert draws[validation].max() < min(left, default=99)
     assert not set(draws[validation].tolist()) & set(draws[train].tolist())
 
 
@@ -301,13 +305,3 @@ def test_each_dataset_is_shuffled_within_itself(tmp_path: Path) -> None:
     assert [source for source, _ in rows_of(shuffled)] == [0] * 30 + [1] * 30
     again = assemble(parts, options(shuffle_before_merging=True, seed=4), WHERE)
     assert rows_of(again) != rows_of(shuffled)
-
-
-def test_preferences_have_no_single_text_to_compare(tmp_path: Path) -> None:
-    def pair(*ids: int) -> list[EncodedSample]:
-        return [EncodedPreference(*(np.array([n, n + 1], np.int32) for n in ids))]
-
-    rows = [pair(1, 2, 3), pair(1, 2, 3), pair(1, 3, 2)]
-    chosen = options(exact_deduplication=True, near_deduplication=0.5)
-    assembly = assemble([part(tmp_path, "a", rows)], chosen, WHERE)
-    assert rows_of(assembly) == [(0, 1), (0, 3)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
 
 
@@ -27,7 +29,7 @@ def test_places_in_several_files_are_told_apart():
 def test_a_ledger_survives_the_manifest():
     ledger = Ledger("a", read=3, kept=1, samples=2)
     ledger.drop("not valid JSON", "a.jsonl:1", "at column 3", bad=True)
-    ledger.cut_row("cut at sequence_len", "a.jsonl:2", 99)
+    ledger.cuts("cut at sequence_len").add("a.jsonl:2", "99 tokens", 99)
     assert Ledger.from_dict(json.loads(json.dumps(ledger.as_dict()))) == ledger
 
 
@@ -74,8 +76,25 @@ def test_all_rows_dropped_for_several_reasons_names_each():
     )
 
 
-def test_a_dataset_that_keeps_something_or_only_repeats_is_no_problem():
+@pytest.mark.parametrize("reason", ["exact duplicate", "near duplicate", "also in the training data"])
+def test_a_dataset_that_keeps_something_or_only_repeats_is_no_problem(reason):
     assert nothing_kept_problem(Ledger("a", read=2, kept=1), "", 64) is None
     repeats = Ledger("a", read=1)
-    repeats.drop("exact duplicate", "a.jsonl:1")
+    repeats.drop(reason, "a.jsonl:1")
     assert nothing_kept_problem(repeats, "", 64) is None
+
+
+def test_what_a_kept_row_lost_is_refused_as_a_row_would_be():
+    ledger = Ledger("a", read=3, kept=1)
+    ledger.drop("longer than sequence_len", "a.jsonl:1", "70 tokens", tokens=70)
+    ledger.cuts("dropped in part: longer than sequence_len").add("a.jsonl:2", "90 tokens", 90)
+    ledger.cuts("dropped in part: nothing to train", bad=True).add("a.jsonl:3", "2 tokens", 2)
+    assert str(too_long_problem(ledger, 64)) == (
+        "a.jsonl:1: longer than sequence_len 64 (70 tokens); 2 rows, also a.jsonl:2 -> "
+        "raise sequence_len to 90, or set `excess_length_strategy` to drop or truncate"
+    )
+    (problem,) = bad_row_problems(ledger)
+    assert str(problem).startswith("a.jsonl:3: dropped in part: nothing to train (2 tokens) -> mend the rows")
+    again = Ledger("a")
+    again.merge(ledger)
+    assert again == ledger

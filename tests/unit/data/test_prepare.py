@@ -291,15 +291,38 @@ def test_test_datasets_are_the_validation_split_with_their_own_length_limit() ->
     assert set(prepared.validation.source.tolist()) == {1}
 
 
-def test_duplicates_are_kept_once_and_never_tested_on() -> None:
+def test_duplicates_are_kept_once_in_training_and_once_in_test_datasets() -> None:
     write("a.jsonl", [{"input_ids": ids} for ids in ([1, 2], [3, 4], [1, 2])])
-    write("b.jsonl", [{"input_ids": ids} for ids in ([3, 4], [5, 6])])
+    write("b.jsonl", [{"input_ids": ids} for ids in ([3, 4], [5, 6], [5, 6])])
     prepared = run(config_of("a.jsonl", tests=["b.jsonl"], dataset_exact_deduplication=True))
     assert first_ids(prepared.train) == [1, 3]
-    assert first_ids(prepared.validation) == [5]
+    assert first_ids(prepared.validation) == [3, 5]
     assert [reasons(prepared, dataset) for dataset in (0, 1)] == [{"exact duplicate": 1}] * 2
+
+
+@pytest.mark.parametrize("deduplicated", [False, True])
+def test_what_training_and_test_datasets_share_is_told_dropped_or_refused(
+    deduplicated: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    write("a.jsonl", [{"input_ids": ids} for ids in ([1, 2], [3, 4])])
+    write("b.jsonl", [{"input_ids": ids} for ids in ([3, 4], [5, 6])])
+    keys: dict[str, Any] = {"tests": ["b.jsonl"], "dataset_exact_deduplication": deduplicated}
+    told = run(config_of("a.jsonl", **keys))
+    assert "1 of 2 test rows are training rows too (b.jsonl:1 = a.jsonl:2)" in caplog.text
+    assert told.manifest["eval_overlap"] == {
+        "rows": 2,
+        "exact": 1,
+        "near": 0,
+        "examples": [["b.jsonl:1", "a.jsonl:2"]],
+    }
+    assert first_ids(told.validation) == [3, 5]
+    dropped = run(config_of("a.jsonl", eval_overlap="drop", **keys))
+    assert (first_ids(dropped.train), first_ids(dropped.validation)) == ([1, 3], [5])
+    assert reasons(dropped, 1) == {"also in the training data": 1}
+    with pytest.raises(DataError, match=r"1 test rows are training rows too \(b\.jsonl:1 = a\.jsonl:2\) -> take them"):
+        run(config_of("a.jsonl", eval_overlap="raise", **keys))
     with pytest.raises(DataError, match="every row of the test datasets is also a row of the training datasets"):
-        run(config_of("a.jsonl", tests=["a.jsonl"], dataset_exact_deduplication=True))
+        run(config_of("a.jsonl", eval_overlap="drop", **{**keys, "tests": ["a.jsonl"]}))
 
 
 def test_datasets_keep_their_order_and_may_each_be_shuffled() -> None:
