@@ -118,19 +118,30 @@ def holds_json_lines(stream: BinaryIO) -> bool:
     return _first_lines(stream)[1]
 
 
+_CSV_FAULTS = {
+    "unexpected end of data": "a quotation mark opens a cell, and none closes it",
+    "',' expected after '\"'": "more text stands behind the quotation mark that closes a cell",
+    "'\t' expected after '\"'": "more text stands behind the quotation mark that closes a cell",
+}
+"""What Python's csv says -> what is meant."""
+
+
 def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
     """A header, then a row a record; every value stays the text that it is. Tabs separate in a .tsv file."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(_decoded_lines(stream, file), delimiter="\t" if endings(file)[0] == ".tsv" else ",")
-    header = next(reader, None)
-    if header is None:
-        return
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        found = f"the header names the column '{twice}' twice"
-        raise DataError(Problem(f"{file}:1", found, "give each column a name of its own"))
-    line = reader.line_num + 1
+    delimiter = "\t" if endings(file)[0] == ".tsv" else ","
+    # Strict, for else a quotation mark that nobody closes takes all lines up to the next one into its cell.
+    reader = csv.reader(_decoded_lines(stream, file), delimiter=delimiter, strict=True)
+    line = 1
     try:
+        header = next(reader, None)
+        if header is None:
+            return
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            found = f"the header names the column '{twice}' twice"
+            raise DataError(Problem(f"{file}:1", found, "give each column a name of its own"))
+        line = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(header):
                 yield Row(line, file, dict(zip(header, cells, strict=True)))
@@ -139,7 +150,9 @@ def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
                 yield Row(line, file, BadRow("wrong number of cells", found))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(Problem(f"{file}:{line}", f"not valid CSV ({error})", "mend the file")) from error
+        why = _CSV_FAULTS.get(str(error), str(error))
+        fix = "mend the file: a quotation mark within a quoted cell is written twice"
+        raise DataError(Problem(f"{file}:{line}", f"not valid CSV ({why})", fix)) from error
 
 
 def read_text(stream: BinaryIO, file: str) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,6 +204,22 @@ def test_a_csv_that_is_not_utf8_names_the_line(in_empty_folder):
         DataError, match=r"^a\.csv:3: not UTF-8: byte 0xe9 at byte 1 of the line -> save the file as UTF-8$"
     ):
         read("a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ('a,b\n1,2\n3,"4\n5,6\n', 3, "a quotation mark opens a cell, and none closes it"),
+        ('a,"b\n1,2\n', 1, "a quotation mark opens a cell, and none closes it"),
+        ('a,b\n1,2\n"3" or so,4\n', 3, "more text stands behind the quotation mark that closes a cell"),
+    ],
+)
+def test_a_quotation_mark_never_swallows_the_rows_behind_it(text, line, why, in_empty_folder):
+    fix = "mend the file: a quotation mark within a quoted cell is written twice"
+    for name, content in (("a.csv", text), ("a.tsv", text.replace(",", "\t"))):
+        (in_empty_folder / name).write_text(content)
+        with pytest.raises(DataError, match=re.escape(f"{name}:{line}: not valid CSV ({why}) -> {fix}")):
+            read(name)
 
 
 def test_a_csv_row_with_a_cell_too_many_is_a_bad_row(in_empty_folder):
