@@ -112,7 +112,7 @@ class FileSource:
             return None
         (candidate, reader), path = self.files[at], self.files[at][0].local_path
         if begin is None or path is None:
-            here = itertools.islice(_chunks(candidate, reader), number, None)
+            here: Iterator[Chunk] = itertools.islice(_chunks(candidate, reader), number, None)
         else:
             here = _chunks_from_byte(candidate, path, begin, first)
         return itertools.chain(here, itertools.chain.from_iterable(itertools.starmap(_chunks, self.files[at + 1 :])))

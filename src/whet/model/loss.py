@@ -72,7 +72,7 @@ def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> 
 def document_of_position(batch: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:
     """int64[N]: the document of the batch that each of `LossParts.positions` is in, in either layout of a batch."""
     if "cu_seq_lens_q" not in batch:
-        return positions // batch["input_ids"].shape[1]
+        return positions // int(batch["input_ids"].shape[1])
     ends: torch.Tensor = batch["cu_seq_lens_q"][1:]
     documents: torch.Tensor = torch.searchsorted(ends, positions.to(ends.dtype), right=True)
     return documents
