@@ -135,6 +135,7 @@ def plan_slots(lengths: npt.ArrayLike, capacity: int) -> Slots:
     lengths = _checked(lengths, capacity)
     if not len(lengths):
         return one_each(0)
+    capacity = _that_matters(lengths, capacity)
     histogram = np.bincount(lengths, minlength=capacity + 1)
     groups = _best_fit(histogram, capacity)
     if _num_packs(groups) > _fewest(histogram, capacity):
@@ -173,6 +174,7 @@ def fewest_packs(lengths: npt.ArrayLike, capacity: int) -> int:
     bin packing problem", 1990).
     """
     lengths = _checked(lengths, capacity)
+    capacity = _that_matters(lengths, capacity)
     return _fewest(np.bincount(lengths, minlength=capacity + 1), capacity)
 
 
@@ -182,6 +184,11 @@ def _checked(lengths: npt.ArrayLike, capacity: int) -> IntArray:
         assert lengths.min() >= 1, "an empty sample cannot be packed"
         assert lengths.max() <= capacity, f"a sample of {lengths.max()} tokens does not fit a pack of {capacity}"
     return lengths
+
+
+def _that_matters(lengths: IntArray, capacity: int) -> int:
+    """The capacity, or all tokens where they fit into one pack: time and memory grow with what is returned."""
+    return min(capacity, max(1, int(lengths.sum())))
 
 
 def _num_packs(groups: _Groups) -> int:

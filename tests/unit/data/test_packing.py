@@ -79,6 +79,12 @@ def test_the_lower_bound_holds_for_the_best_of_all_packings(lengths):
     assert fewest_packs(lengths, 12) <= fewest(sorted(lengths, reverse=True), [])
 
 
+def test_a_capacity_beyond_all_tokens_costs_nothing():
+    packs = pack([3, 5, 2], 10**15)
+    assert len(packs) == fewest_packs([3, 5, 2], 10**15) == 1
+    assert sorted(packs.members.tolist()) == [0, 1, 2]
+
+
 def test_gaps_that_best_fit_leaves_are_filled():
     """Best fit puts 30 + 20 first and is left with 21 and 14 in packs of 42 tokens; 21 + 15 + 14 has no gap."""
     lengths = [30, 21, 20, 15, 14] * 3
