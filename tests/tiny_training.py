@@ -16,7 +16,15 @@ from whet.config.schema import SECTIONS, owner
 from whet.core.types import Hardware
 from whet.data.chunk_file import ChunkWriter
 from whet.data.samples import Encoded, EncodedPreference, EncodedSample, kind_of
-from whet.data.store import PreparedSet, link_chunk, number_columns, open_prepared, write_index, write_indices, write_manifest
+from whet.data.store import (
+    PreparedSet,
+    link_chunk,
+    number_columns,
+    open_prepared,
+    write_index,
+    write_indices,
+    write_manifest,
+)
 from whet.methods.inputs import MethodInputs, training_order
 from whet.methods.sft import build_trainer
 from whet.model.attention import NAME

@@ -13,7 +13,17 @@ from whet.config.config import Config
 from whet.config.fitting import shape_of
 from whet.config.keys import Findings, canonical, ours
 from whet.config.known_keys import ALIASES, ATTENTION_SWITCHES, INTERNAL, NO_EFFECT, REFUSED, RENAMED
-from whet.config.schema import SECTIONS, DatasetConfig, FsdpConfig, LrGroup, Phase, Section, SpecialTokens, fields, owner
+from whet.config.schema import (
+    SECTIONS,
+    DatasetConfig,
+    FsdpConfig,
+    LrGroup,
+    Phase,
+    Section,
+    SpecialTokens,
+    fields,
+    owner,
+)
 from whet.config.tree import plant
 
 SOURCE = Path(whet.__file__).parent
