@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from types import BuiltinMethodType
 from typing import Any, cast
@@ -158,7 +158,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             finalize=text_of,
         )
         self.filters = {name: _keeping_runs(name, function) for name, function in self.filters.items()}
-        self.filters["tojson"] = _tojson
+        self.filters["tojson"] = self._tojson
         self.filters["join"] = _keeping_runs_of_join(self.filters["join"])
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = (day or Day(date.today())).strftime_now
@@ -167,7 +167,35 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.tests["sequence"] = _is_sequence(cast(Callable[..., bool], self.tests["sequence"]))
         self.tests["in"] = lambda value, others: value in self.searched(others)
         self.tests["sameas"] = _is_same
+        self._remembered: tuple[Any, dict[int, dict[str, str]]] = (None, {})
         self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
+
+    def remember(self, value: Any) -> None:
+        """Write the JSON of a traced value, and of what is in it, once: it is given to the template again and again,
+        which cannot change it (`ImmutableSandboxedEnvironment`). What was remembered before is forgotten."""
+        self._remembered = (value, {id(part): {} for part in _containers(value)})
+
+    def _tojson(
+        self,
+        x: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        options = {
+            "ensure_ascii": ensure_ascii,
+            "indent": indent,
+            "separators": separators,
+            "sort_keys": sort_keys,
+        }
+        texts = self._remembered[1].get(id(x))
+        if texts is None:
+            return derive(json.dumps(x, **options), x)
+        key = repr(options)
+        if key not in texts:
+            texts[key] = derive(json.dumps(x, **options), x)
+        return texts[key]
 
     @staticmethod
     def join_as_text(parts: tuple[Any, ...]) -> str:
@@ -226,6 +254,14 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             return formatter.vformat(template, (), args[0])
 
         return wrapper
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    """A list or mapping, and all that are in it."""
+    if isinstance(value, Mapping | list):
+        yield value
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _containers(item)
 
 
 def _is_sequence(test: Callable[..., bool]) -> Callable[[Any], bool]:
@@ -310,13 +346,6 @@ def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
         return traced if str.__eq__(traced, plain) else derive(plain, items, d)
 
     return wrapper
-
-
-def _tojson(
-    x: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    text = json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return derive(text, x)
 
 
 def _raise_exception(message: str) -> None:

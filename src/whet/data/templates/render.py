@@ -7,6 +7,7 @@ There is one render. The labels are ranges of that very text, known from the tra
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,11 +95,13 @@ class Template:
     def __init__(self, text: str, variables: Mapping[str, Any], where: str = "", today: date | None = None) -> None:
         self.day = Day(today or date.today())
         try:
-            self._compiled = TracingEnvironment(self.day).from_string(text)
+            self._environment = TracingEnvironment(self.day)
+            self._compiled = self._environment.from_string(text)
         except jinja2.TemplateSyntaxError as error:
             found = f"the chat template does not compile: {error.message} (its line {error.lineno})"
             raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
         self._variables = dict(variables)
+        self._tools: tuple[bytes | None, list[Any]] = (None, [])
         self.text = text
 
     def render(
@@ -121,12 +124,31 @@ class Template:
         """As `render`, for messages whose strings are traced already."""
         text = self._compiled.render(
             messages=messages,
-            tools=trace(list(tools), Source(TOOLS, "tools")) if tools is not None else None,
+            tools=None if tools is None else self._traced_tools(list(tools)),
             documents=None,
             add_generation_prompt=prompt,
             **self._variables,
         )
         return (str.__getitem__(text, slice(None)), text.runs) if isinstance(text, Traced) else (text, ())
+
+    def _traced_tools(self, tools: list[Any]) -> list[Any]:
+        """The tools with their strings traced; the last ones again where a row has the same, as most have."""
+        content = _content(tools)
+        known, traced = self._tools
+        if content is None or content != known:
+            traced = trace(tools, Source(TOOLS, "tools"))
+            self._tools = (content, traced)
+            self._environment.remember(traced if content is not None else None)
+        return traced
+
+
+def _content(tools: list[Any]) -> bytes | None:
+    """Bytes that are the same for tools that no template can tell apart: of one order, with 1 and 1.0 and true kept
+    apart; None where they hold more than plain values. (Version 2 of the format knows nothing of shared objects.)"""
+    try:
+        return marshal.dumps(tools, 2)
+    except ValueError:
+        return None
 
 
 class Renderer:

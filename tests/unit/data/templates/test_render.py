@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from inspect import Parameter, signature
 from typing import Any
 
@@ -209,3 +210,60 @@ def test_no_variable_of_a_template_has_the_name_of_an_argument_of_transformers()
         taken = {each.name for each in arguments if each.kind is not Parameter.VAR_KEYWORD}
         assert taken <= set(TEMPLATE_VARIABLES_TAKEN)
     assert "messages" in TEMPLATE_VARIABLES_TAKEN
+
+
+# -- tools, which most rows of a dataset share ------------------------------------------------------------------------
+
+TOOLED = (
+    "{% for tool in tools or [] %}{{ tool }}|{{ tool|tojson }}|{{ tool|tojson(indent=1) }}|{{ tool|tojson(indent=2) }}|"
+    "{{ tool.f|tojson(sort_keys=true) }}{% endfor %}{{ tools|tojson }}"
+)
+F: dict[str, Any] = {"a": {"x": "words", "y": [1]}, "b": 1}
+TOOLS = [
+    [{"f": F}],
+    [{"f": F}, {"f": F}],
+    [{"f": {**F, "b": True}}],
+    [{"f": {**F, "b": 1.0}}],
+    [{"f": {"b": 1, "a": F["a"]}}],
+    [{"f": {**F, "a": {"x": "words", "y": (1,)}}}],
+    [],
+    None,
+]
+
+
+def test_a_row_is_rendered_with_its_own_tools_whatever_the_last_one_had() -> None:
+    template = TOOLED + str(tiny_tokenizer("chatml").chat_template)
+    renderer = Renderer(template, tiny_tokenizer("chatml"))
+    talk = conversation(*CHAT)
+    for tools in [tools for first in TOOLS for second in TOOLS for tools in (first, second)]:
+        chat = Conversation(talk.turns, copy.deepcopy(tools))
+        rendered = renderer.render(chat, TrainPolicy())
+        renderer.check(chat, rendered.text)
+        assert rendered == Renderer(template, tiny_tokenizer("chatml")).render(chat, TrainPolicy())
+
+
+def test_tools_that_hold_more_than_plain_values_are_read_anew_for_each_row() -> None:
+    class Words:
+        text = "one"
+
+        def __str__(self) -> str:
+            return self.text
+
+    renderer = Renderer(
+        "{{ tools[0].x if tools else '' }}" + str(tiny_tokenizer().chat_template), tiny_tokenizer("chatml")
+    )
+    tool = {"x": Words()}
+    seen = []
+    for word in ("one", "two"):
+        tool["x"].text = word
+        seen.append(renderer.render(Conversation(conversation(*CHAT).turns, [tool]), TrainPolicy()).text[:3])
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "change", ["tools.append(1)", "tools.clear()", "tools[0].update(x=1)", "tools[0].pop('f')", "tools[0].f.a.y.pop()"]
+)
+def test_a_template_cannot_change_tools(change: str) -> None:
+    template = "{% if tools %}{% set _ = " + change + " %}{% endif %}" + str(tiny_tokenizer().chat_template)
+    with pytest.raises(RowError, match=r"chat template failed: access to attribute '\w+' of '\w+' object is unsafe"):
+        Renderer(template, tiny_tokenizer()).render(Conversation(conversation(*CHAT).turns, TOOLS[0]), TrainPolicy())
