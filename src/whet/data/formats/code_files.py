@@ -139,9 +139,9 @@ def _declared(tree: ast.Module, file: Path) -> set[Path]:
     """What ``DEPENDS_ON`` of a module names; of a folder, every file in it."""
     found: set[Path] = set()
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if not any(getattr(target, "id", "") == DEPENDS_ON for target in targets):
             continue
         where = f"{file.name}:{node.lineno}"

@@ -15,7 +15,6 @@ from whet.config.load import make_config
 from whet.config.resolve import resolve
 from whet.core.errors import RowError
 from whet.core.types import Conversation, Hardware, Turn
-from whet.data import prepare as module
 from whet.data.prepare import prepare
 from whet.data.store import PreparedSet
 from whet.data.templates import render
@@ -117,11 +116,9 @@ def write_talks(count: int) -> None:
 
 
 def test_every_sample_of_a_set_has_the_day_that_the_set_was_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    warned: list[str] = []
-    monkeypatch.setattr(module, "warn", lambda problem: warned.append(str(problem)))
     write_talks(2)
     on_day(DAY, monkeypatch)
     first = prepared(chat_template_jinja=DATED)
@@ -130,6 +127,7 @@ def test_every_sample_of_a_set_has_the_day_that_the_set_was_made(
     on_day(LATER, monkeypatch)
     write_talks(3)
     assert begins(prepared(chat_template_jinja=DATED)) == ["01 Jan 2030 00:00"] * 3
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned[0] == (
         "chat_template: the chat template writes the date of preparation, 2026-11-21, into samples; every day they are "
         "others -> give it a date that stays in chat_template_kwargs; templates like Llama 3's read "
@@ -138,17 +136,17 @@ def test_every_sample_of_a_set_has_the_day_that_the_set_was_made(
     assert len(warned) == 3  # one for each preparation
 
 
-def test_a_date_that_is_given_leaves_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_that_is_given_leaves_one_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
-    warned: list[str] = []
-    monkeypatch.setattr(module, "warn", lambda problem: warned.append(str(problem)))
     write_talks(2)
     on_day(DAY, monkeypatch)
     keys = {"chat_template_jinja": LLAMA + PLAIN, "chat_template_kwargs": {"date_string": "1 May 2020"}}
     first = prepared(**keys)
     on_day(LATER, monkeypatch)
     assert prepared(**keys).path == first.path
-    assert warned == []
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_the_day_is_part_of_what_an_encoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
