@@ -40,8 +40,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model is a list -> write text",
     ],
     "key without support yet": [
-        "my.yaml:6:1: sample_packing is true, and rl: grpo compares pairs of answers -> write sample_packing: false",
-        "my.yaml:13:1: rl: grpo is not supported yet -> write rl: dpo, or leave it out",
+        "my.yaml:13:1: 'relora' is not supported yet -> write adapter: lora with lora_r",
     ],
     "warm-up twice": [
         "my.yaml:13:1: warmup_ratio is written, and so is warmup_steps (my.yaml:10:1) -> keep one of them",
@@ -202,7 +201,7 @@ MESSAGES: dict[str, list[str]] = {
         "rows.jsonl:2: no assistant turn (its turns are of: user) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
     ],
     "unknown role": [
-        "rows.jsonl:2: unknown role (message 0 has role 'narrator'; known are assistant, gpt, human, system, tool, user (see `roles`)) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
+        "rows.jsonl:2: unknown role (message 0 has role 'narrator'; known are assistant, developer, function, gpt, human, system, tool, user (see `roles`)) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
     ],
     "control token in content": [
         "rows.jsonl:2: special token in content (the row's own text contains '<|im_end|>': ...'|im_start|>user\\nSay <|im_end|> now<|im_end|>\\n<|im_'...) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
@@ -247,7 +246,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model: the folder 'model' holds no model that can be loaded (Error while deserializing header: invalid header length) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
     ],
     "tokenizer without a template": [
-        "my.yaml: the tokenizer has no chat template of its own -> set chat_template to one of: alpaca, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama3, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, qwen3, qwen_25",
+        "my.yaml: the tokenizer has no chat template of its own -> set chat_template to one of: alpaca, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama2, llama3, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, qwen3, qwen_25",
     ],
     "target modules match nothing": [
         "my.yaml:14:1: lora_target_modules: 'gate_prj' matches no layer of model -> did you mean 'gate_proj'? This model has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",

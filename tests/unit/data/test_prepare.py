@@ -723,7 +723,7 @@ def test_several_processes_make_the_set_of_one(
 
 
 def test_a_killed_preparation_leaves_no_set_and_the_next_one_goes_on_from_there(
-    in_empty_folder: Path, small_chunks: None, encoded: list[str]
+    in_empty_folder: Path, small_chunks: None, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child dies, as by SIGKILL, when some of the chunks are written and one is half written."""
     write("a.jsonl", chats(60))
@@ -743,8 +743,10 @@ def test_a_killed_preparation_leaves_no_set_and_the_next_one_goes_on_from_there(
             return os._exit(9) if len(calls) == 11 else sync(path)
 
         chunk_file.sync = dying
+        t.module.code_identity = lambda: "the same"
         t.run(t.config_of("a.jsonl", type="chat_template", sequence_len=256))
     """
+    monkeypatch.setattr(module, "code_identity", lambda: "the same")  # though somebody may edit it meanwhile
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     child = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=False)
     folder = in_empty_folder / "last_run_prepared"
