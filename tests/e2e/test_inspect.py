@@ -178,6 +178,11 @@ def test_serving_gives_the_page_to_this_machine_until_ctrl_c(workspace: Path, se
         assert answer.read() == (workspace / file).read_bytes()
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(address + "etc/passwd")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "elsewhere.example"}))
+    tunnelled = urllib.request.Request(address, headers={"Host": "localhost:8000"})
+    with urllib.request.urlopen(tunnelled) as answer:
+        assert answer.status == 200
     served.send_signal(signal.SIGINT)
     out, err = served.communicate(timeout=60)
     assert served.returncode == 0

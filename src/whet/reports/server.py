@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -11,6 +12,8 @@ from typing import Any
 from whet.core.errors import ConfigError, Problem
 
 LOOPBACK = "127.0.0.1"
+NAMES_OF_THIS_MACHINE = (LOOPBACK, "localhost", "[::1]")
+"""A page of another site that has its name point here (DNS rebinding) asks with that name, and gets nothing."""
 
 
 @contextmanager
@@ -27,6 +30,9 @@ def serving(page: bytes, port: int = 0) -> Iterator[tuple[ThreadingHTTPServer, s
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if re.sub(r":\d+$", "", self.headers["Host"] or "") not in NAMES_OF_THIS_MACHINE:
+                self.send_error(HTTPStatus.FORBIDDEN)
+                return
             if self.path.split("?")[0] != "/":
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
