@@ -13,7 +13,7 @@ from whet.core.errors import Problem, RowError, RowLeftOut, WhetError
 from whet.data.finishing import Outcome
 from whet.data.ledger import FIXES
 from whet.data.readers import BadRow, Row
-from whet.data.samples import Encoded, EncodedSample
+from whet.data.samples import Encoded, EncodedPrompt, EncodedSample
 from whet.data.sources import locate
 from whet.data.tokenise import SampleEncoder
 
@@ -51,7 +51,7 @@ def _check_dataset(
     yield from _problems_of(subject, results, num_kept=len(kept), where=where)
     if kept:
         yield _describe(dataset, limit, len(rows), kept)
-    shortest = min((sample.num_tokens for sample in kept), default=0)
+    shortest = min(_limited_lengths(kept), default=0)
     cut = encoder.cuts_long_rows or subject.config.data.excess_length_strategy in ("truncate", "split")
     if shortest > limit and not cut and len(rows) < ROWS_LOOKED_AT:
         found = f"'{dataset.path}': every row is longer than sequence_len {limit} (shortest {shortest} tokens)"
@@ -99,7 +99,12 @@ def _describe(dataset: DatasetConfig, sequence_len: int, num_rows: int, kept: li
     if samples:
         share = sum(int(sample.supervised.sum()) for sample in samples) / max(1, sum(lengths))
         facts.append(f"{share:.0%} trained")
-    too_long = sum(length > sequence_len for length in lengths)
+    too_long = sum(length > sequence_len for length in _limited_lengths(kept))
     if too_long:
         facts.append(f"{too_long} longer than sequence_len {sequence_len:,}")
     return ", ".join(facts)
+
+
+def _limited_lengths(samples: list[EncodedSample]) -> list[int]:
+    """Of all but prompts, which may have any length."""
+    return [sample.num_tokens for sample in samples if not isinstance(sample, EncodedPrompt)]

@@ -158,6 +158,15 @@ def test_rows_that_do_not_fit_are_counted(subject: MakeSubject) -> None:
     assert facts[0].endswith("3 longer than sequence_len 8")
 
 
+def test_prompts_may_have_any_length(subject: MakeSubject, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a question of many words", "answer": "x"}\n')
+    facts, problems = findings(
+        "data", subject(sequence_len=8, rl="grpo", datasets=[{"path": str(tmp_path / "rows.jsonl")}])
+    )
+    assert problems == []
+    assert "longer than sequence_len" not in facts[0]
+
+
 def test_the_plan_waits_for_prepared_data(subject: MakeSubject) -> None:
     facts, _ = findings("plan", subject())
     assert facts[0].startswith("steps are known after 'whet preprocess")

@@ -17,7 +17,7 @@ from whet.data.samples import Encoded
 from whet.data.templates.resolve import shipped
 from whet.data.tokenise import SampleEncoder
 
-few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 QWEN, MISTRAL = "qwen3", "mistral_v3_tekken"
 
