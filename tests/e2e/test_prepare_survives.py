@@ -157,7 +157,7 @@ def place(driver: Driver, tmp_path: Path) -> Place:
 
 
 def content(prepared: str | Path, place: Place) -> dict[str, str]:
-    """File of a set -> hash; the manifest without its history: when it was made, and by which engines.
+    """File of a set -> hash; the manifest without its history: when it and its files were made, and by which engines.
 
     A process looks for a fast engine when it has encoded for a while, so that depends on who did how much.
     """
@@ -165,6 +165,7 @@ def content(prepared: str | Path, place: Place) -> dict[str, str]:
     hashes = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
     manifest = json.loads(hashes["manifest.json"])
     assert manifest.pop("created")
+    assert manifest.pop("modified_ns")
     assert manifest.pop("engines")["rows"]
     hashes["manifest.json"] = json.dumps(manifest).encode()
     return {name: hashlib.sha256(value).hexdigest() for name, value in hashes.items()}

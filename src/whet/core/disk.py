@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+class NotWritten(OSError):
+    """A file or folder cannot be written; ``strerror`` says why."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Whatever the system refuses meanwhile is a write: raised as `NotWritten`, to be told from other errors of it."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)  # pyarrow adds words of its own
+        raise NotWritten(error.errno, reason) from error
 
 
 def sha256(path: Path) -> str:

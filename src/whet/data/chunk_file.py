@@ -23,7 +23,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from whet.core.disk import sha256, sync
+from whet.core.disk import sha256, sync, writing
 from whet.core.errors import DataError, Problem
 from whet.data.ledger import EXAMPLES_KEPT
 from whet.data.samples import KINDS, EncodedSample, Kind, digest, extra
@@ -168,7 +168,15 @@ class ChunkWriter:
         self.faults.setdefault(reason, Fault(bad=bad)).add(line, detail)
 
     def write(self, folder: Path, name: str, engine: str) -> ChunkAccount:
-        """Publish the chunk file and its account; another process may do the same at once."""
+        """Publish the chunk file and its account; another process may do the same at once.
+
+        Raises:
+            NotWritten: no room, or the folder may not be written to.
+        """
+        with writing():
+            return self._written(folder, name, engine)
+
+    def _written(self, folder: Path, name: str, engine: str) -> ChunkAccount:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         os.close(handle)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +13,19 @@ from whet import __version__
 from whet.config import Config, DatasetConfig
 from whet.config.resolve import ResolvedRun
 from whet.config.tasks import Task, task_of
+from whet.core.disk import NotWritten, writing
 from whet.core.errors import DataError, Problem
 from whet.core.log import say, warn
 from whet.data import store
 from whet.data.assembly import SetOptions, assemble
 from whet.data.chunk_file import ChunkAccount, read_account
-from whet.data.chunks import Chunk
+from whet.data.chunks import Chunk, FileChanged
 from whet.data.fingerprint import Inputs, code_identity, fingerprint, rows_identity, tokenizer_identity
-from whet.data.ledger import Ledger, bad_row_problems, nothing_kept_problem, too_long_problem
+from whet.data.ledger import Ledger
 from whet.data.locking import locked
 from whet.data.publishing import clear_leftovers, publish_set
 from whet.data.recorder import Reads
+from whet.data.refusals import Demands, refuse_ledgers, refuse_mixed, warn_of_date, warn_of_overlap
 from whet.data.sample_table import EncodedChunk, EncodedPart
 from whet.data.samples import Kind
 from whet.data.scan import ScanCache, descriptors
@@ -67,8 +68,10 @@ def prepare(config: Config, resolved: ResolvedRun, tokenizer: Any, *, refresh: b
     found = None if refresh else work.find(scan=False)
     if found is None:
         found = work.make(refresh=refresh)
-    _refuse_faults(found, work)
-    _warn_of_overlap(found, work)
+    # A set may have been made under `on_bad_row: drop`; its bad rows are still an error where they are one now.
+    refuse_ledgers([Ledger.from_dict(values) for values in found.manifest["ledgers"]], work.demands)
+    if work.options.eval_overlap == "report":
+        warn_of_overlap(found.manifest, config.where("test_datasets"))
     return found
 
 
@@ -131,8 +134,24 @@ class Preparation:
         folder = Path(resolved.prepared_path)
         shared = {"code": code_identity(), "tokenizer": tokenizer_identity(tokenizer)}
         parts = [_part(found, config, tokenizer, folder / POOL, shared) for found in _locate_all(config)]
-        _warn_of_date(parts, config)
+        day = next((part.inputs["date"] for part in parts if part.inputs["date"]), "")
+        if day:
+            warn_of_date(day, config.where("chat_template"))
         return cls(config, parts, set_options(config, resolved), folder, resolved.num_proc)
+
+    @property
+    def demands(self) -> list[Demands]:
+        """What is asked of each part's account."""
+        options, bad_rows_end = self.options, self.config.data.on_bad_row == "raise"
+        return [
+            Demands(
+                part.where,
+                options.eval_sequence_len if part.is_test else options.sequence_len,
+                bad_rows_end,
+                long_rows_end=options.excess_length_strategy == "raise",
+            )
+            for part in self.parts
+        ]
 
     def inputs(self, chunks: Sequence[Sequence[Chunk]]) -> Inputs:
         """What decides the content of the set, for the chunks of each part."""
@@ -159,19 +178,39 @@ class Preparation:
         return chunks
 
     def make(self, *, refresh: bool) -> PreparedSet:
-        """Encode what is not encoded yet, and publish the set."""
-        with self._alone() as waited:
+        """Encode what is not encoded yet, and publish the set.
+
+        Raises:
+            DataError: as `prepare`, or the folder cannot be written to.
+        """
+        mine = {"selection": asdict(self.options), **{part.title: part.inputs for part in self.parts}}
+        with ExitStack() as stack:
+            try:
+                waited = stack.enter_context(self._lock(mine))
+            except NotWritten as error:  # the folder of others, perhaps, with the set in it
+                found = self.find(scan=True) if self.folder.is_dir() and not refresh else None
+                if found is None:
+                    raise self._unwritable(error) from error
+                return found
             if waited and not refresh and (found := self.find(scan=False)) is not None:
                 return found
-            parts = [self._encoded(part, refresh) for part in self.parts]
-            _refuse_mixed(parts, self.parts)
-            chunks = [[encoded.chunk for encoded in part.chunks] for part in parts]
-            folder = self.place(chunks)
-            if not refresh and (found := _opened(folder)) is not None:
-                return found
-            places = {key: self.config.where(key) for key in ("val_set_size", "test_datasets")}
-            assembly = assemble(parts, self.options, places)
-            _refuse_ledgers(assembly.ledgers, self)
+            try:
+                return self._made(refresh)
+            except NotWritten as error:
+                raise self._unwritable(error) from error
+
+    def _made(self, refresh: bool) -> PreparedSet:
+        """The set, by whoever holds its lock. Raises NotWritten."""
+        parts = [self._encoded(part, refresh) for part in self.parts]
+        refuse_mixed(parts)
+        chunks = [[encoded.chunk for encoded in part.chunks] for part in parts]
+        folder = self.place(chunks)
+        if not refresh and (found := _opened(folder)) is not None:
+            return found
+        places = {key: self.config.where(key) for key in ("val_set_size", "test_datasets")}
+        assembly = assemble(parts, self.options, places)
+        refuse_ledgers(assembly.ledgers, self.demands)
+        with writing():
             publish_set(folder, self._facts(self.inputs(chunks), parts), parts, assembly)
         return store.open_prepared(folder)
 
@@ -179,41 +218,51 @@ class Preparation:
         """The folder of the set that is made of these chunks of each part."""
         return self.folder / fingerprint(self.inputs(chunks))[:32]
 
+    def _unwritable(self, error: NotWritten) -> DataError:
+        found = f"the prepared set cannot be written to '{self.folder}' ({error.strerror})"
+        fix = "set `dataset_prepared_path` to a folder with room that you may write to"
+        return DataError(Problem(self.config.where("dataset_prepared_path"), found, fix))
+
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the lock of this preparation; yields whether another process had it first.
-
-        A failure to write becomes an error that names the folder.
-        """
-        inputs = {part.title: part.inputs for part in self.parts}
-        try:
-            with self._lock({"selection": asdict(self.options), **inputs}) as waited:
-                yield waited
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else error  # pyarrow adds words of its own
-            found = f"the prepared set cannot be written to '{self.folder}' ({reason})"
-            fix = "set `dataset_prepared_path` to a folder with room that you may write to"
-            raise DataError(Problem(self.config.where("dataset_prepared_path"), found, fix)) from error
-
-    def _lock(self, inputs: Inputs) -> AbstractContextManager[bool]:
-        return locked(self.folder / LOCKS / fingerprint(inputs)[:32])
+    def _lock(self, inputs: Inputs) -> Iterator[bool]:
+        """Hold the lock of these inputs; yields whether another process had it first. Raises NotWritten."""
+        with ExitStack() as stack:
+            with writing():
+                waited = stack.enter_context(locked(self.folder / LOCKS / fingerprint(inputs)[:32]))
+            yield waited
 
     def _encoded(self, part: Part, refresh: bool) -> EncodedPart:
         """A part with all its chunks encoded; preparations that share it do this one after the other."""
-        clear_leftovers(part.recipe.pool)
+        with writing():
+            clear_leftovers(part.recipe.pool)
         with self._lock({"source": part.source.name, **part.inputs}):
-            chunks = [
-                EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
-                for chunk, account in self._accounts(part, refresh)
-            ]
+            try:
+                chunks = self._encoded_chunks(part, refresh)
+            except FileChanged:
+                stamp = part.source.stamp()
+                if stamp is None or not ScanCache(self.folder / SCANS).forget(stamp):
+                    raise
+                chunks = self._encoded_chunks(part, refresh)  # read again: what was remembered of the file is not so
         return EncodedPart(part.name, part.where, part.is_test, part.encoder.cuts_long_rows, chunks)
 
-    def _accounts(self, part: Part, refresh: bool) -> Iterator[tuple[Chunk, ChunkAccount]]:
-        if self.config.data.prepare_with == "ray":
-            from whet.data.ray_workers import encode_with_ray
+    def _encoded_chunks(self, part: Part, refresh: bool) -> list[EncodedChunk]:
+        return [
+            EncodedChunk(replace(chunk, lines=None), account, part.recipe.pool / f"{chunk.digest}.arrow")
+            for chunk, account in self._accounts(part, refresh)
+        ]
 
-            return encode_with_ray(self._chunks(part, refresh), part.recipe, refresh=refresh)
-        return encode_chunks(self._chunks(part, refresh), part.encoder, part.recipe, self.num_proc, refresh=refresh)
+    def _accounts(self, part: Part, refresh: bool) -> Iterator[tuple[Chunk, ChunkAccount]]:
+        chunks = self._chunks(part, refresh)
+        if self.config.data.prepare_with != "ray":
+            yield from encode_chunks(chunks, part.encoder, part.recipe, self.num_proc, refresh=refresh)
+            return
+        from whet.data.ray_workers import encode_with_ray
+
+        try:
+            yield from encode_with_ray(chunks, part.recipe, refresh=refresh)
+        except ConnectionError as error:
+            found, fix = f"the Ray cluster cannot be reached ({error})", "check RAY_ADDRESS, or leave prepare_with out"
+            raise DataError(Problem(self.config.where("prepare_with"), found, fix, "prepare_with")) from error
 
     def _chunks(self, part: Part, refresh: bool) -> Iterator[Chunk]:
         """The chunks of a part: remembered ones where their rows are at hand or not needed, else read again."""
@@ -341,59 +390,3 @@ def _opened(folder: Path) -> PreparedSet | None:
 def _engines(part: EncodedPart) -> str:
     """What made ids of a dataset's texts; several sentences if that changed on the way."""
     return "; ".join(dict.fromkeys(chunk.account.engine for chunk in part.chunks if chunk.account.engine))
-
-
-def _refuse_mixed(parts: Sequence[EncodedPart], origins: Sequence[Part]) -> None:
-    """All samples of a set are of one kind."""
-    kinds: dict[Kind, str] = {}
-    for part in parts:
-        for chunk in part.chunks:
-            if chunk.account.samples:
-                kinds.setdefault(chunk.account.kind, part.name)
-    if len(kinds) > 1:
-        (one, first), (other, second), *_ = kinds.items()
-        found = f"'{second}' gives samples of another kind ({other}) than '{first}' ({one})"
-        where = next(part.where for part in origins if part.name == second)
-        raise DataError(Problem(where, found, "use types of one kind in a run"))
-
-
-def _refuse_faults(prepared: PreparedSet, work: Preparation) -> None:
-    """A set may have been made under `on_bad_row: drop`; its bad rows are still an error where they are one now."""
-    _refuse_ledgers([Ledger.from_dict(values) for values in prepared.manifest["ledgers"]], work)
-
-
-def _warn_of_overlap(prepared: PreparedSet, work: Preparation) -> None:
-    """An evaluation on rows that are trained on says nothing about other rows."""
-    overlap = prepared.manifest.get("eval_overlap", {})
-    count = overlap.get("exact", 0) + overlap.get("near", 0)
-    if count and work.options.eval_overlap == "report":
-        (one, other), *_ = overlap["examples"]
-        found = f"{count:,} of {overlap['rows']:,} test rows are training rows too ({one} = {other})"
-        fix = "take them out, or set `eval_overlap: drop`"
-        warn(Problem(work.config.where("test_datasets"), found, fix, "eval_overlap"))
-
-
-def _warn_of_date(parts: Sequence[Part], config: Config) -> None:
-    """Said once: all datasets are told the same day."""
-    day = next((part.inputs["date"] for part in parts if part.inputs["date"]), "")
-    if day:
-        found = f"the chat template writes the date of preparation, {day}, into samples; every day they are others"
-        fix = (
-            f'give it a date that stays in chat_template_kwargs; templates like Llama 3\'s read `date_string: "{day}"`'
-        )
-        warn(Problem(config.where("chat_template"), found, fix, "chat_template"))
-
-
-def _refuse_ledgers(ledgers: Sequence[Ledger], work: Preparation) -> None:
-    """Raise one error for everything that is wrong with the rows."""
-    problems: list[Problem] = []
-    for ledger, part in zip(ledgers, work.parts, strict=True):
-        limit = work.options.eval_sequence_len if part.is_test else work.options.sequence_len
-        found = list(bad_row_problems(ledger)) if work.config.data.on_bad_row == "raise" else []
-        too_long = too_long_problem(ledger, limit) if work.options.excess_length_strategy == "raise" else None
-        if too_long:
-            found.append(too_long)
-        nothing = nothing_kept_problem(ledger, part.where, limit)
-        problems += found or ([nothing] if nothing else [])
-    if problems:
-        raise DataError(problems)

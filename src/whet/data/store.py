@@ -36,6 +36,8 @@ IntArray = npt.NDArray[np.int64]
 
 INDEX, MANIFEST, CHUNKS = "index.arrow", "manifest.json", "chunks"
 FORMAT_VERSION = 2
+_MODIFIED = "modified_ns"
+"""In the manifest: when each file was written. Linking and renaming leave a file's time, writing to it does not."""
 
 COLUMNS: Mapping[str, type[np.integer]] = {
     "chunk": np.int32,
@@ -265,7 +267,7 @@ def write_indices(folder: Path, split: Literal["train", "validation"], indices: 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``, with the size and SHA-256 of every file beside the chunks, which bring theirs.
+    """Write ``manifest.json``, with size, SHA-256 and time of every file; of the chunks the first two are given.
 
     Args:
         manifest: at least ``kind``, ``datasets`` (the names that samples refer to by number) and ``chunks``, each with
@@ -273,7 +275,10 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     files = sorted(path for path in folder.iterdir() if path.is_file())
     hashes = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
-    text = json.dumps({"format": FORMAT_VERSION, **manifest, "hashes": hashes}, indent=2, ensure_ascii=False)
+    names = [*hashes, *(f"{CHUNKS}/{chunk['name']}" for chunk in manifest["chunks"])]
+    times = {name: (folder / name).stat().st_mtime_ns for name in names}
+    written = {"format": FORMAT_VERSION, **manifest, "hashes": hashes, _MODIFIED: times}
+    text = json.dumps(written, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -334,15 +339,15 @@ def open_prepared(folder: Path) -> PreparedSet:
     """Open a published set.
 
     Raises:
-        DataError: the folder holds no readable set.
+        DataError: the folder holds no readable set, or a file is not as it was written.
     """
     manifest = read_manifest(folder)
+    times = manifest.get(_MODIFIED, {})
     written = dict(manifest["hashes"]) | {f"{CHUNKS}/{chunk['name']}": chunk for chunk in manifest["chunks"]}
     for name, entry in written.items():
-        size = (folder / name).stat().st_size if (folder / name).exists() else 0
-        if size != entry["bytes"]:
-            found = f"{size:,} bytes long, {entry['bytes']:,} were written"
-            raise DataError(Problem(str(folder / name), found, "delete this folder and prepare again"))
+        damage = _damage(folder / name, entry, times.get(name))
+        if damage:
+            raise DataError(Problem(str(folder / name), damage, "delete this folder and prepare again"))
     samples, names = Samples(folder), tuple(manifest["datasets"])
     make = _SPLITS[samples.kind]
 
@@ -358,7 +363,28 @@ def open_prepared(folder: Path) -> PreparedSet:
     return PreparedSet(folder, manifest, split("train"), split("validation") if has_validation else None)
 
 
+def _damage(path: Path, entry: Mapping[str, Any], modified_ns: int | None) -> str:
+    """What is wrong with a file; empty where nothing is.
+
+    A file of the right size and time is taken for what was written; one of another time is read and hashed.
+    """
+    try:
+        status = path.stat()
+        if status.st_size == entry["bytes"] and status.st_mtime_ns != modified_ns:
+            if sha256(path) != entry["sha256"]:
+                return "other bytes than those that were written"
+            if modified_ns is not None:
+                with contextlib.suppress(OSError):
+                    os.utime(path, ns=(status.st_atime_ns, modified_ns))  # a copy: it need not be hashed again
+        size = status.st_size
+    except FileNotFoundError:
+        size = 0
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return "" if size == entry["bytes"] else f"{size:,} bytes long, {entry['bytes']:,} were written"
+
+
 def number_columns(rows: Sequence[Sequence[int]]) -> Index:
-    """Lines of an index, in the order of `COLUMNS`, as its columns; for small sets made by hand."""
+    """Lines of an index, in the order of `COLUMNS`, as its columns; for the small sets that tests make by hand."""
     table = np.array(rows, dtype=np.int64).reshape(-1, len(COLUMNS))
     return {name: table[:, at].astype(dtype) for at, (name, dtype) in enumerate(COLUMNS.items())}

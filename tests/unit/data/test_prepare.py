@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,10 +28,11 @@ from whet.config.load import load_config, make_config
 from whet.config.resolve import resolve
 from whet.core.errors import DataError
 from whet.core.types import Hardware
+from whet.data import chunk_file, store, workers
 from whet.data import chunks as chunks_module
 from whet.data import prepare as module
-from whet.data import workers
 from whet.data.chunks import Cut
+from whet.data.files import LocalFile
 from whet.data.prepare import find_prepared, prepare
 from whet.data.store import PreferenceSplit, PreparedSet
 from whet.data.summary import ledgers_of, summary
@@ -110,6 +114,11 @@ def config_of(*paths: str, tests: Sequence[str] = (), type: Any = None, **keys: 
 
 def run(config: Config, tokenizer: Any = TOKENIZER, **options: Any) -> PreparedSet:
     return prepare(config, resolve(config, Hardware("cpu")), tokenizer, **options)
+
+
+def without_times(prepared: PreparedSet) -> dict[str, Any]:
+    """The manifest, but for when the set and its files were made."""
+    return {key: value for key, value in prepared.manifest.items() if key not in ("created", "modified_ns")}
 
 
 def first_ids(split: Any) -> list[int]:
@@ -660,7 +669,7 @@ def test_a_preparation_that_is_asked_for_again_reads_the_rows_again(ending: str,
     assert len(encoded) == 1
     again = run(config, refresh=True)
     assert len(encoded) == 2
-    assert {**again.manifest, "created": 0} == {**first.manifest, "created": 0}
+    assert without_times(again) == without_times(first)
 
 
 def test_a_damaged_chunk_is_encoded_again(encoded: list[str], in_empty_folder: Path) -> None:
@@ -683,6 +692,36 @@ def test_a_damaged_set_is_made_again(encoded: list[str], caplog: pytest.LogCaptu
     assert len(again.train) == 5
     assert "it must be made again" in caplog.text
     assert len(encoded) == 1
+
+
+def test_a_set_with_another_byte_is_made_again(encoded: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    write("a.jsonl", chats(5))
+    config = config_of("a.jsonl", type="chat_template", sequence_len=256)
+    first = run(config)
+    ids = first.train.tokens(0)[0].tolist()
+    chunk = first.path / "chunks" / "00000.arrow"
+    whole = chunk.read_bytes()
+    at = whole.find(np.array(ids, np.int32).tobytes())
+    del first
+    chunk.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])  # a hard link: in the pool too
+    assert run(config).train.tokens(0)[0].tolist() == ids
+    assert "00000.arrow: other bytes than those that were written; it must be made again" in caplog.text
+    assert len(encoded) == 2
+
+
+def test_what_was_remembered_of_a_file_is_forgotten_where_it_is_not_so(
+    monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path
+) -> None:
+    """A program may write to a file and leave no trace of it in what a stamp is made of."""
+    monkeypatch.setattr(LocalFile, "stamp", lambda file: "always the same")
+    keys: dict[str, Any] = {"type": "chat_template", "sequence_len": 256}
+    write("a.jsonl", chats(5))
+    run(config_of("a.jsonl", **keys))
+    write("a.jsonl", chats(5, first=3))
+    shutil.rmtree(in_empty_folder / "last_run_prepared" / "chunks")
+    again = run(config_of("a.jsonl", **{**keys, "sequence_len": 255}))  # another set of the same rows
+    whole = TOKENIZER.apply_chat_template(chats(1, first=3)[0]["messages"])["input_ids"]
+    assert again.train.tokens(0)[0].tolist() == whole
 
 
 # -- several at once, killed, not writable ---------------------------------------------------------------------------
@@ -717,7 +756,7 @@ def test_several_processes_make_the_set_of_one(
     keys = {"type": "chat_template", "sequence_len": 512, "on_bad_row": "drop", "val_set_size": 9}
     sets = [run(config_of("chat.jsonl", dataset_num_proc=number, **keys), refresh=True) for number in (1, 2)]
     assert caplog.messages.count("encoding with 2 processes") == 1
-    one, two = ({**prepared.manifest, "created": None} for prepared in sets)
+    one, two = map(without_times, sets)
     assert one == two
     assert len(one["chunks"]) > 3
 
@@ -770,6 +809,50 @@ def test_a_folder_that_cannot_be_written_is_an_error() -> None:
         DataError, match=r"the prepared set cannot be written to 'file/sets' \(Not a directory\) -> set `data"
     ):
         run(config_of("a.jsonl", dataset_prepared_path="file/sets"))
+
+
+def test_a_set_is_found_in_a_folder_of_others_that_may_only_be_read(
+    monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path
+) -> None:
+    write_lengths("a.jsonl", [4, 5])
+    first = run(config_of("a.jsonl"))
+    write_lengths("a.jsonl", [4, 5])  # a copy: the same rows, of which no scan is known
+
+    def refused(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module, "locked", refused)
+    assert run(config_of("a.jsonl")).path == first.path
+    cannot = r"cannot be written to 'last_run_prepared' \(Permission denied\)"
+    for sequence_len, refresh in ((10, True), (9, False)):
+        with pytest.raises(DataError, match=cannot):
+            run(config_of("a.jsonl", sequence_len=sequence_len), refresh=refresh)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), OSError("[Errno 28] pyarrow's own words")])
+@pytest.mark.parametrize("where", ["chunk", "set", "lock"])
+def test_a_disk_that_is_full_is_told_as_such(monkeypatch: pytest.MonkeyPatch, where: str, error: OSError) -> None:
+    def full(*_: Any) -> Any:
+        raise error
+
+    write_lengths("a.jsonl", [4, 5])
+    patched = {"chunk": (chunk_file, "sync"), "set": (store, "write_index"), "lock": (module, "locked")}
+    monkeypatch.setattr(*patched[where], full)
+    with pytest.raises(DataError, match=r"the prepared set cannot be written to 'last_run_prepared' \("):
+        run(config_of("a.jsonl"))
+
+
+def test_a_fault_that_is_no_write_is_not_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
+
+    write_lengths("a.jsonl", [4, 5])
+    monkeypatch.setattr(module, "encode_chunks", refused)
+    with pytest.raises(ConnectionRefusedError, match="nobody there"):
+        run(config_of("a.jsonl"))
+    monkeypatch.setitem(sys.modules, "whet.data.ray_workers", SimpleNamespace(encode_with_ray=refused))
+    with pytest.raises(DataError, match=r"the Ray cluster cannot be reached \(.*nobody there\) -> check RAY_ADDRESS"):
+        run(config_of("a.jsonl", prepare_with="ray"))
 
 
 def test_the_summary_shows_counts_reasons_and_places() -> None:

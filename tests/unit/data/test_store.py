@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tests.tiny_training import write_samples
 
+from whet.core.disk import sha256
 from whet.core.errors import DataError
 from whet.data import store
 from whet.data.samples import (
@@ -202,6 +204,39 @@ def test_a_broken_set_is_an_error_that_names_the_file(tmp_path: Path, name: str)
     (folder / name).unlink()
     with pytest.raises(DataError, match=rf"{name}: 0 bytes long"):
         open_prepared(folder)
+
+
+@pytest.mark.parametrize("name", ["index.arrow", "train.npy", "validation.npy", "chunks/0.arrow"])
+def test_a_byte_that_was_not_written_is_an_error(tmp_path: Path, name: str) -> None:
+    folder = write_samples(tmp_path / "set", random_samples(), 45).path
+    whole = bytearray((folder / name).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (folder / name).write_bytes(whole)
+    os.utime(folder / name, ns=(0, 10**18))  # whatever its time is now
+    with pytest.raises(DataError, match=rf"{name}: other bytes than those that were written -> delete this folder"):
+        open_prepared(folder)
+
+
+def test_a_set_is_not_hashed_and_a_copy_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_samples(tmp_path / "set", random_samples(), 45).path
+    hashed: list[str] = []
+
+    def hashing(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(store, "sha256", hashing)
+    open_prepared(folder)
+    assert hashed == []
+    copy = tmp_path / "copy"
+    for path in folder.rglob("*.*"):
+        to = copy / path.relative_to(folder)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(path.read_bytes())
+        os.utime(to, ns=(0, 10**18))
+    for _ in range(2):
+        assert len(open_prepared(copy).train) == 45
+        assert sorted(hashed) == ["0.arrow", "index.arrow", "train.npy", "validation.npy"]
 
 
 def test_a_set_of_another_version_is_an_error(tmp_path: Path) -> None:
