@@ -11,6 +11,7 @@ from rich.console import Console
 
 from whet.cli.problems import print_problems
 from whet.core.errors import Problem, WhetError
+from whet.core.log import printable
 from whet.serving.conversation import Answer, Conversation, Leave, Reply
 from whet.serving.engine import Engine
 from whet.serving.sampling import Sampling
@@ -111,23 +112,6 @@ def _show(reply: Reply, console: Console) -> None:
         console.file.write("\n")
     elif not isinstance(reply, Leave):
         console.print(reply.text, style="cyan", markup=False)
-
-
-def printable(text: str) -> str:
-    r"""The text with control characters shown, not obeyed: a model must not be able to drive the terminal.
-
-    >>> printable("red \x1b[31m\n")
-    'red ␛[31m\n'
-    """
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t" or (code >= 0x20 and not 0x7F <= code <= 0x9F):
-        return character
-    # Unicode keeps a picture of each of the 32 control characters, and of DEL.
-    return chr(0x2400 + code) if code < 0x20 else "\u2421"
 
 
 def _turn_on_line_editing() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from whet.core.errors import Problem
+from whet.core.log import indented
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -17,7 +18,7 @@ def print_problems(problems: Sequence[Problem]) -> None:
     rank = int(os.environ.get("RANK", "0"))
     speaker = f"rank {rank}: " if rank else ""
     for problem in problems:
-        print_error_line(f"{speaker}error: {problem}")
+        print_error_line(f"{speaker}error: {indented(problem)}")
     if len(problems) > 1:
         print_error_line(f"{speaker}{len(problems)} errors")
 

@@ -17,7 +17,33 @@ def say(message: str) -> None:
 
 def warn(problem: Problem | str) -> None:
     """Tell the user something that does not stop the run and that they would want to know."""
-    logger.warning(str(problem))
+    logger.warning(indented(problem))
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters shown, not obeyed: neither a model nor a row may drive the terminal.
+
+    >>> printable("red \x1b[31m\n")
+    'red ␛[31m\n'
+    """
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t" or (code >= 0x20 and not 0x7F <= code <= 0x9F):
+        return character
+    # Unicode keeps a picture of each of the 32 control characters, and of DEL.
+    return chr(0x2400 + code) if code < 0x20 else "\u2421"
+
+
+def indented(problem: object) -> str:
+    r"""What is wrong, as `printable`; more lines of a text from elsewhere are indented, and look like no line of ours.
+
+    >>> indented("a.jsonl:1: boom\nerror: fake")
+    'a.jsonl:1: boom\n    error: fake'
+    """
+    return printable(str(problem)).replace("\n", "\n    ")
 
 
 def show_on_terminal(rank: int = 0) -> None:
@@ -40,4 +66,4 @@ class _StandardError(logging.Handler):
 class _Sentence(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
+        return prefix + printable(record.getMessage())

@@ -34,6 +34,13 @@ def test_every_problem_has_its_line_and_several_are_counted(
     )
 
 
+def test_a_text_from_elsewhere_neither_drives_the_terminal_nor_looks_like_a_line_of_ours(
+    command_that: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_that(DataError(Problem("a.jsonl:1", "it has \x1b]0;x\x07\nerror: fake", "mend it"))) == 2
+    assert capsys.readouterr().err == "error: a.jsonl:1: it has ␛]0;x␇\n    error: fake -> mend it\n"
+
+
 def test_a_run_that_ended_itself_exits_1_without_a_traceback(
     command_that: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

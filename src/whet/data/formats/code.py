@@ -87,7 +87,7 @@ def _imported(load: Callable[[], ModuleType], name: str, where: str, key: str, f
         return load()
     except ConfigError:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script may end itself
         lines = traceback.extract_tb(error.__traceback__)
         line = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
         found = f"importing '{name}' failed: {type(error).__name__}: {error}{line}"

@@ -70,7 +70,7 @@ class OwnCode:
         made = _strategy if self.made_for == "tokenizer" else _transform
         try:
             make = made(self, tokenizer, asked)
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise ConfigError(self._problem(f"{self.code.shown} failed: {_told(error, self.code)}")) from error
         asked.close()
         return replace(self, make_row=make, is_raw=self.made_for == "cfg", template=None)
@@ -82,7 +82,7 @@ class OwnCode:
             made = function(dict(row))
         except (RowError, WhetError):
             raise
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise RowError(f"error in {self.code.shown}", _told(error, self.code)) from error
         return self._sample(made)
 
@@ -97,7 +97,10 @@ class OwnCode:
             self._refuse_without_template(sample)
             return sample
         if isinstance(made, list | tuple) and made:
-            return Several(tuple(self._sample(one) for one in made))
+            samples = tuple(self._sample(one) for one in made)
+            if any(isinstance(sample, Several) for sample in samples):
+                raise RowError("wrong type", f"{self.code.shown} gave a list within a list, not a list of rows")
+            return Several(samples)
         found = "an empty list" if isinstance(made, list | tuple) else f"a value of type {type(made).__name__}"
         raise RowError("wrong type", f"{self.code.shown} gave {found}, not a row")
 
@@ -183,7 +186,7 @@ def _settings(format_: OwnCode, asked: Asked) -> tuple[Settings, Settings]:
     return Settings.of_config(format_.config, asked), Settings.of_block(format_.dataset, asked, name)
 
 
-def _told(error: Exception, code: Code) -> str:
+def _told(error: BaseException, code: Code) -> str:
     """The exception's type and text, and the line of the user's file where it arose."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(code.file)]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")
