@@ -239,6 +239,14 @@ def test_a_set_is_not_hashed_and_a_copy_once(tmp_path: Path, monkeypatch: pytest
         assert sorted(hashed) == ["0.arrow", "index.arrow", "train.npy", "validation.npy"]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, '{"format": 2'])
+def test_a_manifest_that_is_none_is_an_error(text: str, tmp_path: Path) -> None:
+    folder = write_samples(tmp_path / "set", random_samples(), 50).path
+    (folder / store.MANIFEST).write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json: not a prepared set \(.+\) -> prepare again"):
+        open_prepared(folder)
+
+
 def test_a_set_of_another_version_is_an_error(tmp_path: Path) -> None:
     folder = write_samples(tmp_path / "set", random_samples(), 50).path
     manifest = json.loads((folder / store.MANIFEST).read_text())
