@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,16 +253,11 @@ class Preparation:
 
     def _accounts(self, part: Part, refresh: bool) -> Iterator[tuple[Chunk, ChunkAccount]]:
         chunks = self._chunks(part, refresh)
-        if self.config.data.prepare_with != "ray":
-            yield from encode_chunks(chunks, part.encoder, part.recipe, self.num_proc, refresh=refresh)
-            return
-        from whet.data.ray_workers import encode_with_ray
+        if self.config.data.prepare_with == "ray":
+            from whet.data.ray_workers import encode_with_ray
 
-        try:
-            yield from encode_with_ray(chunks, part.recipe, refresh=refresh)
-        except ConnectionError as error:
-            found, fix = f"the Ray cluster cannot be reached ({error})", "check RAY_ADDRESS, or leave prepare_with out"
-            raise DataError(Problem(self.config.where("prepare_with"), found, fix, "prepare_with")) from error
+            return encode_with_ray(chunks, part.recipe, refresh=refresh)
+        return encode_chunks(chunks, part.encoder, part.recipe, self.num_proc, refresh=refresh)
 
     def _chunks(self, part: Part, refresh: bool) -> Iterator[Chunk]:
         """The chunks of a part: remembered ones where their rows are at hand or not needed, else read again."""
@@ -355,12 +350,12 @@ def _part(found: _Located, config: Config, tokenizer: Any, pool: Path, shared: I
     tested), and a function of the user's is watched in every process by the settings it is given.
     """
     reads = Reads((found.key, found.number))
-    recorded = reads.of(config)
-    encoder = SampleEncoder(getattr(recorded.data, found.key)[found.number], recorded, tokenizer)
+    recorded, today = reads.of(config), date.today()
+    encoder = SampleEncoder(getattr(recorded.data, found.key)[found.number], recorded, tokenizer, today)
     inputs = {**shared, **encoder.identity(), "options": dict(reads.values)}
     reads.close()
     kinds = KINDS_OF_TASK[task_of(config)]
-    recipe = EncoderRecipe(config, found.key, found.number, tokenizer, kinds, pool / fingerprint(inputs)[:16])
+    recipe = EncoderRecipe(config, found.key, found.number, tokenizer, kinds, pool / fingerprint(inputs)[:16], today)
     place = (found.key, found.number, found.dataset, found.where)
     return Part(*place, found.name, found.source, encoder, recipe, inputs)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class SampleEncoder:
         dataset: its options.
         config: the config it belongs to.
         tokenizer: a fast tokenizer of transformers.
+        today: the day that a template is told which asks for it.
 
     Attributes:
         cuts_long_rows: samples are raw text; one of more than ``sequence_len`` tokens is cut with `Encoded.chunks`.
@@ -84,7 +86,7 @@ class SampleEncoder:
         ConfigError, DataError: the format, the chat template or the tokenizer cannot be used.
     """
 
-    def __init__(self, dataset: DatasetConfig, config: Config, tokenizer: Any) -> None:
+    def __init__(self, dataset: DatasetConfig, config: Config, tokenizer: Any, today: date | None = None) -> None:
         self._format = make_format(dataset, config, tokenizer)
         self.cuts_long_rows: bool = self._format.cuts_long_rows
         self._policy = policy_of(config, dataset)
@@ -95,7 +97,7 @@ class SampleEncoder:
         if self._format.template is not None:
             where = config.where((*place, "conversation"))
             own = None if self._format.template == CONFIGURED else shipped_template(self._format.template, where)
-            self._renderer = renderer_for(config, dataset, tokenizer, own)
+            self._renderer = renderer_for(config, dataset, tokenizer, own, today)
             keeps = dataset.keep_history or dataset.explode_turns
             self._writer = ConversationWriter(
                 self._renderer, self._policy, keeps_history=keeps, where=config.where((*place, "type"))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,7 @@ class EncoderRecipe:
         key, number: of the dataset in the config.
         kinds: kinds of samples that the method trains on; the first where there are none.
         pool: folder of this recipe's chunk files.
+        today: the day that a template is told which asks for it; the day of the call where it is left out.
     """
 
     config: Config
@@ -46,9 +48,10 @@ class EncoderRecipe:
     tokenizer: Any
     kinds: tuple[Kind, ...]
     pool: Path
+    today: date | None = None
 
     def make(self) -> SampleEncoder:
-        return SampleEncoder(getattr(self.config.data, self.key)[self.number], self.config, self.tokenizer)
+        return SampleEncoder(getattr(self.config.data, self.key)[self.number], self.config, self.tokenizer, self.today)
 
 
 def encode_chunk(chunk: Chunk, encoder: SampleEncoder, recipe: EncoderRecipe) -> ChunkAccount:

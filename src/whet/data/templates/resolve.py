@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,12 @@ def policy_of(config: Config, dataset: DatasetConfig) -> TrainPolicy:
     return TrainPolicy(roles, on_eos, dataset.train_on_eot or on_eos)
 
 
-def renderer_for(config: Config, dataset: DatasetConfig, tokenizer: Any, template: str | None = None) -> Renderer:
+def renderer_for(
+    config: Config, dataset: DatasetConfig, tokenizer: Any, template: str | None = None, today: date | None = None
+) -> Renderer:
     """The renderer of a dataset's conversations, with ``template`` (Jinja text) or the one the options ask for.
+
+    ``today`` is the day that a template is told which asks for it; the day of the call where it is left out.
 
     Raises:
         ConfigError: an entry of ``eot_tokens`` is not one token, or the template is not Jinja.
@@ -124,7 +129,7 @@ def renderer_for(config: Config, dataset: DatasetConfig, tokenizer: Any, templat
     where = config.where((*place, "chat_template")) if own else config.where("chat_template")
     text = template if template is not None else resolve_template(config, dataset, tokenizer)
     kwargs = {**(config.template.chat_template_kwargs or {}), **(dataset.chat_template_kwargs or {})}
-    renderer = Renderer(text, tokenizer, kwargs, config.template.eot_tokens, where)
+    renderer = Renderer(text, tokenizer, kwargs, config.template.eot_tokens, where, today)
     _check_eot_tokens(config, tokenizer, renderer)
     return renderer
 

@@ -26,8 +26,8 @@ from whet.data.templates.watched import TESTS, Guard, Watch, Watched, cut
 MOST_LEAVES = 10_000
 """Skeletons and questions kept in all; a corpus with more shapes renders the others by the template."""
 
-_UNFOLLOWED = ("strftime_now", "autoescape")
-"""Templates with these words are always run: the time is no text of a message, and escaping hides where texts go."""
+_UNFOLLOWED = ("autoescape",)
+"""Templates with these words are always run: escaping hides where texts go."""
 
 Cuts = tuple[tuple[str, str | None], ...]
 Shape = tuple[tuple[str | bool | None, ...], ...]

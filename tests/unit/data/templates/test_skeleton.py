@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cache
 from typing import Any
 
@@ -166,10 +167,18 @@ def test_a_refused_conversation_teaches_that_those_like_it_are_left_to_the_templ
     assert skeletons.find(talk(("system", "S"), ("user", "good"), ("assistant", "A"))) is not None
 
 
-def test_a_template_of_the_time_is_never_learnt() -> None:
+def test_a_template_of_the_day_is_learnt_for_its_renderers_day() -> None:
     tokenizer = tiny_tokenizer("chatml")
-    renderer = Renderer("{{ strftime_now('%S') }}" + tokenizer.chat_template, tokenizer)
-    assert Skeletons(renderer, ANSWERS).find(talk(("user", "Q"), ("assistant", "A"))) is None
+    template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    for day in (date(2026, 11, 21), date(2030, 1, 2)):
+        renderer = Renderer(template, tokenizer, today=day)
+        skeletons = Skeletons(renderer, ANSWERS)
+        for question in ("Q", "another"):
+            conversation = talk(("user", question), ("assistant", "A"))
+            found = skeletons.find(conversation)
+            assert found is not None
+            assert found[0].write(found[1]) == renderer.render(conversation, ANSWERS).text
+            assert found[0].write(found[1]).startswith(day.strftime("%d %b %Y"))
 
 
 def test_no_more_is_learnt_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
