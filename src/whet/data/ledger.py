@@ -189,6 +189,8 @@ def nothing_kept_problem(ledger: Ledger, where: str, sequence_len: int) -> Probl
         return Problem(where, found, fix)
     reasons = "; ".join(f"{tally.count:,} {reason} ({tally.places})" for reason, tally in ledger.dropped.items())
     found = f"'{ledger.name}': {rows} dropped: {reasons}"
+    if ledger.dropped.keys() <= {TOO_LONG, NOTHING_LEFT, SAME_LEFT}:
+        return Problem(where, found, "raise sequence_len: what these rows teach lies behind it")
     return Problem(where, found, "mend the rows, or check the dataset's `type` and fields")
 
 

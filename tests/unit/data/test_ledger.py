@@ -76,6 +76,16 @@ def test_all_rows_dropped_for_several_reasons_names_each():
     )
 
 
+@pytest.mark.parametrize("reason", ["no supervised token left after cutting", "answers are equal after cutting"])
+def test_rows_that_cutting_emptied_ask_for_more_room(reason):
+    ledger = Ledger("chat", read=1)
+    ledger.drop(reason, "a.jsonl:1", tokens=90)
+    assert str(nothing_kept_problem(ledger, "a.yaml:3:5", 64)) == (
+        f"a.yaml:3:5: 'chat': the only row dropped: 1 {reason} (a.jsonl:1) -> "
+        "raise sequence_len: what these rows teach lies behind it"
+    )
+
+
 @pytest.mark.parametrize("reason", ["exact duplicate", "near duplicate", "also in the training data"])
 def test_a_dataset_that_keeps_something_or_only_repeats_is_no_problem(reason):
     assert nothing_kept_problem(Ledger("a", read=2, kept=1), "", 64) is None

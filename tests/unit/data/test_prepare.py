@@ -14,7 +14,6 @@ import textwrap
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -850,9 +849,6 @@ def test_a_fault_that_is_no_write_is_not_told_as_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "encode_chunks", refused)
     with pytest.raises(ConnectionRefusedError, match="nobody there"):
         run(config_of("a.jsonl"))
-    monkeypatch.setitem(sys.modules, "whet.data.ray_workers", SimpleNamespace(encode_with_ray=refused))
-    with pytest.raises(DataError, match=r"the Ray cluster cannot be reached \(.*nobody there\) -> check RAY_ADDRESS"):
-        run(config_of("a.jsonl", prepare_with="ray"))
 
 
 def test_the_summary_shows_counts_reasons_and_places() -> None:
