@@ -244,7 +244,7 @@ def read_account(folder: Path, name: str) -> ChunkAccount | None:
             for reason, fault in values.pop("faults").items()
         }
         return ChunkAccount(**values, faults=faults)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -391,6 +391,10 @@ ROWS: list[tuple[Mapping[str, Any], str]] = [
         "datasets[0].chat_template_kwargs: 'chat_template' cannot be a variable of the template -> write chat_template",
     ),
     ({"shards": 3}, "datasets[0].shards: shards_idx is not written"),
+    (
+        {"explode_turns": True, "keep_history": True},
+        "datasets[0].keep_history: true, and so is explode_turns -> keep one of them",
+    ),
     ({"shards_idx": 3}, "datasets[0].shards_idx: shards is not written"),
     ({"shards": 3, "shards_idx": 3}, "datasets[0].shards_idx: 3 is no part of 3 -> write a number from 0 to 2"),
     (
@@ -507,6 +511,15 @@ def test_data_of_a_method_is_prepared_before_the_method_trains(values: Mapping[s
 def test_what_changes_nothing_is_said_and_stops_nothing(remark: str, values: Mapping[str, Any], message: str) -> None:
     (warning,) = make_config({**BASE, **values}).warnings
     assert message in str(warning)
+
+
+@pytest.mark.parametrize("row", [{"type": "alpaca"}, {"type": "completion"}])
+@pytest.mark.parametrize("option", ["explode_turns", "keep_history"])
+def test_only_conversations_have_a_history(option: str, row: Mapping[str, Any]) -> None:
+    (warning,) = make_config({**BASE, "datasets": [{"path": "org/d", **row, option: True}]}).warnings
+    assert f"datasets[0].{option} changes nothing: type {row['type']} does not read it" in str(warning)
+    (warning,) = make_config({**BASE, "rl": "dpo", "datasets": [{"path": "org/d", option: True}]}).warnings
+    assert f"datasets[0].{option} changes nothing: rl: dpo does not read it" in str(warning)
 
 
 def test_an_option_that_the_type_of_its_row_does_not_read_is_said() -> None:

@@ -174,7 +174,9 @@ def test_a_file_that_is_not_what_was_written_has_no_account(tmp_path: Path) -> N
     arrow.unlink()
     assert read_account(tmp_path, "c") is None
     arrow.write_bytes(data)
-    for broken in (b"", b"{}", b"[1]", text[:-5], json.dumps({**json.loads(text), "more": 1}).encode()):
+    written = json.loads(text)
+    others = [json.dumps({**written, **change}).encode() for change in ({"more": 1}, {"faults": 3})]
+    for broken in (b"", b"{}", b"[1]", b"3", text[:-5], *others):
         record.write_bytes(broken)
         assert read_account(tmp_path, "c") is None
     record.unlink()

@@ -22,7 +22,7 @@ def row_problems(config: Config) -> list[Problem]:
     return [
         problem
         for place, row in _rows(config)
-        for rule in (_type, _template, _jinja, _variables, _shards, _mapping, _text, _transform, _synthetic)
+        for rule in (_type, _template, _jinja, _variables, _shards, _mapping, _text, _transform, _history, _synthetic)
         if (problem := rule(config, place, row)) is not None
     ]
 
@@ -167,6 +167,12 @@ def _transform(config: Config, place: Place, row: DatasetConfig) -> Problem | No
     return None
 
 
+def _history(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
+    if not (row.explode_turns and row.keep_history):
+        return None
+    return _row_problem(config, (*place, "keep_history"), "true, and so is explode_turns", "keep one of them")
+
+
 def _synthetic(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
     if (row.path == "synthetic") != (row.type == "_synthetic"):
         found, fix = (
@@ -242,6 +248,8 @@ _CHAT_OPTIONS = (
     "train_on_eot",
     "drop_system_message",
     "split_thinking",
+    "explode_turns",
+    "keep_history",
     "chat_template",
     "chat_template_jinja",
     "chat_template_kwargs",
@@ -260,7 +268,16 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "field_rejected": (),
 }
 """Option -> the families of types that read it, where not every type does."""
-_NEVER_SUPERVISED = (*_SYNTHETIC_OPTIONS, "field", "text_column", "input_transform", "conversation")
+_HISTORY_OPTIONS = ("explode_turns", "keep_history")
+_NEVER_SUPERVISED = (
+    *_SYNTHETIC_OPTIONS,
+    *_HISTORY_OPTIONS,
+    "field",
+    "text_column",
+    "input_transform",
+    "conversation",
+)
+"""What only supervised types read, but for those of `rl: ebft` that are as supervised ones."""
 
 
 def _unread_option(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
@@ -275,7 +292,8 @@ def _unread_option(config: Config, place: Place, row: DatasetConfig) -> Problem 
         unread = {key for key, readers in _READ_BY.items() if base not in readers}
     else:
         reader = method_key(config) or ""
-        read = _STEP_OPTIONS if task == "steps" else ("field", "text_column") if task == "features" else ()
+        of_features = (*_HISTORY_OPTIONS, "field", "text_column")
+        read = _STEP_OPTIONS if task == "steps" else of_features if task == "features" else ()
         unread = {*_NEVER_SUPERVISED, *_STEP_OPTIONS} - {*read}
     for name in type(row).model_fields:
         value: Any = getattr(row, name)
