@@ -93,9 +93,24 @@ class LocalFolder:
 
     def files(self, pattern: str) -> list[Entry]:
         """Files that match, which an absolute pattern, or one with ``..``, may find elsewhere."""
-        paths = [self.path / match for match in glob.glob(pattern, root_dir=self.path, recursive=True)]
+        paths = local_matches(pattern, self.path)
         files = sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
         return [Entry(Path(os.path.relpath(path, self.path)).as_posix(), LocalFile(path, str(path))) for path in files]
+
+
+def local_matches(pattern: str, root: Path) -> list[Path]:
+    """What a pattern finds, from a folder on.
+
+    Raises:
+        DataError: below ``**`` a link leads back to a folder that it is in, so files would be found again and again.
+    """
+    if "**" in pattern:
+        for folder, names, _ in os.walk(root / pattern.partition("**")[0], followlinks=True):
+            for link in (Path(folder, name) for name in names if os.path.islink(Path(folder, name))):
+                if link.parent.resolve().is_relative_to(link.resolve()):
+                    found = f"a link to '{link.readlink()}', a folder that it is in: files would be found again"
+                    raise DataError(Problem(str(link), found, "remove the link, or name the files without **"))
+    return [root / match for match in glob.glob(pattern, root_dir=root, recursive=True)]
 
 
 def files_of_rows(folder: Folder, dataset: DatasetConfig, where: str) -> list[File]:

@@ -21,7 +21,7 @@ from whet.core.errors import DataError, Problem
 from whet.core.nearest import nearest
 from whet.data.chunks import Chunk
 from whet.data.files import File, FileSource, LocalFile, ending, read
-from whet.data.folders import Folder, LocalFolder, as_tuple, files_of_rows
+from whet.data.folders import Folder, LocalFolder, as_tuple, files_of_rows, local_matches
 from whet.data.readers import ENDINGS, BadRow, Row
 from whet.data.remote import RemoteFolder, find_remote, is_url, shown
 from whet.data.selection import selection_of, split_name
@@ -239,9 +239,9 @@ def _find(path: str, folder: Path | None) -> list[Path]:
         if candidate.exists():
             return [candidate]
         if glob.has_magic(path):
-            matches = sorted(glob.glob(str(candidate), recursive=True))
+            matches = sorted(local_matches(str(candidate), Path()))
             if matches:
-                return [Path(match) for match in matches]
+                return matches
     return []
 
 

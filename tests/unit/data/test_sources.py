@@ -418,3 +418,18 @@ def test_rows_of_one_file_are_read_whole_or_not_at_all(in_empty_folder):
         read_json_lines("a.jsonl")
     with pytest.raises(DataError, match=r"^b\.jsonl: cannot be read \(No such file or directory\)"):
         read_json_lines("b.jsonl")
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/**/*.jsonl"])
+def test_a_link_back_to_its_own_folder_is_no_way_to_read_rows_twice(path, in_empty_folder):
+    (in_empty_folder / "rows" / "deep").mkdir(parents=True)
+    (in_empty_folder / "rows" / "a.jsonl").write_text(LINES)
+    (in_empty_folder / "elsewhere").mkdir()
+    (in_empty_folder / "elsewhere" / "b.jsonl").write_text(LINES)
+    (in_empty_folder / "rows" / "other").symlink_to("../elsewhere")
+    assert len(values(path)) == 2 * len(ROWS)
+    (in_empty_folder / "rows" / "deep" / "up").symlink_to("..")
+    with pytest.raises(
+        DataError, match=r"^rows/deep/up: a link to '\.\.', a folder that it is in: every file would be "
+    ):
+        read(path)
