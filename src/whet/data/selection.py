@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +13,9 @@ from whet.config import DatasetConfig
 from whet.core.errors import DataError, Problem
 
 T = TypeVar("T")
+
+_MOST = sys.maxsize // 2
+"""More rows than there are; `itertools.islice` adds two such numbers."""
 
 _SPLIT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<begin>-?\d+%?)?:(?P<end>-?\d+%?)?\])?")
 
@@ -44,12 +48,12 @@ class Selection:
                 total = sum(1 for _ in read())
                 begin, end = (_position(bound, total) for bound in bounds)
             else:
-                begin, end = (int(bound) if bound else None for bound in bounds)
+                begin, end = (min(int(bound), _MOST) if bound else None for bound in bounds)
             rows = itertools.islice(rows, begin, end)
         if self.skip:
-            rows = itertools.islice(rows, self.skip, None)
+            rows = itertools.islice(rows, min(self.skip, _MOST), None)
         for number, index in self.parts:
-            rows = itertools.islice(rows, index, None, number)
+            rows = itertools.islice(rows, min(index, _MOST), None, min(number, _MOST))
         return rows
 
 

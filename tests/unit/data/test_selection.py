@@ -42,6 +42,9 @@ def numbers(tmp_path, **options):
     [
         ({"skip": 8}, [8, 9]),
         ({"skip": 20}, []),
+        ({"skip": 10**30}, []),
+        ({"split": f"train[8:{10**30}]"}, [8, 9]),
+        ({"shards": 10**30, "shards_idx": 3}, [3]),
         ({"split": "train[2:6]", "skip": 1}, [3, 4, 5]),
         ({"skip": 1, "shards": 3, "shards_idx": 1}, [2, 5, 8]),
     ],
