@@ -75,10 +75,11 @@ def encode_and_tell(chunk: Any, *rest: Any) -> Any:
     return encode_chunk(chunk, *rest)
 
 
-# Here, so that workers do so too.
-workers.encode_chunk = encode_and_tell
-workers.SECONDS_BEFORE_WORKERS = 0.0
-chunks.chunks_of_stream.__defaults__ = (None, SMALL)
+# As a program alone, and in the workers that it starts: pytest imports this file too when it looks for doctests.
+if __name__ in ("__main__", "__mp_main__"):
+    workers.encode_chunk = encode_and_tell
+    workers.SECONDS_BEFORE_WORKERS = 0.0
+    chunks.chunks_of_stream.__defaults__ = (None, SMALL)
 
 
 class _Teller(logging.Handler):

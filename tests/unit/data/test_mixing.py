@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from whet.config import Config, make_config
@@ -117,7 +117,11 @@ def small_order(sizes_, keys, seed, packed=True, **options):
     num_rows = len(keys["rows"]) if "rows" in keys else len(sizes_)
     keep = source < num_rows
     config = config_of(num_rows, **keys)
-    return order_of(config, lengths[keep], source[keep], capacity=32, packed=packed, **options)
+    try:
+        return order_of(config, lengths[keep], source[keep], capacity=32, packed=packed, **options)
+    except ConfigError as error:
+        assume("an epoch would show" not in str(error))  # of so few samples a fraction may be less than one
+        raise
 
 
 @settings(max_examples=60)

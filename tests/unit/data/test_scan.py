@@ -101,9 +101,13 @@ def test_a_scan_that_was_not_finished_is_not_remembered(in_empty_folder):
 
 def test_a_source_that_changed_during_the_scan_is_not_remembered(in_empty_folder):
     write(in_empty_folder / "a.jsonl", LINES)
-    with pytest.raises(DataError, match="the file changed while it was read"):
+
+    def scan_and_write():
         for _ in descriptors(source(), ScanCache("scans")):
             write(in_empty_folder / "a.jsonl", LINES, age=50)
+
+    with pytest.raises(DataError, match="the file changed while it was read"):
+        scan_and_write()
     assert not (in_empty_folder / "scans").exists()
 
 

@@ -15,6 +15,7 @@ from whet.config.load import make_config
 from whet.config.resolve import resolve
 from whet.core.errors import RowError
 from whet.core.types import Conversation, Hardware, Turn
+from whet.data import prepare as prepare_module
 from whet.data.prepare import prepare
 from whet.data.store import PreparedSet
 from whet.data.templates import render
@@ -40,7 +41,8 @@ def on_day(day: date, monkeypatch: pytest.MonkeyPatch) -> None:
         def today(cls) -> date:  # type: ignore[override]
             return day
 
-    monkeypatch.setattr(render, "date", Calendar)
+    for module in (render, prepare_module):
+        monkeypatch.setattr(module, "date", Calendar)
 
 
 @pytest.mark.parametrize(
