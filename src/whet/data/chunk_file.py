@@ -13,7 +13,7 @@ import contextlib
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from whet.core.disk import sha256, sync, writing
 from whet.core.errors import DataError, Problem
+from whet.data.buffers import as_arrow, as_digests, as_lists, as_numpy, as_texts
 from whet.data.ledger import EXAMPLES_KEPT
 from whet.data.samples import KINDS, EncodedSample, Kind, digest, extra
 
@@ -206,17 +207,20 @@ class ChunkWriter:
 
     def _write_arrow(self, path: Path) -> None:
         names = self._names
-        lists = [_list_array(column, _TYPES.get(name, _IDS)) for name, column in zip(names, self._arrays, strict=True)]
+        lists = [
+            as_lists(column, np.bool_ if name in _TYPES else np.int32)
+            for name, column in zip(names, self._arrays, strict=True)
+        ]
         numbers = np.array(self._scalars, dtype=np.int32).reshape(-1, 3).T
         columns = [
             *lists,
-            *(pa.array(column) for column in numbers),
-            pa.array(self._digests, type=pa.binary(16)),
-            pa.array(np.array(self._draws, dtype=np.uint64)),
+            *map(as_arrow, numbers),
+            as_digests(self._digests),
+            as_arrow(np.array(self._draws, dtype=np.uint64)),
         ]
         fields = [(name, _TYPES.get(name, _IDS)) for name in names] + list(_SCALARS)
         if self._has_extras:
-            columns.append(pa.array(self._extras, type=pa.binary()))
+            columns.append(as_texts(self._extras))
             fields.append(("extra", pa.binary()))
         schema = pa.schema(fields)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -282,10 +286,10 @@ class ChunkFile:
         self.kind: Kind = max(fitting, key=lambda kind: len(KINDS[kind][1]))
         self._lists = {name: Lists(batch.column(name)) for name in KINDS[self.kind][1]}
         self.num_supervised, self.num_tokens, self.line = (
-            np.asarray(batch.column(name)) for name in ("num_supervised", "num_tokens", "line")
+            as_numpy(batch.column(name), np.int32) for name in ("num_supervised", "num_tokens", "line")
         )
         self._digests = batch.column("digest")
-        self.draws: npt.NDArray[np.uint64] = np.asarray(batch.column("draw"))
+        self.draws: npt.NDArray[np.uint64] = as_numpy(batch.column("draw"), np.uint64)
         self._extra = batch.column("extra") if "extra" in names else None
 
     def __len__(self) -> int:
@@ -315,13 +319,13 @@ class Lists:
     """A list column of one record batch, as flat values and offsets. Ids are views of the memory map."""
 
     def __init__(self, array: pa.ListArray) -> None:
-        self._offsets = np.asarray(array.offsets)
+        self._offsets = as_numpy(array.offsets, np.int32)
         self._is_bits = pa.types.is_boolean(array.type.value_type)
         values = array.values
         if self._is_bits:
             self._values = np.frombuffer(values.buffers()[1], dtype=np.uint8) if len(values) else np.zeros(0, np.uint8)
         else:
-            self._values = values.to_numpy(zero_copy_only=True)
+            self._values = as_numpy(values, np.int32)
 
     def flat(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         assert not self._is_bits
@@ -334,11 +338,3 @@ class Lists:
         octets = self._values[begin // 8 : -(-end // 8)]
         shift = begin % 8
         return np.unpackbits(octets, bitorder="little")[shift : shift + end - begin].view(np.bool_)
-
-
-def _list_array(arrays: Iterable[npt.NDArray[Any]], dtype: pa.DataType) -> pa.ListArray:
-    parts = list(arrays)
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
-    empty: npt.NDArray[Any] = np.zeros(0, np.bool_ if dtype == _FLAGS else np.int32)
-    values = pa.array(np.concatenate([empty, *parts])).cast(dtype.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
+from whet.data.buffers import as_arrow, as_numpy
 from whet.data.chunk_file import ChunkFile
 from whet.data.readers import place
 from whet.data.samples import Kind
@@ -245,7 +246,7 @@ class PreparedSet:
 
 def write_index(path: Path, index: Index) -> None:
     """Write the columns of `COLUMNS` to an Arrow file."""
-    columns = [pa.array(np.asarray(index[name], dtype=dtype)) for name, dtype in COLUMNS.items()]
+    columns = [as_arrow(np.asarray(index[name], dtype=dtype)) for name, dtype in COLUMNS.items()]
     batch = pa.record_batch(columns, names=list(COLUMNS))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
@@ -258,7 +259,7 @@ def read_index(path: Path) -> Index:
     except (OSError, pa.ArrowInvalid) as error:
         found = f"the index of a prepared set cannot be read ({error})"
         raise DataError(Problem(str(path), found, "delete this folder and prepare again")) from error
-    return {name: np.asarray(batch.column(name)) for name in COLUMNS}
+    return {name: as_numpy(batch.column(name), dtype) for name, dtype in COLUMNS.items()}
 
 
 def write_indices(folder: Path, split: Literal["train", "validation"], indices: npt.ArrayLike) -> None:

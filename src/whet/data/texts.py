@@ -28,9 +28,9 @@ CHECKED_TEXTS = 4
 """Texts of every later batch that are encoded by the reference too."""
 
 
-CHARS_PER_TOKEN_BEFORE_FAST = 30
-"""Characters, for each token of the vocabulary, that the reference encodes first: loading fastokens took 0.8 s for
-131,072 tokens, in which tokenizers encodes some 4 million characters."""
+CHARS_PER_TOKEN_BEFORE_FAST = 15
+"""Characters, for each token of the vocabulary, below which the reference encodes: loading fastokens took 0.8 s for
+131,072 tokens, in which tokenizers encodes some 4 million characters. Half of that: more is usually to come."""
 
 
 class TextBatch:
