@@ -190,7 +190,7 @@ class TextEncoder:
     def engine(self) -> str:
         """The engine in use and why, for the manifest; empty before the first text."""
         if self._choice is None:
-            return "tokenizers: too little text to load another engine for" if self._chars else ""
+            return "tokenizers: too little text to be worth loading fastokens" if self._chars else ""
         return f"{self._choice.engine.name}: {self._choice.why}"
 
     def batch(self) -> TextBatch:

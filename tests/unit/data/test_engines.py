@@ -186,7 +186,7 @@ def test_little_text_is_not_worth_another_engine(monkeypatch: pytest.MonkeyPatch
     encoder = TextEncoder(TOKENIZER)
     assert encoder.engine == ""
     encoded(encoder, "12345")
-    assert encoder.engine == "tokenizers: too little text to load another engine for"
+    assert encoder.engine == "tokenizers: too little text to be worth loading fastokens"
     encoded(encoder, "67890")
     assert encoder.engine == "wrong: chosen"
 

@@ -756,7 +756,8 @@ def test_several_processes_make_the_set_of_one(
     sets = [run(config_of("chat.jsonl", dataset_num_proc=number, **keys), refresh=True) for number in (1, 2)]
     assert caplog.messages.count("encoding with 2 processes") == 1
     one, two = map(without_times, sets)
-    assert one == two
+    # Who encodes little says so: it never came to choose an engine.
+    assert {**one, "engines": None} == {**two, "engines": None}
     assert len(one["chunks"]) > 3
 
 
