@@ -1,7 +1,7 @@
 """numpy arrays as Arrow arrays and back, by their buffers: no byte is copied.
 
-``pyarrow.array`` and ``Array.to_numpy`` would do, and import pandas on the way where it is installed (a quarter of a
-second in every process, measured with pyarrow 25).
+``pyarrow.array`` and ``Array.to_numpy`` would do, and import pandas on the way where it is installed (0.2 CPU
+seconds in every process, one run).
 """
 
 from __future__ import annotations

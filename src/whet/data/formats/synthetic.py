@@ -6,7 +6,6 @@ every process draws the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,11 +55,6 @@ class Synthetic:
         draw = np.random.default_rng((self.seed, number))
         ids = draw.integers(self.low, self.high, self.length).tolist()
         return Tokens(ids, [True] * len(ids))
-
-
-def synthetic_rows(dataset: DatasetConfig) -> Iterator[dict[str, int]]:
-    """The rows of ``path: synthetic``."""
-    return ({"synthetic": number} for number in range(dataset.length or DEFAULT_ROWS))
 
 
 def synthetic(dataset: DatasetConfig, config: Config) -> Synthetic:

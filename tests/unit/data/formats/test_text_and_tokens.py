@@ -11,7 +11,7 @@ from tests.tiny_tokenizers import tiny_tokenizer
 from whet.core.errors import ConfigError, RowError
 from whet.core.types import Document, Sample, Segment, Tokens
 from whet.data.formats import make_format
-from whet.data.formats.synthetic import synthetic_rows
+from whet.data.sources import locate
 
 
 def read(kind: str | None, row: dict[str, Any], **options: Any) -> Sample:
@@ -88,7 +88,7 @@ def synthetic(tokens: bool = True, **options: Any) -> list[Tokens]:
     config = config_with({"path": "synthetic", "type": "_synthetic", "length": 3, "sequence_length": 50, **options})
     dataset = config.data.datasets[0]
     format_ = make_format(dataset, config, tiny_tokenizer("chatml") if tokens else None)
-    return [sample for row in synthetic_rows(dataset) if isinstance(sample := format_.read(row), Tokens)]
+    return [sample for row in locate(dataset, "").rows() if isinstance(sample := format_.read(row.value), Tokens)]
 
 
 def test_synthetic_rows_follow_from_their_seed_and_number() -> None:
