@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.conversations import TOOLS, WITH_TOOLS, plain_conversations, thinking_conversations, tool_conversations
 from tests.tiny_tokenizers import tiny_renderer, tiny_tokenizer
@@ -31,6 +31,8 @@ def assert_ids_are_the_stock_ones(
     batch = encoder.batch()
     number = batch.add(rendered)
     coded = encoder.encode(batch)
+    # A control token in a message is refused, and Hypothesis draws texts that it finds in the sources.
+    assume(all(error.reason != "special token in content" for error in coded.refused.values()))
     assert not coded.refused
     ids = tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False, **kwargs)
     assert coded.sequence(number)[0].tolist() == ids
