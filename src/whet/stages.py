@@ -173,6 +173,7 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     from whet.model.adapters import adapt
     from whet.model.architecture import Unsupported
     from whet.model.attention import isolates_documents
+    from whet.model.levers import install_levers
     from whet.model.load import load_model
 
     config = resolved.config
@@ -184,7 +185,10 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
         found = f"sample_packing: this model mixes packed documents: {isolates.reason}"
         fix = "write sample_packing: false, or leave attn_implementation to whet"
         raise ModelError(Problem(config.where("sample_packing"), found, fix, "sample_packing"))
-    return adapt(loaded.model, config, resolved), not isinstance(isolates, Unsupported)
+    model = adapt(loaded.model, config, resolved)
+    for sentence in install_levers(model, config, resolved):
+        say(sentence)
+    return model, not isinstance(isolates, Unsupported)
 
 
 def plan_run(resolved: ResolvedRun, prepared: PreparedSet | StreamedSet) -> tuple[Order | None, StepPlan]:

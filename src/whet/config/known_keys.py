@@ -75,25 +75,30 @@ REFUSED: dict[str, str] = _table(
         "multimodal training is not built: train the text alone": """
             processor_type processor_kwargs image_size image_resize_algorithm role_boundaries freeze_mm_modules""",
         "remove the line: numbers are the same without it, only speed and memory differ": """
-            use_kernels lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel flash_attn_cross_entropy
-            flash_attn_cross_entropy_loss flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
-            sdpa_varlen large_head_attention flash_attn_d512 tiled_mlp tiled_mlp_num_shards
-            tiled_mlp_use_original_mlp flex_attn_compile_kwargs
+            use_kernels
+            lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel
+            flash_attn_cross_entropy flash_attn_cross_entropy_loss
+            flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
+            sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs
+            tiled_mlp tiled_mlp_num_shards tiled_mlp_use_original_mlp
             liger_rope liger_rms_norm liger_rms_norm_gated liger_layer_norm liger_swiglu liger_glu_activation
-            use_scattermoe use_sonicmoe use_dsv4_kernels use_glm_dsa_kernels expert_backend moe_grouped_backend
-            moe_dequant_chunk_size moe_bnb_fast experts_implementation dsv4_fp8_lora_kernel
-            dsv4_shared_mlp_lora_kernel""",
+            use_scattermoe use_sonicmoe expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast
+            experts_implementation
+            use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
         "remove the line: logits are computed for supervised tokens alone, which saves the same memory": """
             cut_cross_entropy chunked_cross_entropy chunked_cross_entropy_num_chunks liger_cross_entropy
             liger_fused_linear_cross_entropy liger_use_token_scaling""",
         "no plugin of Axolotl runs here: remove the line; what liger and cut_cross_entropy do for speed and memory "
         "changes no number, the others have no counterpart": "plugins",
         "write load_in_4bit or load_in_8bit": """
-            model_quantization_config model_quantization_config_kwargs quantize_moe_experts gptq gptq_groupsize
-            gptq_model_v1 gptq_disable_exllama nonexpert_quantization bnb_4bit_quant_storage
-            llm_int8_threshold""",
+            model_quantization_config model_quantization_config_kwargs
+            quantize_moe_experts nonexpert_quantization
+            gptq gptq_groupsize gptq_model_v1 gptq_disable_exllama
+            bnb_4bit_quant_storage llm_int8_threshold""",
         "write bf16, fp16, bfloat16 or float32": """
-            fp8 fp8_enable_fsdp_float8_all_gather torch_dtype dsv4_fp8_nonexpert_mode dsv4_bf16_all
+            fp8 fp8_enable_fsdp_float8_all_gather
+            torch_dtype
+            dsv4_fp8_nonexpert_mode dsv4_bf16_all
             dsv4_fp4_grouped_mode gemma4_fp8_nonexpert gemma4_nf4_nonexpert nvfp4_merge_aware
             nvfp4_merge_aware_start_step""",
         "1-bit models are not built: train with adapter: lora": "use_onebitllms",
@@ -109,8 +114,10 @@ REFUSED: dict[str, str] = _table(
         "write float32: true": "embeddings_skip_upcast fp32_norms fp32_norm_classes",
         # adapters
         "write adapter: lora with lora_r": """
-            relora relora_prune_ratio relora_prune_method relora_cpu_offload lisa_n_layers lisa_step_interval
-            lisa_layers_attribute mora peft_layer_replication spectrum_top_fraction spectrum_model_name""",
+            relora relora_prune_ratio relora_prune_method relora_cpu_offload
+            lisa_n_layers lisa_step_interval lisa_layers_attribute
+            mora peft_layer_replication
+            spectrum_top_fraction spectrum_model_name""",
         "write peft_init_lora_weights: gaussian": "peft",
         "load on one device: device_map: cpu": "lora_on_cpu qlora_sharded_model_loading",
         "write lr_scheduler: cosine_with_restarts": """
@@ -133,7 +140,9 @@ REFUSED: dict[str, str] = _table(
             gc_steps torch_empty_cache_steps gc_collect_steps""",
         "profile with torch.profiler around `whet train`": "profiler_steps profiler_steps_start",
         "write gradient_checkpointing: true": """
-            selective_checkpointing activation_offloading layer_offloading""",
+            selective_checkpointing
+            activation_offloading
+            layer_offloading""",
         "write torch_compile and torch_compile_mode": "torch_compile_options",
         "write learning_rate and lr_scheduler: cosine": "lr_div_factor",
         # optimizers
@@ -146,7 +155,8 @@ REFUSED: dict[str, str] = _table(
             grokfast_alpha grokfast_lamb""",
         # losses
         "the plain cross-entropy is what is built: remove the line": """
-            use_eaft eaft_alpha eaft_k dense_mixer diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta
+            use_eaft eaft_alpha eaft_k
+            dense_mixer diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta
             kd_normalize_topk kd_online_server_base_url kd_online_topk kd_online_server kd_online_timeout
             kd_temperature_min""",
         # distributed

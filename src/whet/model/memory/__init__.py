@@ -1,0 +1,1 @@
+"""Trading time, or another memory, for memory of the device."""
