@@ -26,6 +26,7 @@ from whet.config.schema import (
     Phase,
     PromptFormat,
     Section,
+    SelectiveCheckpointing,
     SpecialTokens,
     TrackingSection,
 )
@@ -60,6 +61,7 @@ BLOCKS: tuple[tuple[str, type[Section]], ...] = (
     ("A row of `phases`", Phase),
     ("A row of `lr_groups`", LrGroup),
     ("`fsdp_config`", FsdpConfig),
+    ("`selective_checkpointing`, as a mapping", SelectiveCheckpointing),
 )
 """Keys inside keys."""
 

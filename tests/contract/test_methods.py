@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,12 @@ def test_the_dataclass_of_arguments_has_no_unknown_name(tmp_path: Path) -> None:
 
     prepared = write_prepared(tmp_path / "prepared", random_samples(4))
     resolved = make_resolved(tmp_path / "out", gradient_checkpointing=True)
-    values = argument_values(resolved, make_inputs(prepared, resolved).plan)
-    args = TrainingArguments(**values)
-    assert args.gradient_checkpointing is True
-    assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    plan = make_inputs(prepared, resolved).plan
+    args = TrainingArguments(**argument_values(resolved, plan))
+    assert args.gradient_checkpointing is False, "a lever has done it, and knows of which layers"
+    preferences = TrainingArguments(**argument_values(replace(resolved, method="dpo"), plan))
+    assert preferences.gradient_checkpointing is True
+    assert preferences.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert args.device.type == "cpu"
     assert args.disable_tqdm is True
     assert args.report_to == []

@@ -20,6 +20,7 @@ from whet.config.schema import (
     LrGroup,
     Phase,
     Section,
+    SelectiveCheckpointing,
     SpecialTokens,
     fields,
     owner,
@@ -35,6 +36,7 @@ BLOCKS = {
     "phases": (Phase, True),
     "special_tokens": (SpecialTokens, False),
     "fsdp_config": (FsdpConfig, False),
+    "selective_checkpointing": (SelectiveCheckpointing, False),
 }
 
 
@@ -123,7 +125,7 @@ def test_every_accepted_key_is_read_by_something() -> None:
     assert sorted(set(fields()) - read_keys - ALWAYS_SO - RUNS_LATER) == []
 
 
-@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup, Phase])
+@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup, Phase, SelectiveCheckpointing])
 def test_every_accepted_key_of_a_block_is_read_by_something(block: type[Section]) -> None:
     read_keys: set[str] = set()
     for text, _, lookups in modules():

@@ -14,6 +14,7 @@ from whet.config.resolve import resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
 from whet.model.adapters import adapt, trainable_summary
+from whet.model.levers import install_levers
 from whet.model.load import load_model
 from whet.model.loss import supervised_logits_loss
 from whet.model.tokenizer import load_tokenizer
@@ -30,7 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def adapted(folder: Path, adapter: dict[str, Any], **sections: dict[str, Any]) -> Any:
     config = make_config(folder, adapter=adapter, **sections)
     resolved = resolve(config, Hardware("cpu"))
-    return adapt(load_model(config, resolved, load_tokenizer(config)).model, config, resolved)
+    model = adapt(load_model(config, resolved, load_tokenizer(config)).model, config, resolved)
+    install_levers(model, config, resolved)
+    return model
 
 
 def train(model: Any, steps: int = 2) -> dict[str, torch.Tensor]:

@@ -140,7 +140,6 @@ REFUSED: dict[str, str] = _table(
             gc_steps torch_empty_cache_steps gc_collect_steps""",
         "profile with torch.profiler around `whet train`": "profiler_steps profiler_steps_start",
         "write gradient_checkpointing: true": """
-            selective_checkpointing
             activation_offloading
             layer_offloading""",
         "write torch_compile and torch_compile_mode": "torch_compile_options",

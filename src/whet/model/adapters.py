@@ -72,8 +72,6 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
                                      "adapter")) from error  # fmt: skip
     if cast and resolved.autocast_dtype is not None:
         _train_in_float32(adapted)
-    if resolved.gradient_checkpointing and resolved.gradient_checkpointing_kwargs.get("use_reentrant"):
-        model.enable_input_require_grads()
     if section.lora_modules_to_save and _shares_embedding_with_head(model, section.lora_modules_to_save):
         say("embedding and head are one tensor in the base model; lora_modules_to_save trains them apart from here on")
     say(str(trainable_summary(adapted)))

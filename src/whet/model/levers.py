@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from whet.config import Config
     from whet.config.resolve import ResolvedRun
 
-LEVERS: tuple[str, ...] = ()
+LEVERS: tuple[str, ...] = ("whet.model.memory.checkpointing:install",)
 """``"module:function"``, in order."""
 
 

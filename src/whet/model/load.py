@@ -61,7 +61,7 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
         prepare_quantized(model)
     if config.model.unfrozen_parameters:
         freeze_all_but(model, config.model.unfrozen_parameters, config)
-    _prepare_for_training(model, resolved, tokenizer)
+    _prepare_for_training(model, tokenizer)
     if not _placement(config, resolved):
         model.to(_device(resolved))
     return LoadedModel(model, architecture, attention, source)
@@ -238,19 +238,11 @@ def _device(resolved: ResolvedRun) -> str:
     return f"cuda:{resolved.hardware.local_rank}" if resolved.device == "cuda" else resolved.device
 
 
-def _prepare_for_training(model: PreTrainedModel, resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> None:
+def _prepare_for_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     model.config.use_cache = False
     text_config = model.config.get_text_config(decoder=True)
     if getattr(text_config, "pad_token_id", None) is None:
         text_config.pad_token_id = tokenizer.pad_token_id
-    if not resolved.gradient_checkpointing:
-        return
-    arguments = dict(resolved.gradient_checkpointing_kwargs)
-    # Renamed in transformers 5.23; the old name warns there and is the only one in 5.17.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(arguments)
-    if arguments.get("use_reentrant"):
-        model.enable_input_require_grads()
 
 
 def _check_sequence_len(resolved: ResolvedRun, architecture: Architecture) -> None:

@@ -26,11 +26,7 @@ def training_arguments(resolved: ResolvedRun, plan: StepPlan) -> TrainingArgumen
 
 
 def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
-    """The arguments by name; a method whose trainer has arguments of its own adds them to these.
-
-    Raises:
-        ConfigError: activations are to be offloaded to disk, which nothing here does.
-    """
+    """The arguments by name; a method whose trainer has arguments of its own adds them to these."""
     config = resolved.config
     loop, optimizer, data, distributed = config.loop, config.optimizer, config.data, config.distributed
     # A stream is read by a thread, beside which no process may be forked.
@@ -78,7 +74,7 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "bf16": _MIXED_PRECISION.get(resolved.autocast_dtype or "") == "bf16",
         "fp16": _MIXED_PRECISION.get(resolved.autocast_dtype or "") == "fp16",
         "tf32": resolved.tf32 if resolved.device == "cuda" else None,
-        "activation_checkpointing": resolved.gradient_checkpointing,
+        "activation_checkpointing": _is_checkpointed_by_trl(resolved),
         "activation_checkpointing_kwargs": _checkpointing_kwargs(resolved),
         "torch_compile": resolved.torch_compile,
         "torch_compile_backend": config.memory.torch_compile_backend if resolved.torch_compile else None,
@@ -131,8 +127,16 @@ def _stock_scheduler(name: str) -> str:
     return name if name in FOLLOW_EVALUATIONS else "constant"
 
 
+def _is_checkpointed_by_trl(resolved: ResolvedRun) -> bool:
+    """`whet.model.memory.checkpointing` has checkpointed the layers; transformers would do it again, to all of them.
+
+    TRL's trainers switch checkpointing off and on while they train, and know by this that it is on.
+    """
+    return resolved.gradient_checkpointing and resolved.method != "sft"
+
+
 def _checkpointing_kwargs(resolved: ResolvedRun) -> dict[str, Any] | None:
-    if not resolved.gradient_checkpointing:
+    if not _is_checkpointed_by_trl(resolved):
         return None
     return dict(resolved.gradient_checkpointing_kwargs)
 

@@ -18,7 +18,15 @@ from whet.config.known_keys import (
     ROW_NO_EFFECT,
     ROW_REFUSED,
 )
-from whet.config.schema import DatasetConfig, FsdpConfig, LrGroup, PromptFormat, SpecialTokens, fields
+from whet.config.schema import (
+    DatasetConfig,
+    FsdpConfig,
+    LrGroup,
+    PromptFormat,
+    SelectiveCheckpointing,
+    SpecialTokens,
+    fields,
+)
 from whet.core.errors import ConfigError
 
 KEYS = (Path(__file__).parents[2] / "data" / "axolotl_keys.txt").read_text().split()
@@ -28,6 +36,7 @@ BLOCKS = {
     "datasets[]": DatasetConfig,
     "fsdp_config": FsdpConfig,
     "lr_groups[]": LrGroup,
+    "selective_checkpointing": SelectiveCheckpointing,
     "special_tokens": SpecialTokens,
 }
 BASE = "base_model: org/m\nlearning_rate: 1e-4\ndatasets: [{path: org/d, type: alpaca}]\n"

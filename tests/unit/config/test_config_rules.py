@@ -304,6 +304,35 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("precision_is_chosen_once", {"bf16": True, "fp16": True}, "bf16 and fp16 are all asked for"),
     ("activations_stay_on_the_device", {"gradient_checkpointing": "offload"}, "offload is not supported yet"),
     (
+        "selective_checkpointing_is_checkpointing",
+        {"selective_checkpointing": True},
+        "gradient_checkpointing is off -> add `gradient_checkpointing: true`",
+    ),
+    (
+        "selective_checkpointing_is_not_reentrant",
+        {
+            "gradient_checkpointing": True,
+            "selective_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        },
+        "write use_reentrant: false",
+    ),
+    (
+        "products_are_not_kept_under_an_adapter",
+        {**LORA, "gradient_checkpointing": True, "selective_checkpointing": {"save": ["attention", "aten.mm.default"]}},
+        "selective_checkpointing.save names aten.mm.default",
+    ),
+    (
+        "kept_results_stay_on_the_device",
+        {"gradient_checkpointing": True, "selective_checkpointing": {"offload": True}},
+        "selective_checkpointing.offload is not built",
+    ),
+    (
+        "layers_are_chosen_for_supervised_training",
+        {**DPO, "gradient_checkpointing": True, "gradient_checkpointing_every": 2},
+        "TRL's trainer for rl: dpo checkpoints every layer or none",
+    ),
+    (
         "reentrant_checkpoints_need_gradients_everywhere",
         {
             "gradient_checkpointing": True,

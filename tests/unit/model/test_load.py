@@ -161,14 +161,6 @@ def test_a_pattern_that_frees_nothing_is_refused(folder: Path) -> None:
     assert "is no regular expression" in caught.value.problems[2].found
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_is_switched_on(folder: Path, reentrant: bool) -> None:
-    memory = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-    model = load(make_config(folder, memory=memory)).model
-    assert model.model.layers[0].gradient_checkpointing
-    assert model.model.layers[0]._gradient_checkpointing_func.keywords == {"use_reentrant": reentrant}
-
-
 @pytest.mark.parametrize(
     ("quant", "layer"),
     [({"load_in_4bit": True}, "Linear4bit"), ({"load_in_8bit": True}, "Linear8bitLt")],

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from whet.data.store import PreparedSet, Split
 from whet.model.attention import NAME
+from whet.model.levers import install_levers
 from whet.training.fit import fit
 
 NAMES = ("data/chat.jsonl", "data/code.jsonl")
@@ -174,9 +175,7 @@ def test_only_trainable_parameters_move_and_all_of_them_do(prepared: PreparedSet
         assert torch.equal(parameter, before[name]) != ("mlp" in name), name
 
 
-@pytest.mark.parametrize(
-    "keys", [{"gradient_checkpointing": True}, {"bf16": True}, {"torch_compile": False, "tf32": True}]
-)
+@pytest.mark.parametrize("keys", [{"bf16": True}, {"torch_compile": False, "tf32": True}])
 def test_precision_and_memory_options_train(prepared: PreparedSet, tmp_path: Path, keys: dict[str, Any]) -> None:
     resolved = make_resolved(tmp_path, num_epochs=4.0, micro_batch_size=4, save_strategy="no", logging_steps=1, **keys)
     trainer = make_trainer(prepared, resolved)
@@ -195,9 +194,12 @@ def test_gradient_checkpointing_gives_the_same_losses(prepared: PreparedSet, tmp
             logging_steps=1,
             gradient_checkpointing=checkpointing,
         )
-        trainer = make_trainer(prepared, resolved)
+        model = tiny_model(attention=NAME)
+        install_levers(model, resolved.config, resolved)
+        trainer = make_trainer(prepared, resolved, model)
         fit(trainer, resolved)
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        assert model.model.layers[0].gradient_checkpointing is checkpointing
     assert losses[0] == losses[1]
 
 

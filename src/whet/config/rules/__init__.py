@@ -11,6 +11,7 @@ from whet.config.rules.base import Rule
 from whet.config.rules.data import DATA_RULES
 from whet.config.rules.loop import LOOP_RULES
 from whet.config.rules.machine import MACHINE_RULES, check_runnable
+from whet.config.rules.memory import MEMORY_RULES
 from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.remarks import REMARKS
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     *LOOP_RULES,
     *ADAPTER_RULES,
     *TRAINING_RULES,
+    *MEMORY_RULES,
     *NAME_RULES,
     *MACHINE_RULES,
 )

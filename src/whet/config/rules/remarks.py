@@ -26,14 +26,11 @@ def evaluations_without_rows(config: Config) -> Problem | None:
 
 
 def checkpointing_options_need_checkpointing(config: Config) -> Problem | None:
-    if not config.memory.gradient_checkpointing_kwargs or config.memory.gradient_checkpointing:
+    key = first_set(config, ("gradient_checkpointing_kwargs", "gradient_checkpointing_every"))
+    if key is None or not config.value(key) or config.memory.gradient_checkpointing:
         return None
-    return at(
-        config,
-        "gradient_checkpointing_kwargs",
-        "gradient_checkpointing_kwargs change nothing: gradient_checkpointing is off",
-        "add `gradient_checkpointing: true`, or remove them",
-    )
+    found = f"{key} changes nothing: gradient_checkpointing is off"
+    return at(config, key, found, "add `gradient_checkpointing: true`, or remove it")
 
 
 def compile_options_need_compiling(config: Config) -> Problem | None:

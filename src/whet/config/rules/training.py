@@ -1,4 +1,4 @@
-"""Rules about the optimizer, precision, memory and the method."""
+"""Rules about the optimizer, precision and the method."""
 
 from __future__ import annotations
 
@@ -76,30 +76,6 @@ def random_weights_are_trained_in_full(config: Config) -> Problem | None:
     )
 
 
-def activations_stay_on_the_device(config: Config) -> Problem | None:
-    value = config.memory.gradient_checkpointing
-    if value in (True, False):
-        return None
-    return at(
-        config,
-        "gradient_checkpointing",
-        f"gradient_checkpointing: {value} is not supported yet",
-        "write gradient_checkpointing: true",
-    )
-
-
-def reentrant_checkpoints_need_gradients_everywhere(config: Config) -> Problem | None:
-    kwargs = config.memory.gradient_checkpointing_kwargs or {}
-    if not kwargs.get("use_reentrant") or not config.model.unfrozen_parameters:
-        return None
-    return at(
-        config,
-        "gradient_checkpointing_kwargs",
-        "use_reentrant: true loses the gradients of unfrozen_parameters",
-        "write use_reentrant: false",
-    )
-
-
 def weights_are_safetensors(config: Config) -> Problem | None:
     if config.output.save_safetensors:
         return None
@@ -166,8 +142,6 @@ TRAINING_RULES: tuple[Rule, ...] = (
     precision_is_chosen_once,
     loss_scaling_needs_float32_gradients,
     random_weights_are_trained_in_full,
-    activations_stay_on_the_device,
-    reentrant_checkpoints_need_gradients_everywhere,
     weights_are_safetensors,
     preferences_are_not_packed,
     preferences_are_shuffled,

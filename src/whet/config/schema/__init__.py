@@ -17,7 +17,7 @@ from whet.config.schema.batch import BatchSection
 from whet.config.schema.data import DataSection, DatasetConfig, Phase, PromptFormat
 from whet.config.schema.distributed import DistributedSection, FsdpConfig
 from whet.config.schema.loop import LoopSection
-from whet.config.schema.memory import MemorySection
+from whet.config.schema.memory import MemorySection, SelectiveCheckpointing
 from whet.config.schema.method import MethodSection
 from whet.config.schema.model import ModelSection
 from whet.config.schema.optimizer import LrGroup, OptimizerSection
@@ -91,6 +91,7 @@ __all__ = [
     "QuantSection",
     "ScoreSection",
     "Section",
+    "SelectiveCheckpointing",
     "SpecialTokens",
     "TemplateSection",
     "TokenizerSection",

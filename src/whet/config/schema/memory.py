@@ -6,17 +6,38 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whet.config.schema.base import Section
+from whet.config.schema.base import Positive, Section
+
+
+class SelectiveCheckpointing(Section):
+    """What a checkpointed layer keeps all the same."""
+
+    save: tuple[str, ...] = Field(
+        ("attention",), min_length=1, description="What is kept: attention, matmul, or operators such as aten.silu."
+    )
+    save_sliding_window: bool = Field(False, description="Keep it in layers of sliding-window attention too.")
+    recompute_layer_types: tuple[str, ...] = Field(
+        ("sliding_attention", "chunked_attention"), description="Types of layers that keep nothing."
+    )
+    offload: bool = Field(False, description="Keep it in host memory.")
 
 
 class MemorySection(Section):
     """Keys about activation memory and compilation."""
 
     gradient_checkpointing: bool | Literal["offload", "offload_disk"] = Field(
-        False, description="Compute activations again in the backward pass instead of keeping them."
+        False,
+        description="Compute activations again in the backward pass; offload: keep layers' inputs on the host "
+        "or in files.",
+    )
+    gradient_checkpointing_every: Positive = Field(
+        1, description="Compute every so many layers again; the others keep their activations."
     )
     gradient_checkpointing_kwargs: dict[str, Any] | None = Field(
         None, description="Arguments of gradient checkpointing; {use_reentrant: false} by default."
+    )
+    selective_checkpointing: bool | SelectiveCheckpointing | None = Field(
+        None, description="What checkpointed layers keep all the same; true keeps the results of attention."
     )
     torch_compile: bool | Literal["auto"] = Field(False, description="Compile the model.")
     torch_compile_backend: str | None = Field(None, description="Backend of torch.compile.")

@@ -1,1 +1,1 @@
-"""Trading time, or another memory, for memory of the device."""
+"""Ways to train in less memory, one a file; `docs/memory.md` says what each costs and saves."""
