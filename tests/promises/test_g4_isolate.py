@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.models import ARCHITECTURES, packed_batch, tiny_model
 from transformers import AutoModelForCausalLM as Auto
-from transformers import Gemma2Config, MambaConfig
+from transformers import Gemma2Config, GptOssConfig, MambaConfig, StaticCache
 
 from whet.model.architecture import Supported, Unsupported
 from whet.model.attention import NAME, isolates_documents
@@ -35,8 +35,35 @@ def gemma2() -> Any:
     return Auto.from_config(config, attn_implementation=NAME).eval()
 
 
+def gpt_oss() -> Any:
+    """With learned sinks in every layer, and a window in every second."""
+    config = GptOssConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=16,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    return Auto.from_config(config, attn_implementation=NAME).eval()
+
+
+OWN_SCORES = {"gemma2": gemma2, "gpt_oss": gpt_oss}
+"""What changes the scores of its attention: a cap, sinks."""
+
+ALL = [*ARCHITECTURES, *OWN_SCORES]
+
+
 def build(architecture: str, attention: str = NAME) -> Any:
-    return gemma2() if architecture == "gemma2" else tiny_model(architecture, attention=attention)
+    if architecture in OWN_SCORES:
+        return OWN_SCORES[architecture]()
+    return tiny_model(architecture, attention=attention)
 
 
 def alone(architecture: str, batch: dict[str, Any]) -> torch.Tensor:
@@ -48,7 +75,7 @@ def alone(architecture: str, batch: dict[str, Any]) -> torch.Tensor:
         return torch.cat([model(document, use_cache=False).logits[0] for document in documents])
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
+@pytest.mark.parametrize("architecture", ALL)
 @pytest.mark.parametrize(
     "given",
     [
@@ -70,7 +97,7 @@ def test_a_packed_document_is_the_document_alone(architecture: str, given: dict[
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
+@pytest.mark.parametrize("architecture", ALL)
 @pytest.mark.parametrize("without", [(), ("cu_seq_lens_q", "cu_seq_lens_k")], ids=["boundaries", "position ids"])
 def test_documents_are_found_in_spite_of_a_cache_and_a_mask_of_ones(architecture: str, without: tuple[str]) -> None:
     if architecture == "gpt2" and without:
@@ -82,7 +109,48 @@ def test_documents_are_found_in_spite_of_a_cache_and_a_mask_of_ones(architecture
     torch.testing.assert_close(logits.logits[0], alone(architecture, batch), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
+@pytest.mark.parametrize("architecture", ALL)
+def test_rows_of_packs_and_padding_do_not_mix(architecture: str) -> None:
+    """Two rows of two documents, the second row padded at its end: whatever the mask, a document is alone."""
+    if architecture == "gpt2":
+        pytest.skip("GPT-2 does not hand position_ids to its attention, which tell several rows' documents here")
+    batch = packed_batch((20, 16))
+    model = build(architecture)
+    input_ids = torch.cat((batch["input_ids"], batch["input_ids"].roll(7, dims=1)))
+    position_ids = batch["position_ids"].expand(2, -1)
+    mask = torch.ones_like(input_ids)
+    mask[1, 30:] = 0
+    with torch.no_grad():
+        logits = model(input_ids, position_ids=position_ids, attention_mask=mask).logits
+        for row, begin, end in ((0, 0, 20), (0, 20, 36), (1, 0, 20), (1, 20, 30)):
+            alone = model(input_ids[row : row + 1, begin:end], use_cache=False).logits[0]
+            torch.testing.assert_close(logits[row, begin:end], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_generation_after_a_pack_is_as_before_it(architecture: str) -> None:
+    """What a packed call knew of its documents is forgotten, and a cache is used as eager attention uses it."""
+    model, batch = build(architecture), packed_batch(LENGTHS)
+    prompt = batch["input_ids"][:, :9]
+    with torch.no_grad():
+        model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+    generated = model.generate(prompt, **options)
+    model.set_attn_implementation("eager")
+    assert generated.tolist() == model.generate(prompt, **options).tolist()
+
+
+def test_a_pack_in_a_longer_cache_is_refused() -> None:
+    """A static cache has more keys than the row has tokens: nothing there would keep documents apart."""
+    batch = packed_batch((5, 4))
+    model = build("llama")
+    cache = StaticCache(model.config, max_cache_len=32)
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+    with torch.no_grad(), pytest.raises(ValueError, match="packed documents cannot be used together with a key-value"):
+        model(**inputs, past_key_values=cache, use_cache=True)
+
+
+@pytest.mark.parametrize("architecture", ALL)
 def test_gradients_of_a_pack_are_the_sum_of_its_documents(architecture: str) -> None:
     batch = packed_batch(LENGTHS)
     model = build(architecture)
@@ -99,7 +167,7 @@ def test_gradients_of_a_pack_are_the_sum_of_its_documents(architecture: str) -> 
         assert (parameter.grad - packed[name]).abs().max() <= 1e-5 * scale + 1e-6, name
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gemma2"])
+@pytest.mark.parametrize("architecture", ALL)
 def test_the_probe_accepts_what_isolates(architecture: str) -> None:
     assert isinstance(isolates_documents(build(architecture)), Supported)
 

@@ -47,7 +47,6 @@ class Architecture:
         max_positions: the longest sequence the model was made for; None when the config does not say.
         sliding_window: tokens that a local layer sees back; None when every layer sees all.
         softcap: tanh cap on attention scores (Gemma 2); None in most families.
-        has_sinks: attention has learned sink logits (GPT-OSS).
     """
 
     model_type: str
@@ -60,11 +59,6 @@ class Architecture:
     max_positions: int | None
     sliding_window: int | None
     softcap: float | None
-    has_sinks: bool
-
-
-# Families whose attention adds a learned logit to the softmax. No field of their config says so.
-_FAMILIES_WITH_SINKS = frozenset({"gpt_oss"})
 
 
 def read_architecture(model_config: PretrainedConfig) -> Architecture:
@@ -82,14 +76,13 @@ def read_architecture(model_config: PretrainedConfig) -> Architecture:
         max_positions=getattr(text, "max_position_embeddings", None),
         sliding_window=_sliding_window(text),
         softcap=getattr(text, "attn_logit_softcapping", None),
-        has_sinks=text.model_type in _FAMILIES_WITH_SINKS,
     )
 
 
 def isolating_attention(architecture: Architecture) -> Capability:
-    """Whether ``whet_documents`` can compute this family's attention."""
-    if architecture.has_sinks:
-        return Unsupported(f"{architecture.model_type} adds learned sink logits to its attention")
+    """Whether attention can keep documents apart. Of models with recurrent layers beside it, only a trial can tell."""
+    if not architecture.num_heads:
+        return Unsupported(f"{architecture.model_type} has none: its state runs on from one document into the next")
     return Supported()
 
 

@@ -26,22 +26,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from whet.core.errors import ModelError, Problem
-from whet.model.architecture import (
-    Capability,
-    Supported,
-    Unsupported,
-    isolating_attention,
-    read_architecture,
-)
-from whet.model.documents import (
-    Boundaries,
-    attend_each,
-    causal_band,
-    lengths_from_positions,
-    same_document,
-    softcapped,
-)
+from whet.model.architecture import Capability, Supported, Unsupported
+from whet.model.documents import Boundaries, Scores, attend_each, lengths_from_positions, scored_attention
 from whet.model.loss import innermost, model_inputs
+from whet.model.masks import causal_band, same_document
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -110,33 +98,45 @@ def document_attention(
     """Transformers' attention interface: returns [B, T, H, D_h] and no weights.
 
     Raises:
-        ModelError: the model asks for learned sinks, which are not computed here.
+        ModelError: the model picks the keys of each query itself (sparse attention), which is not computed here.
         ValueError: ``cu_seq_lens_q`` does not cover the tokens, or comes together with a key-value cache.
     """
-    if kwargs.get("s_aux") is not None:
-        raise ModelError(
-            Problem("attn_implementation", f"'{NAME}' does not compute this model's attention sinks", "write 'eager'")
-        )
+    _refuse_sparse(kwargs)
     cu_seq_lens = kwargs.get("cu_seq_lens_q")
     lengths = _document_lengths(query, key, attention_mask, cu_seq_lens, kwargs.get("position_ids"))
-    mask: torch.Tensor | None = None
+    scores = Scores(scaling, softcap, kwargs.get("s_aux"), dropout)
+    causal = _is_causal(module, kwargs)
     rows_are_documents = not lengths or lengths == (query.shape[2],) * query.shape[0]
-    if _is_plain(attention_mask, lengths, sliding_window) and kwargs.get("position_bias") is None:
+    mask = None
+    if _is_plain(attention_mask, lengths, sliding_window, causal) and kwargs.get("position_bias") is None:
         window = sliding_window if sliding_window is not None and sliding_window < max(lengths) else None
-        if not (rows_are_documents and softcap is None and window is None):
-            boundaries = Boundaries(lengths, cu_seq_lens)
-            return attend_each(query, key, value, boundaries, scaling, window, softcap, dropout), None
+        # Off the CPU PyTorch picks among more kernels for whole rows than it has for documents.
+        if not (rows_are_documents and window is None and scores.are_plain and query.device.type != "cpu"):
+            return attend_each(query, key, value, Boundaries(lengths, cu_seq_lens), scores, window, causal), None
     else:
-        mask = _written_out(attention_mask, always=softcap is not None)
+        mask = _written_out(attention_mask, always=not scores.are_plain)
         if not rows_are_documents:
-            mask = same_document(lengths, query, mask)
-    if softcap is not None:
-        seen = causal_band(query.shape[2], None, query.device, key.shape[2]) if mask is None else mask
-        return softcapped(query, key, value, seen, scaling, softcap, dropout).transpose(1, 2).contiguous(), None
+            mask = same_document(lengths, query, mask, causal)
+    if not scores.are_plain:
+        seen = causal_band(query.shape[2], None, query.device, key.shape[2]) if mask is None and causal else mask
+        return scored_attention(query, key, value, scores, seen).transpose(1, 2).contiguous(), None
     output: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
     )
     return output
+
+
+def _refuse_sparse(kwargs: dict[str, Any]) -> None:
+    named = next((name for name in ("indices", "block_indices") if kwargs.get(name) is not None), None)
+    if named is not None:
+        found = f"this model picks the keys of each query itself ({named}), which '{NAME}' does not compute"
+        raise ModelError(Problem("attn_implementation", found, "write 'eager' and sample_packing: false"))
+
+
+def _is_causal(module: torch.nn.Module, kwargs: dict[str, Any]) -> bool:
+    """As transformers' ``sdpa`` decides: the call's word, then the module's."""
+    asked = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if asked is None else asked)
 
 
 def _document_lengths(
@@ -158,10 +158,26 @@ def _document_lengths(
             )
         return lengths
     if key.shape[2] != row_length:
+        _refuse_documents_in_a_cache(attention_mask, position_ids, row_length)
         return ()
     if position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] != row_length:
         return (row_length,) * num_rows
     return _once(attention_mask, lengths_from_positions, position_ids.expand(num_rows, -1))
+
+
+def _refuse_documents_in_a_cache(
+    attention_mask: DeferredMask | torch.Tensor | None, position_ids: torch.Tensor | None, row_length: int
+) -> None:
+    """Positions that begin anew say that a row holds several documents; beside cached keys nothing keeps them apart.
+
+    Under a padding mask they may be those of hidden tokens, as `generate` makes them.
+    """
+    if row_length == 1 or position_ids is None or position_ids.ndim != 2 or position_ids.shape[1] != row_length:
+        return
+    if isinstance(attention_mask, torch.Tensor) or (attention_mask is not None and attention_mask.is_padded):
+        return
+    if bool((position_ids.diff(dim=1) != 1).any()):
+        raise ValueError("packed documents cannot be used together with a key-value cache longer than the row")
 
 
 def _lengths_between(edges: torch.Tensor) -> tuple[int, ...]:
@@ -185,10 +201,13 @@ def _written_out(attention_mask: DeferredMask | torch.Tensor | None, always: boo
 
 
 def _is_plain(
-    attention_mask: DeferredMask | torch.Tensor | None, lengths: tuple[int, ...], sliding_window: int | None
+    attention_mask: DeferredMask | torch.Tensor | None,
+    lengths: tuple[int, ...],
+    sliding_window: int | None,
+    causal: bool,
 ) -> bool:
-    """Whether "causal, in a window, within each document" is all there is to this call."""
-    if not lengths or isinstance(attention_mask, torch.Tensor):
+    """Whether "causal, in a window, within each document" (or all of each document) is all there is to this call."""
+    if not lengths or isinstance(attention_mask, torch.Tensor) or not (causal or sliding_window is None):
         return False
     if attention_mask is None:
         return True
@@ -242,7 +261,7 @@ def _can_use_ours(model_config: PretrainedConfig) -> Capability:
     # No public way to ask: the attribute says that the family takes its attention from the AttentionInterface.
     if model_class is not None and not model_class._supports_attention_backend:
         return Unsupported(f"{model_config.model_type} does not take its attention from transformers' interface")
-    return isolating_attention(read_architecture(model_config))
+    return Supported()
 
 
 def _attention_problem(found: str, fix: str) -> Problem:

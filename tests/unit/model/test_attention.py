@@ -10,8 +10,9 @@ from tests.models import ARCHITECTURES, packed_batch, tiny_config, tiny_model
 from transformers import FalconConfig, GptOssConfig, LlamaConfig
 
 from whet.core.errors import ModelError
-from whet.model.attention import NAME, choose_attention
-from whet.model.documents import causal_band, lengths_from_positions
+from whet.model.attention import NAME, choose_attention, document_attention
+from whet.model.documents import lengths_from_positions
+from whet.model.masks import causal_band
 
 
 def pair(architecture: str) -> tuple[Any, Any]:
@@ -122,18 +123,21 @@ def test_auto_is_our_own(architecture: str) -> None:
     assert choose_attention("auto", tiny_config(architecture), "cpu").name == NAME
 
 
-def test_families_it_cannot_serve_keep_transformers_choice() -> None:
-    sinks = choose_attention("auto", GptOssConfig(num_hidden_layers=2), "cpu")
-    assert (sinks.name, sinks.why) == (
-        None,
-        "transformers' own choice, because gpt_oss adds learned sink logits to its attention",
-    )
+def test_sinks_are_computed_and_what_asks_no_interface_keeps_transformers_choice() -> None:
+    assert choose_attention("auto", GptOssConfig(num_hidden_layers=2), "cpu").name == NAME
     assert choose_attention(None, FalconConfig(), "cpu").name is None
 
 
 def test_what_cannot_run_is_refused_before_loading() -> None:
     with pytest.raises(ModelError, match="flex_attention has no backward pass on CPU -> write 'whet_documents' or"):
         choose_attention("flex_attention", LlamaConfig(), "cpu")
-    with pytest.raises(ModelError, match="'whet_documents' cannot be used: gpt_oss adds learned sink logits"):
-        choose_attention(NAME, GptOssConfig(), "cuda")
+    with pytest.raises(ModelError, match="'whet_documents' cannot be used: falcon does not take its attention from"):
+        choose_attention(NAME, FalconConfig(), "cuda")
     assert choose_attention("sdpa", LlamaConfig(), "cpu").name == "sdpa"
+
+
+def test_keys_picked_by_the_model_are_refused() -> None:
+    """Sparse attention (DeepSeek V3.2) hands the keys of each query to the interface; to ignore them would be wrong."""
+    query = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(ModelError, match=r"picks the keys of each query itself \(indices\)"):
+        document_attention(torch.nn.Identity(), query, query, query, None, indices=torch.zeros(1, 4, 2))
