@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from whet.config import known_keys, names
 from whet.config.fitting import shape_of
+from whet.config.optimizers import PACKAGES
 from whet.config.schema import (
     SECTIONS,
     DatasetConfig,
@@ -36,7 +37,7 @@ from whet.data.formats.instruction import TYPES
 from whet.data.readers import COMPRESSIONS, ENDINGS
 from whet.data.templates.resolve import shipped
 from whet.methods import METHODS
-from whet.training.optimizers import OPTIMIZERS, needs_bitsandbytes
+from whet.training.optimizers import OPTIMIZERS
 from whet.training.schedules import SCHEDULERS
 
 DOCS = Path(__file__).resolve().parent
@@ -111,8 +112,8 @@ def with_block(text: str, name: str, block: str) -> str:
 
 def supported() -> str:
     """What whet does, one line a subject, with the names that go into the YAML."""
-    stock = [name for name in OPTIMIZERS.names() if not needs_bitsandbytes(name)]
-    bits = [name for name in OPTIMIZERS.names() if needs_bitsandbytes(name)]
+    stock = [name for name in OPTIMIZERS.names() if name not in PACKAGES]
+    packaged = "; ".join(f"from {pip} {_codes(brought)}" for pip, brought in by_package().items())
     methods = [f"rl: {name}" for name in METHODS.names() if name != "sft"]
     rows = [
         ("methods", f"supervised fine-tuning; {_codes(methods)}"),
@@ -135,13 +136,21 @@ def supported() -> str:
         ("sources", f"{_codes(sorted(ENDINGS))}, each also {_codes(COMPRESSIONS)}; folders, globs, URLs, the hub"),
         ("chat templates", f"the model's own, your own Jinja, {_codes(shipped())}"),
         ("packing", "`sample_packing`; documents of a row never see each other, on a CPU too"),
-        ("optimizers", f"{_codes(stock)}; from bitsandbytes {_codes(bits)}"),
+        ("optimizers", f"{_codes(stock)}; {packaged}"),
         ("schedulers", _codes(SCHEDULERS.names())),
         ("devices", "CPU, CUDA, Apple MPS; several processes with `--launcher torchrun` (DDP)"),
         ("trackers", f"`metrics.jsonl` always; {_codes(trackers())}"),
     ]
     table = _table(("", ""), rows)
     return f"{table}\n\nWhat is refused, and what to write instead: [every key](docs/config-keys.md#not-supported-yet)."
+
+
+def by_package() -> dict[str, list[str]]:
+    """Package to install -> the optimizers it brings."""
+    found: dict[str, list[str]] = {}
+    for name, package in sorted(PACKAGES.items()):
+        found.setdefault(package.pip, []).append(name)
+    return found
 
 
 def supervised_types() -> list[str]:
@@ -274,7 +283,7 @@ def _refused() -> list[str]:
         ),
         "attn_implementation": dict.fromkeys(names.ATTENTION_NOT_YET, "write sdpa, or remove the line"),
         "chat_template": dict.fromkeys(names.CHAT_TEMPLATES_NOT_YET, "write tokenizer_default, or jinja with its text"),
-        "optimizer": names.OPTIMIZERS_NOT_YET,
+        "optimizer": {name: f"{reason}: {fix}" for name, (reason, fix) in names.OPTIMIZERS_REFUSED.items()},
         "rl": {
             **dict.fromkeys(names.METHODS_NOT_YET, "write rl: dpo, or leave it out"),
             **dict.fromkeys(names.METHODS_PREPARED, "prepare the data (`whet preprocess`); training is not built"),

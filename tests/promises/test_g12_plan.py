@@ -43,6 +43,7 @@ def plan_of(prepared: PreparedSet, **keys: Any) -> StepPlan:
         {"num_epochs": 2.0, "save_steps": 0.3, "eval_steps": 2, "eval_strategy": "steps"},
         {"num_epochs": 1.0, "sample_packing": False, "micro_batch_size": 3, "gradient_accumulation_steps": 3},
         {"max_steps": 3, "save_strategy": "no", "eval_strategy": "no"},
+        {"max_steps": 9, "jagged_restart_steps": 4, "jagged_restart_warmup_steps": 1, "jagged_restart_anneal_steps": 2},
     ],
     ids=lambda keys: ",".join(f"{name}={value}" for name, value in keys.items()),
 )

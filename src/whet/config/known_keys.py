@@ -120,8 +120,6 @@ REFUSED: dict[str, str] = _table(
             spectrum_top_fraction spectrum_model_name""",
         "write peft_init_lora_weights: gaussian": "peft",
         "load on one device: device_map: cpu": "lora_on_cpu qlora_sharded_model_loading",
-        "write lr_scheduler: cosine_with_restarts": """
-            jagged_restart_steps jagged_restart_warmup_steps jagged_restart_anneal_steps""",
         "quantise after training, with another tool": "qat quantization llmcompressor",
         # data
         "write sample_packing: true, which fills rows and keeps documents apart": "pretraining_sample_concatenation",
@@ -145,13 +143,11 @@ REFUSED: dict[str, str] = _table(
         "write torch_compile and torch_compile_mode": "torch_compile_options",
         "write learning_rate and lr_scheduler: cosine": "lr_div_factor",
         # optimizers
-        "write optimizer: adamw_8bit": """
-            optim_target_modules qgalore_rank qgalore_update_proj_gap qgalore_scale qgalore_proj_type
+        "Q-GaLore is not built: write optimizer: galore_adamw_8bit": """
+            qgalore_rank qgalore_update_proj_gap qgalore_scale qgalore_proj_type
             qgalore_proj_quant qgalore_proj_bits qgalore_proj_group_size qgalore_cos_threshold qgalore_gamma_proj
             qgalore_queue_size""",
-        "write optimizer: adamw_torch_fused": """
-            torchdistx_path adam_epsilon2 adam_beta3 dion_lr dion_momentum dion_rank_fraction dion_rank_multiple_of
-            grokfast_alpha grokfast_lamb""",
+        "adamw_anyprecision is not built: write optimizer: optimi_adamw": "torchdistx_path",
         # losses
         "the plain cross-entropy is what is built: remove the line": """
             use_eaft eaft_alpha eaft_k
@@ -256,8 +252,6 @@ OFF: dict[str, Any] = {
     "lisa_layers_attribute": "model.layers",
     "pretrain_multipack_attn": True,
     "profiler_steps_start": 0,
-    "dion_rank_fraction": 1.0,
-    "dion_rank_multiple_of": 1,
     "qgalore_rank": 256,
     "qgalore_update_proj_gap": 200,
     "qgalore_scale": 0.25,

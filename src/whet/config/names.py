@@ -9,14 +9,39 @@ from __future__ import annotations
 OPTIMIZERS = (
     "adafactor",
     "adagrad",
+    "adalomo",
     "adamw_8bit",
     "adamw_bnb_8bit",
     "adamw_torch",
+    "adamw_torch_4bit",
+    "adamw_torch_8bit",
     "adamw_torch_fused",
+    "adan",
     "ademamix",
     "ademamix_8bit",
+    "adopt_adamw",
+    "ao_adamw_4bit",
+    "ao_adamw_8bit",
+    "ao_adamw_fp8",
+    "apollo_adamw",
+    "came_pytorch",
+    "dion",
+    "flash_adam",
+    "flash_adamw",
+    "flash_lion",
+    "flash_sgd",
+    "flash_sgdw",
+    "galore_adafactor",
+    "galore_adamw",
+    "galore_adamw_8bit",
+    "grokadamw",
+    "lion",
     "lion_32bit",
     "lion_8bit",
+    "lomo",
+    "mars",
+    "muon",
+    "optimi_adamw",
     "paged_adamw_32bit",
     "paged_adamw_8bit",
     "paged_ademamix_32bit",
@@ -27,61 +52,46 @@ OPTIMIZERS = (
     "rmsprop_bnb",
     "rmsprop_bnb_32bit",
     "rmsprop_bnb_8bit",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
     "sgd",
+    "sinkgd",
+    "soap",
+    "stable_adamw",
 )
-"""Names of `optimizer` that train."""
+"""Names of `optimizer` that train; `whet.config.optimizers` says what each needs."""
 
-_USE_8BIT = "use adamw_8bit"
-_USE_ADAMW = "use adamw_torch_fused"
+_LAYERWISE = (
+    "the layer-wise form keeps its state outside of checkpoints, so a resumed run would start with none",
+    "write the name without _layerwise",
+)
 
-OPTIMIZERS_NOT_YET: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "adamw_torch_8bit",
-            "adamw_torch_4bit",
-            "ao_adamw_4bit",
-            "ao_adamw_8bit",
-            "ao_adamw_fp8",
-            "galore_adamw_8bit",
-            "galore_adamw_8bit_layerwise",
-            "q_galore_adamw8bit",
-        ),
-        _USE_8BIT,
+OPTIMIZERS_REFUSED: dict[str, tuple[str, str]] = {
+    "adamw_anyprecision": (
+        "it comes from torchdistx, which PyPI does not have",
+        "write bfloat16: true with optimi_adamw, whose Kahan summation does the same",
     ),
-    **dict.fromkeys(
-        (
-            "adalomo",
-            "adamw_anyprecision",
-            "adamw_apex_fused",
-            "adamw_torch_npu_fused",
-            "adamw_torch_xla",
-            "adopt_adamw",
-            "apollo_adamw",
-            "apollo_adamw_layerwise",
-            "came_pytorch",
-            "dion",
-            "flash_adam",
-            "flash_adamw",
-            "galore_adafactor",
-            "galore_adafactor_layerwise",
-            "galore_adamw",
-            "galore_adamw_layerwise",
-            "grokadamw",
-            "grokfast",
-            "lomo",
-            "muon",
-            "optimi_adamw",
-            "schedule_free_adamw",
-            "schedule_free_radam",
-            "sinkgd",
-            "stable_adamw",
-        ),
-        _USE_ADAMW,
+    "adamw_apex_fused": (
+        "it comes from NVIDIA Apex, which PyPI does not have; PyTorch has a fused Adam of its own",
+        "write adamw_torch_fused",
     ),
-    **dict.fromkeys(("flash_sgd", "flash_sgdw", "schedule_free_sgd"), "use sgd"),
-    "flash_lion": "use lion_32bit",
+    "adamw_torch_npu_fused": ("it runs on Ascend NPUs alone, and whet on CPU, CUDA and MPS", "write adamw_torch_fused"),
+    "adamw_torch_xla": ("it runs on XLA devices alone, and whet on CPU, CUDA and MPS", "write adamw_torch_fused"),
+    "apollo_adamw_layerwise": _LAYERWISE,
+    "galore_adafactor_layerwise": _LAYERWISE,
+    "galore_adamw_8bit_layerwise": _LAYERWISE,
+    "galore_adamw_layerwise": _LAYERWISE,
+    "grokfast": (
+        "Grokfast is a filter of gradients that goes with any optimizer",
+        "write grokfast_alpha: 0.98 beside the optimizer of your choice",
+    ),
+    "q_galore_adamw8bit": (
+        "q-galore-torch 1.0 runs with the bitsandbytes of its day alone, unless it is patched",
+        "write galore_adamw_8bit",
+    ),
 }
-"""Axolotl's other optimizers -> what to use instead."""
+"""Other optimizers of Axolotl -> why they are not here, and what to write instead."""
 
 SCHEDULERS = (
     "constant",

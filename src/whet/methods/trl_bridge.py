@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from whet.data.store import PreferenceSplit
 from whet.training.arguments import one_device_per_process
+from whet.training.optimizers.averages import use_averages
 from whet.training.throughput import Throughput
 from whet.training.trainer import MakeOptimizer, MakeScheduler
 
@@ -62,6 +63,11 @@ class PreferenceTrainer(DPOTrainer):
             self.lr_scheduler = self.make_scheduler(optimizer or self.create_optimizer(), num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the base class; what is saved are the weights for use."""
+        use_averages(self.optimizer)
+        super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

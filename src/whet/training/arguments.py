@@ -42,7 +42,7 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "seed": resolved.seed,
         "average_tokens_across_devices": True,
         # The optimizer
-        "optim": resolved.optimizer,
+        "optim": _stock_optimizer(resolved.optimizer),
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
         "adam_beta1": optimizer.adam_beta1,
@@ -119,6 +119,13 @@ def one_device_per_process(args: TrainingArguments) -> TrainingArguments:
     if args.n_gpu > 1:
         args._n_gpu = 1
     return args
+
+
+def _stock_optimizer(name: str) -> str:
+    """A name that transformers accepts, and acts on for LOMO; the optimizer is built by `whet.training.optimizers`."""
+    from transformers.training_args import OptimizerNames
+
+    return name if name in {each.value for each in OptimizerNames} else "adamw_torch"
 
 
 def _stock_scheduler(name: str) -> str:

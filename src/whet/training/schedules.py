@@ -19,6 +19,7 @@ from whet.config import Config
 from whet.config.names import FOLLOW_EVALUATIONS
 from whet.core.errors import ConfigError, Problem
 from whet.core.registry import Registry
+from whet.training.restarts import RestartingScheduler, Restarts
 
 _HERE = "whet.training.schedules"
 
@@ -54,6 +55,7 @@ class Schedule:
         min_ratio: lowest factor of the cosine and REX schedules.
         constant_ratio: share of the run after which the cosine stays at its lowest.
         quadratic_warmup: the factor of the warm-up is squared.
+        restarts: of the rate, over the schedule; None without.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Schedule:
     min_ratio: float = 0.0
     constant_ratio: float = 1.0
     quadratic_warmup: bool = False
+    restarts: Restarts | None = None
 
 
 def schedule_from(config: Config, total_steps: int, warmup_steps: int) -> Schedule:
@@ -80,6 +83,7 @@ def schedule_from(config: Config, total_steps: int, warmup_steps: int) -> Schedu
         min_ratio=settings.cosine_min_lr_ratio or 0.0,
         constant_ratio=settings.cosine_constant_lr_ratio if settings.cosine_constant_lr_ratio is not None else 1.0,
         quadratic_warmup=settings.lr_quadratic_warmup,
+        restarts=restarts_from(config),
     )
     SCHEDULERS.load(schedule.name, config.where("lr_scheduler"))
     try:
@@ -93,7 +97,20 @@ def schedule_from(config: Config, total_steps: int, warmup_steps: int) -> Schedu
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> LRScheduler:
     """The schedule of an optimizer."""
     build: Callable[[torch.optim.Optimizer, Schedule], LRScheduler] = SCHEDULERS.load(schedule.name)
-    return build(optimizer, schedule)
+    scheduler = build(optimizer, schedule)
+    return scheduler if schedule.restarts is None else RestartingScheduler(scheduler, schedule.restarts)
+
+
+def restarts_from(config: Config) -> Restarts | None:
+    """The restarts a config asks for."""
+    settings = config.optimizer
+    if settings.jagged_restart_steps is None:
+        return None
+    return Restarts(
+        settings.jagged_restart_steps,
+        settings.jagged_restart_warmup_steps or 0,
+        settings.jagged_restart_anneal_steps or 0,
+    )
 
 
 def learning_rates(schedule: Schedule, learning_rate: float) -> list[float]:

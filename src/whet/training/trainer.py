@@ -23,6 +23,7 @@ from whet.model.loss import supervised_logits_loss
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import Samples, TrainingSamples
+from whet.training.optimizers.averages import use_averages
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -140,6 +141,7 @@ class WhetTrainer(Trainer):
         """
         samples = eval_dataset if eval_dataset is not None else self.eval_samples
         assert samples is not None, "there is nothing to evaluate on"
+        use_averages(self.optimizer)
         batches, model = samples.loader(self.args), self._model_for_evaluation()
         losses = evaluate_examples(model, batches, self._prepare_inputs, self.accelerator, len(samples))
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
@@ -173,6 +175,11 @@ class WhetTrainer(Trainer):
             self.lr_scheduler = self.make_scheduler(optimizer or self.create_optimizer(), num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the base class; what is saved are the weights for use."""
+        use_averages(self.optimizer)
+        super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the figures of throughput and of datasets to a training step's logs, so that every tracker gets them."""

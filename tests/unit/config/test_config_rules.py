@@ -364,7 +364,56 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ),
     ("the_method_exists", {"rl": "dop"}, "rl: there is no method 'dop' -> did you mean 'dpo'?"),
     ("the_optimizer_exists", {"optimizer": "adamw"}, "optimizer: there is no 'adamw' -> did you mean"),
-    ("the_optimizer_exists", {"optimizer": "muon"}, "optimizer: muon is not supported yet -> use adamw_torch_fused"),
+    (
+        "the_optimizer_exists",
+        {"optimizer": "adamw_torch_xla"},
+        "adamw_torch_xla is not built: it runs on XLA devices alone, and whet on CPU, CUDA and MPS -> write ",
+    ),
+    (
+        "optimizer_keys_have_their_optimizer",
+        {"dion_rank_fraction": 0.5},
+        "dion_rank_fraction is read by dion, and optimizer is adamw_torch_fused -> remove the line",
+    ),
+    (
+        "optimizer_keys_have_their_optimizer",
+        {"optim_target_modules": ["attn"]},
+        "optim_target_modules is read by apollo_adamw or galore_adafactor or",
+    ),
+    (
+        "updates_in_backward_take_one_pass",
+        {"optimizer": "lomo", "gradient_accumulation_steps": 2},
+        "optimizer: lomo updates weights in each backward pass, so passes cannot be added up -> write gradient_acc",
+    ),
+    (
+        "updates_in_backward_take_one_pass",
+        {"optimizer": "lomo", "max_grad_norm": 1.0},
+        "optimizer: lomo has no gradients left to clip when their norm is known -> write max_grad_norm: 0",
+    ),
+    (
+        "updates_in_backward_take_one_pass",
+        {"optimizer": "adalomo", "embedding_lr": 1e-5},
+        "embedding_lr is written, and optimizer: adalomo treats all weights alike -> remove the line",
+    ),
+    (
+        "restarts_have_an_interval",
+        {"jagged_restart_warmup_steps": 5},
+        "jagged_restart_warmup_steps is written, and jagged_restart_steps is not -> add jagged_restart_steps",
+    ),
+    (
+        "restarts_have_room_for_their_ramps",
+        {"jagged_restart_steps": 10, "jagged_restart_warmup_steps": 8, "jagged_restart_anneal_steps": 4},
+        "a restart every 10 steps has no room for 12 steps of rise and fall -> write 12 or more",
+    ),
+    (
+        "restarts_have_a_known_schedule",
+        {"jagged_restart_steps": 10, "lr_scheduler": "greedy", "val_set_size": 0.1},
+        "the rates of lr_scheduler: greedy follow evaluations -> write lr_scheduler: cosine",
+    ),
+    (
+        "a_filter_of_gradients_is_written_once",
+        {"optimizer": "grokadamw", "grokfast_lamb": 2.0},
+        "grokfast_lamb is written, and grokadamw filters gradients itself",
+    ),
     ("the_scheduler_exists", {"lr_scheduler": "cosin"}, "lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?"),
     ("the_adapter_exists", {**LORA, "adapter": "loar"}, "adapter: there is no 'loar' -> did you mean 'lora'?"),
     ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "gausian"}, "did you mean 'gaussian'?"),
@@ -437,6 +486,11 @@ NOTED: list[tuple[str, Mapping[str, Any], str]] = [
         "adam_options_need_adam",
         {"adam_beta1": 0.8, "optimizer": "sgd"},
         "adam_beta1 changes nothing: sgd does not use it",
+    ),
+    (
+        "averages_take_the_place_of_decay",
+        {"optimizer": "schedule_free_adamw"},
+        "schedule_free_adamw averages weights in place of a decay, and cosine decays as well -> write lr",
     ),
     ("evaluations_without_rows", {"evals_per_epoch": 1, "val_set_size": 0.0}, "no evaluation takes place"),
     (

@@ -147,3 +147,31 @@ def test_a_run_without_one_good_step_does_not_end_well(prepared: PreparedSet, tm
     trainer, resolved, _ = poisoned(prepared, tmp_path, {1, 2, 3}, "loss", max_steps=max_steps)
     with pytest.raises(TrainingStopped, match="no step of the run was good: check the base model's weights"):
         fit(trainer, resolved)
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0])
+def test_the_norm_is_that_of_clipping_and_is_not_computed_again(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    """One pass over the gradients a step, whether they are clipped or not."""
+    passes = 0
+    measured = torch.nn.utils.get_total_norm
+    clipped = torch.nn.utils.clip_grad_norm_
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", counted(measured))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted(clipped))
+    resolved = make_resolved(tmp_path, **{**KEYS, "max_steps": 3, "max_grad_norm": limit, "save_strategy": "no"})
+    trainer = make_trainer(prepared, resolved, tiny_model(attention=NAME))
+    fit(trainer, resolved)
+    assert passes == 3
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(logged) == 3
+    assert all(norm > 1.0 for norm in logged), "the norm before clipping is what is logged"

@@ -69,3 +69,47 @@ def test_a_wrong_scheduler_is_an_error_before_the_run(keys: dict[str, Any], mess
 def test_rates_that_nobody_can_know_are_refused() -> None:
     with pytest.raises(ConfigError, match="follow from evaluations that are yet to come"):
         rates(lr_scheduler="reduce_lr_on_plateau")
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "one_cycle", "rex", "constant"])
+def test_restarts_wrap_any_schedule(scheduler: str) -> None:
+    """Between the ramps the rates are the schedule's own, on the ramps a share of them, never 0 of them."""
+    plain = rates(lr_scheduler=scheduler)
+    jagged = rates(
+        lr_scheduler=scheduler,
+        jagged_restart_steps=20,
+        jagged_restart_warmup_steps=3,
+        jagged_restart_anneal_steps=4,
+    )
+    for step, (rate, own) in enumerate(zip(jagged, plain, strict=True)):
+        position = step % 20
+        rise = min(1, (position + 1) / 4) if step >= 20 else 1
+        fall = min(1, (20 - position) / 5)
+        assert rate == pytest.approx(own * rise * fall)
+
+
+def test_a_schedule_with_restarts_goes_on_from_its_state() -> None:
+    import torch
+
+    from whet.training.schedules import build_scheduler
+
+    keys = {"jagged_restart_steps": 5, "jagged_restart_warmup_steps": 2, "lr_scheduler": "cosine"}
+    schedule = schedule_from(make_config(learning_rate=1.0, **keys), 20, 2)
+    found, states = [], []
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(optimizer, schedule)
+    for _ in range(20):
+        found.append(optimizer.param_groups[0]["lr"])
+        states.append((optimizer.state_dict(), scheduler.state_dict()))
+        optimizer.step()
+        scheduler.step()
+    again = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    resumed = build_scheduler(again, schedule)
+    again.load_state_dict(states[7][0])
+    resumed.load_state_dict(states[7][1])
+    rest = []
+    for _ in range(13):
+        rest.append(again.param_groups[0]["lr"])
+        again.step()
+        resumed.step()
+    assert rest == found[7:]

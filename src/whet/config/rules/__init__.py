@@ -14,6 +14,7 @@ from whet.config.rules.machine import MACHINE_RULES, check_runnable
 from whet.config.rules.memory import MEMORY_RULES
 from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
+from whet.config.rules.optimizer import OPTIMIZER_RULES
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
 from whet.config.rules.streaming import STREAMING_RULES
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     *ADAPTER_RULES,
     *TRAINING_RULES,
     *MEMORY_RULES,
+    *OPTIMIZER_RULES,
     *NAME_RULES,
     *MACHINE_RULES,
 )

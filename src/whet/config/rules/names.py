@@ -19,10 +19,11 @@ from whet.config.names import (
     METHODS_NOT_YET,
     METHODS_PREPARED,
     OPTIMIZERS,
-    OPTIMIZERS_NOT_YET,
+    OPTIMIZERS_REFUSED,
     SCHEDULERS,
     TEMPLATE_VARIABLES_TAKEN,
 )
+from whet.config.optimizers import missing
 from whet.config.rules.base import Place, Rule, at, contributed, shown_place
 from whet.config.tasks import method_key
 from whet.core.errors import Problem
@@ -48,19 +49,33 @@ def there_is_one_method(config: Config) -> Problem | None:
 
 def check_trainable(config: Config) -> list[Problem]:
     """What stands between the config and training, although its data can be prepared; before torch is imported."""
+    found = (_method_is_built(config), _optimizer_is_installed(config))
+    return [problem for problem in found if problem is not None]
+
+
+def _method_is_built(config: Config) -> Problem | None:
     key, name = method_key(config), config.method.rl
     if key is None or name in METHODS or (name is not None and contributed("methods", name)):
-        return []
+        return None
     found = f"training with {key} is not built: its data can be prepared and looked at (`whet preprocess`)"
-    return [at(config, key.partition(":")[0], found, "write rl: dpo, or leave it out, to train")]
+    return at(config, key.partition(":")[0], found, "write rl: dpo, or leave it out, to train")
+
+
+def _optimizer_is_installed(config: Config) -> Problem | None:
+    name = config.optimizer.optimizer
+    reason = missing(name)
+    if reason is None:
+        return None
+    return at(config, "optimizer", f"optimizer: {name} cannot be used: {reason}", "install it, or write another")
 
 
 def the_optimizer_exists(config: Config) -> Problem | None:
     name = config.optimizer.optimizer
     if name in OPTIMIZERS or contributed("optimizers", name):
         return None
-    if name in OPTIMIZERS_NOT_YET:
-        return at(config, "optimizer", f"optimizer: {name} is not supported yet", OPTIMIZERS_NOT_YET[name])
+    if name in OPTIMIZERS_REFUSED:
+        reason, fix = OPTIMIZERS_REFUSED[name]
+        return at(config, "optimizer", f"optimizer: {name} is not built: {reason}", fix)
     return at(config, "optimizer", f"optimizer: there is no '{name}'", suggestion(name, OPTIMIZERS))
 
 

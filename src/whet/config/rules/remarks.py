@@ -5,14 +5,24 @@ from __future__ import annotations
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at, first_set
 from whet.config.rules.mixing import MIXING_REMARKS
+from whet.config.rules.optimizer import averages_take_the_place_of_decay
 from whet.config.rules.streaming import STREAMING_REMARKS
 from whet.core.errors import Problem
+
+_WITHOUT_MEANS = frozenset(
+    {
+        *("sgd", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "adafactor"),
+        *("galore_adafactor", "lomo", "adalomo", "flash_sgd", "flash_sgdw", "schedule_free_sgd"),
+    }
+)
+"""Optimizers without the running means that adam_beta1 and the like are about."""
 
 
 def adam_options_need_adam(config: Config) -> Problem | None:
     key = first_set(config, ("adam_beta1", "adam_beta2", "adam_epsilon"))
     name = config.optimizer.optimizer
-    if key is None or "adam" in name or "ademamix" in name or ("lion" in name and key != "adam_epsilon"):
+    without_epsilon = key == "adam_epsilon" and "lion" in name
+    if key is None or not (name in _WITHOUT_MEANS or without_epsilon):
         return None
     return at(config, key, f"{key} changes nothing: {name} does not use it", "remove the line")
 
@@ -67,6 +77,7 @@ def patience_needs_a_threshold(config: Config) -> Problem | None:
 
 REMARKS: tuple[Rule, ...] = (
     adam_options_need_adam,
+    averages_take_the_place_of_decay,
     evaluations_without_rows,
     checkpointing_options_need_checkpointing,
     compile_options_need_compiling,

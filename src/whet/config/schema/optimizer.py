@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from whet.config.scalars import resolve_scalar
-from whet.config.schema.base import Natural, NaturalNumber, PositiveNumber, Section, Share
+from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, Section, Share
 
 
 class LrGroup(Section):
@@ -27,7 +27,22 @@ class OptimizerSection(Section):
     optim_args: dict[str, Any] | None = Field(None, description="More arguments of the optimizer: mapping or k=v,k=v.")
     adam_beta1: float | None = Field(None, ge=0, lt=1, description="Decay of the gradient's running mean.")
     adam_beta2: float | None = Field(None, ge=0, lt=1, description="Decay of the squared gradient's running mean.")
+    adam_beta3: float | None = Field(None, ge=0, lt=1, description="Decay of CAME's mean of how sure it is.")
     adam_epsilon: PositiveNumber | None = Field(None, description="Added to Adam's denominator.")
+    adam_epsilon2: PositiveNumber | None = Field(None, description="Added to CAME's measure of how sure it is.")
+    optim_target_modules: str | tuple[str, ...] | None = Field(
+        None, description="Modules whose gradients GaLore and APOLLO project: parts of names; all_linear by default."
+    )
+    dion_lr: PositiveNumber | None = Field(None, description="Dion: learning rate of the matrices.")
+    dion_momentum: float | None = Field(None, ge=0, lt=1, description="Dion: momentum of the matrices; 0.95 if empty.")
+    dion_rank_fraction: float = Field(1.0, gt=0, le=1, description="Dion: rank over the smaller side of a matrix.")
+    dion_rank_multiple_of: Positive = Field(1, description="Dion: the rank is rounded up to a multiple of this.")
+    grokfast_alpha: float | None = Field(
+        None, ge=0, lt=1, description="Grokfast: decay of the gradient's running mean; turns the filter on; 0.98 usual."
+    )
+    grokfast_lamb: NaturalNumber | None = Field(
+        None, description="Grokfast: weight of that mean, added to each gradient; turns the filter on; 2 is usual."
+    )
     embedding_lr: PositiveNumber | None = Field(None, description="Learning rate of the embeddings.")
     embedding_lr_scale: PositiveNumber | None = Field(None, description="The same, as a multiple of learning_rate.")
     lr_groups: tuple[LrGroup, ...] | None = Field(None, description="Groups of modules, each with its learning rate.")
@@ -40,6 +55,15 @@ class OptimizerSection(Section):
         None, description="Share of the steps after which the lowest learning rate is held."
     )
     lr_quadratic_warmup: bool = Field(False, description="Let the warm-up rise with the square of the step.")
+    jagged_restart_steps: Positive | None = Field(
+        None, description="Restart the learning rate every so many steps, whatever the schedule."
+    )
+    jagged_restart_warmup_steps: Natural | None = Field(
+        None, description="Steps over which the learning rate rises again after a restart."
+    )
+    jagged_restart_anneal_steps: Natural | None = Field(
+        None, description="Steps over which the learning rate falls before a restart."
+    )
 
     @field_validator("optim_args", mode="before")
     @classmethod

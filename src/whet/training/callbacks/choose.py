@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from whet.config.optimizers import SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveFirstStep
 from whet.training.callbacks.watchdog import LossWatchdog
+from whet.training.gradient_norm import GradientNorm
+from whet.training.optimizers.averages import AverageAtEpochEnd
 
 
 def add_callbacks(
@@ -34,8 +37,18 @@ def add_callbacks(
 
     trainer.remove_callback(PrinterCallback)  # transformers adds it where its own progress bar is off
     loop = resolved.config.loop
-    guard = NonFiniteGuard(step_loss, rows, resolved.output_dir, scaler=lambda: trainer.accelerator.scaler is not None)
+    norm = GradientNorm()
+    norm.watch(trainer.accelerator)
+    guard = NonFiniteGuard(
+        step_loss,
+        rows,
+        resolved.output_dir,
+        scaler=lambda: trainer.accelerator.scaler is not None,
+        gradient_norm=norm.take,
+    )
     chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
+    if resolved.optimizer in SCHEDULE_FREE:
+        chosen.append(AverageAtEpochEnd())
     if loop.save_first_step:
         chosen.append(SaveFirstStep())
     if loop.early_stopping_patience is not None:

@@ -31,6 +31,8 @@ class NonFiniteGuard(TrainerCallback):
         step_loss: the current step's loss on this rank, as a scalar on the device; None where no one knows it.
         rows: names of the rows in the optimiser step with this number (from 1).
         scaler: tells whether the optimizer is run by a gradient scaler.
+        gradient_norm: the norm of this step's gradients as clipping has computed it; None where nobody did, and then
+            the guard computes it.
         output_dir: where the last good checkpoint is.
     """
 
@@ -40,8 +42,10 @@ class NonFiniteGuard(TrainerCallback):
         rows: Callable[[int], Sequence[str]],
         output_dir: str,
         scaler: Callable[[], bool] = lambda: False,
+        gradient_norm: Callable[[], torch.Tensor | None] = lambda: None,
     ) -> None:
         self._step_loss, self._rows, self._scaler = step_loss, rows, scaler
+        self._gradient_norm = gradient_norm
         self._output_dir = output_dir
         self._latest: deque[StepFigures] = deque(maxlen=LIMIT)
         self.skipped: list[int] = []
@@ -55,9 +59,9 @@ class NonFiniteGuard(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         assert model is not None
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         scaled = self._scaler()
-        figures = self._measure(state.global_step + 1, [] if scaled else gradients, args)
+        norm = self._norm(model)
+        figures = self._measure(state.global_step + 1, torch.zeros_like(norm) if scaled else norm, args)
         self._latest.append(figures)
         if figures.is_finite:
             return
@@ -75,12 +79,19 @@ class NonFiniteGuard(TrainerCallback):
             found = f"none of the run's {state.global_step} steps could be used, so nothing was trained"
             raise TrainingStopped(Problem(f"step {state.global_step}", found, _NEVER_GOOD))
 
-    def _measure(self, step: int, gradients: list[torch.Tensor], args: TrainingArguments) -> StepFigures:
-        loss = self._step_loss()
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-        if hasattr(norm, "full_tensor"):
-            norm = norm.full_tensor()
-        device = gradients[0].device if gradients else args.device
+    def _norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """Norm of the gradients, a scalar on their device; not computed again where clipping has done so."""
+        norm = self._gradient_norm()
+        if norm is None:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        whole: torch.Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return whole
+
+    def _measure(self, step: int, norm: torch.Tensor, args: TrainingArguments) -> StepFigures:
+        loss, device = self._step_loss(), norm.device
+        if args.world_size > 1 and device.type == "cpu":
+            device = args.device
         measured = torch.stack([(loss if loss is not None else norm).float().to(device), norm.float().to(device)])
         if args.world_size > 1:
             # Ranks must agree. Gradients are averaged already; adding losses makes one that is no number everyone's.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from whet.config.optimizers import IN_BACKWARD, LOW_RANK, unavailable
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
 from whet.core.registry import Registry
@@ -15,65 +15,39 @@ if TYPE_CHECKING:
 
     from whet.config import Config
 
-_STOCK = "whet.training.optimizers.stock:build"
+_HERE = "whet.training.optimizers"
+_STOCK = (
+    *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
+    *("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+    *("ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit"),
+    *("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit"),
+    *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+)
+_PACKAGED = (
+    *("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
+    *("optimi_adamw", "stable_adamw", "came_pytorch", "grokadamw"),
+    *("adopt_adamw", "lion", "adan", "soap", "mars"),
+    *("adamw_torch_4bit", "adamw_torch_8bit", "ao_adamw_4bit", "ao_adamw_8bit", "ao_adamw_fp8"),
+    *("flash_adam", "flash_adamw", "flash_lion", "flash_sgd", "flash_sgdw"),
+)
 
 OPTIMIZERS = Registry(
     "optimizers",
     {
-        "adamw_torch": _STOCK,
-        "adamw_torch_fused": _STOCK,
-        "adafactor": _STOCK,
-        "sgd": _STOCK,
-        "adagrad": _STOCK,
-        "rmsprop": _STOCK,
-        "adamw_8bit": _STOCK,
-        "adamw_bnb_8bit": _STOCK,
-        "paged_adamw_8bit": _STOCK,
-        "paged_adamw_32bit": _STOCK,
-        "ademamix": _STOCK,
-        "ademamix_8bit": _STOCK,
-        "paged_ademamix_8bit": _STOCK,
-        "paged_ademamix_32bit": _STOCK,
-        "lion_8bit": _STOCK,
-        "lion_32bit": _STOCK,
-        "paged_lion_8bit": _STOCK,
-        "paged_lion_32bit": _STOCK,
-        "rmsprop_bnb": _STOCK,
-        "rmsprop_bnb_8bit": _STOCK,
-        "rmsprop_bnb_32bit": _STOCK,
+        **dict.fromkeys(_STOCK, f"{_HERE}.stock:build"),
+        **dict.fromkeys(_PACKAGED, f"{_HERE}.packages:build"),
+        **dict.fromkeys(sorted(LOW_RANK), f"{_HERE}.low_rank:build"),
+        **dict.fromkeys(sorted(IN_BACKWARD), f"{_HERE}.lomo:build"),
+        "muon": f"{_HERE}.muon:build",
+        "dion": f"{_HERE}.dion:build",
+        "sinkgd": f"{_HERE}.sinkgd:build",
     },
 )
 """Name -> a builder ``(model, groups, config, args) -> torch.optim.Optimizer``.
 
 ``groups`` are the model's parameter groups with ``lr`` and ``weight_decay`` set (`whet.training.optimizers.groups`),
-``config`` is the run's `Config`, ``args`` are its TrainingArguments.
+``config`` is the run's `Config`, ``args`` are its TrainingArguments. What each needs: `whet.config.optimizers`.
 """
-
-_TORCH_ONLY = frozenset({"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"})
-
-
-def needs_bitsandbytes(name: str) -> bool:
-    """Whether an optimizer of ours comes from bitsandbytes.
-
-    >>> needs_bitsandbytes("adamw_8bit"), needs_bitsandbytes("rmsprop")
-    (True, False)
-    """
-    return name in OPTIMIZERS and name not in _TORCH_ONLY and any(part in name for part in ("bit", "bnb", "ademamix"))
-
-
-def unavailable(name: str, device: str) -> str | None:
-    """Why an optimizer cannot be used here, or None when it can.
-
-    Args:
-        device: "cpu", "cuda" or "mps".
-    """
-    if not needs_bitsandbytes(name):
-        return None
-    if find_spec("bitsandbytes") is None:
-        return "it comes from the package bitsandbytes, which is not installed (pip install bitsandbytes)"
-    if device == "mps":
-        return "bitsandbytes has no optimizer for MPS"
-    return None
 
 
 def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArguments) -> torch.optim.Optimizer:
@@ -82,6 +56,7 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
     Raises:
         ConfigError: no such optimizer, not here, an argument it does not know, or a group that matches no parameter.
     """
+    from whet.training.optimizers.gradient_filter import filter_gradients
     from whet.training.optimizers.groups import parameter_groups
 
     name, where = config.optimizer.optimizer, config.where("optimizer")
@@ -93,4 +68,5 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
     if name.startswith("paged_") and device == "cpu":
         warn(Problem(where, f"'{name}' is not paged on a CPU, where there is nothing to page from", "nothing to do"))
     optimizer: torch.optim.Optimizer = build(model, parameter_groups(model, config), config, args)
+    filter_gradients(optimizer, config)
     return optimizer

@@ -49,6 +49,21 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
+def partition(groups: list[dict[str, Any]], chosen: set[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The groups with the chosen parameters alone, and those with all others; no group is empty.
+
+    Args:
+        chosen: ``id`` of each chosen parameter.
+    """
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for group in groups:
+        for part, is_wanted in zip(parts, (True, False), strict=True):
+            members = [parameter for parameter in group["params"] if (id(parameter) in chosen) is is_wanted]
+            if members:
+                part.append({**group, "params": members})
+    return parts
+
+
 def learning_rates(model: torch.nn.Module, trainable: Mapping[str, torch.Tensor], config: Config) -> dict[str, float]:
     """Name of each trainable parameter -> its learning rate."""
     settings, adapter = config.optimizer, config.adapter
@@ -62,7 +77,7 @@ def learning_rates(model: torch.nn.Module, trainable: Mapping[str, torch.Tensor]
                 rates[name] = settings.learning_rate * adapter.loraplus_lr_ratio
     embedding_rate = _embedding_rate(config)
     if embedding_rate is not None:
-        rates |= dict.fromkeys(rates.keys() & _embedding_parameters(model), embedding_rate)
+        rates |= dict.fromkeys(rates.keys() & embedding_parameters(model), embedding_rate)
     problems = []
     for index, group in enumerate(settings.lr_groups or ()):
         members = [name for name in trainable if any(part in name for part in group.modules)]
@@ -85,7 +100,7 @@ def _embedding_rate(config: Config) -> float | None:
     return None
 
 
-def _embedding_parameters(model: torch.nn.Module) -> set[str]:
+def embedding_parameters(model: torch.nn.Module) -> set[str]:
     """Names of the parameters of embeddings and of the output head."""
     get_output = getattr(model, "get_output_embeddings", None)
     output = get_output() if get_output is not None else None

@@ -10,8 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from whet.config import Config
-from whet.core.errors import ConfigError, Problem
-from whet.core.nearest import suggestion
+from whet.training.optimizers.construct import called, check_arguments
 
 _READ_BY_TRANSFORMERS = {"ademamix": frozenset({"beta1", "beta2", "beta3", "alpha", "t_alpha", "t_beta3"})}
 """Part of an optimizer's name -> the `optim_args` that transformers translates; all others are the class's own."""
@@ -25,21 +24,8 @@ def build(
     args.optim_args = ",".join(f"{name}={value}" for name, value in translated.items()) or None
     optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
     known = set(inspect.signature(optimizer_class).parameters) - {"params"}
-    unknown = sorted(own.keys() - known)
-    if unknown:
-        raise ConfigError(
-            Problem(
-                config.where(("optim_args", name)),
-                f"'{name}' is no argument of {optimizer_class.__name__}",
-                suggestion(name, known),
-            )
-            for name in unknown
-        )
-    try:
-        optimizer: torch.optim.Optimizer = optimizer_class(groups, **{**arguments, **own})
-    except (ValueError, TypeError) as error:
-        found = f"{optimizer_class.__name__} refuses its arguments: {error}"
-        raise ConfigError(Problem(config.where("optim_args"), found, "correct the value")) from error
+    check_arguments(optimizer_class.__name__, own, known, config)
+    optimizer = called(optimizer_class, groups, {**arguments, **own}, config)
     if arguments.get("optim_bits") == 8:
         _keep_embeddings_in_32_bits(model, optimizer)
     return optimizer
