@@ -15,6 +15,7 @@ from whet.config.schema import (
     BatchSection,
     DataSection,
     DistributedSection,
+    KernelsSection,
     LoopSection,
     MemorySection,
     MethodSection,
@@ -59,6 +60,7 @@ class Config(BaseModel):
     precision: PrecisionSection = PrecisionSection()
     memory: MemorySection = MemorySection()
     attention: AttentionSection = AttentionSection()
+    kernels: KernelsSection = KernelsSection()
     distributed: DistributedSection = DistributedSection()
     method: MethodSection = MethodSection()
     tracking: TrackingSection = TrackingSection()

@@ -81,7 +81,7 @@ REFUSED: dict[str, str] = _table(
             flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
             sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs
             tiled_mlp tiled_mlp_num_shards tiled_mlp_use_original_mlp
-            liger_rope liger_rms_norm liger_rms_norm_gated liger_layer_norm liger_swiglu liger_glu_activation
+            liger_rms_norm_gated liger_swiglu liger_glu_activation
             use_scattermoe use_sonicmoe expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast
             experts_implementation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
@@ -224,6 +224,7 @@ NO_EFFECT: dict[str, str] = _table(
         "the model goes to its device when it is loaded": "experimental_skip_move_to_device",
         "there is no table of predictions; `whet inference` talks to the model": "eval_table_size",
         "only sequence_len limits a prompt": "max_prompt_len",
+        "PyTorch's own layer normalisation is fused already": "liger_layer_norm",
         "there is one way to merge, and it gives the same weights": "merge_method",
     }
 )

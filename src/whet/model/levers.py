@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from whet.config import Config
     from whet.config.resolve import ResolvedRun
 
-LEVERS: tuple[str, ...] = ("whet.model.memory.checkpointing:install",)
+LEVERS: tuple[str, ...] = (
+    "whet.model.memory.host_allocator:install",
+    "whet.model.kernels.layers:install",
+    "whet.model.memory.checkpointing:install",
+)
 """``"module:function"``, in order."""
 
 

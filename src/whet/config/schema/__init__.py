@@ -16,6 +16,7 @@ from whet.config.schema.base import Section
 from whet.config.schema.batch import BatchSection
 from whet.config.schema.data import DataSection, DatasetConfig, Phase, PromptFormat
 from whet.config.schema.distributed import DistributedSection, FsdpConfig
+from whet.config.schema.kernels import KernelsSection
 from whet.config.schema.loop import LoopSection
 from whet.config.schema.memory import MemorySection, SelectiveCheckpointing
 from whet.config.schema.method import MethodSection
@@ -44,6 +45,7 @@ SECTIONS: dict[str, type[Section]] = {
     "precision": PrecisionSection,
     "memory": MemorySection,
     "attention": AttentionSection,
+    "kernels": KernelsSection,
     "distributed": DistributedSection,
     "method": MethodSection,
     "tracking": TrackingSection,
@@ -77,6 +79,7 @@ __all__ = [
     "DatasetConfig",
     "DistributedSection",
     "FsdpConfig",
+    "KernelsSection",
     "LoopSection",
     "LrGroup",
     "MemorySection",
