@@ -10,20 +10,28 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
+    DeepseekV3Config,
     Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from whet.config import Config
 
 ARCHITECTURES = ("llama", "mistral", "qwen3", "gemma3", "phi3", "gpt2")
+
+MIXTURES = ("mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3")
+"""Architectures with experts."""
 
 VOCAB_SIZE = 300
 
@@ -71,6 +79,31 @@ def tiny_config(architecture: str, **size: Any) -> PretrainedConfig:
         "qwen3": {"head_dim": 8},
         "gemma3": {"head_dim": 8, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
         "phi3": {"original_max_position_embeddings": 512, "sliding_window": None},
+        "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24},
+        "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16, "head_dim": 8},
+        "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24},
+        "gpt_oss": {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 24,
+            "head_dim": 8,
+            "sliding_window": 16,
+        },
+        "deepseek_v3": {
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 16,
+            "num_key_value_heads": 4,
+            "q_lora_rank": None,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 8,
+        },
     }
     classes: dict[str, type[PretrainedConfig]] = {
         "llama": LlamaConfig,
@@ -78,6 +111,11 @@ def tiny_config(architecture: str, **size: Any) -> PretrainedConfig:
         "qwen3": Qwen3Config,
         "gemma3": Gemma3TextConfig,
         "phi3": Phi3Config,
+        "mixtral": MixtralConfig,
+        "qwen3_moe": Qwen3MoeConfig,
+        "olmoe": OlmoeConfig,
+        "gpt_oss": GptOssConfig,
+        "deepseek_v3": DeepseekV3Config,
     }
     return classes[architecture](**{**shared, **own[architecture], **size})
 
@@ -90,6 +128,8 @@ def tiny_model(architecture: str = "llama", *, attention: str = "sdpa", seed: in
     config = tiny_config(architecture, **{"initializer_range": 0.2, **size})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if architecture == "gpt_oss" and attention == "sdpa":
+            attention = "eager"  # its attention has sinks, which PyTorch's knows nothing of
         return Auto.from_config(config, attn_implementation=attention).eval()
 
 

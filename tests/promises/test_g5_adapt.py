@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import ARCHITECTURES, make_config, packed_batch, save_tiny_model
+from tests.models import ARCHITECTURES, MIXTURES, make_config, packed_batch, save_tiny_model
 from transformers.pytorch_utils import Conv1D
 
 from whet.config.resolve import resolve
@@ -95,6 +95,24 @@ def test_what_is_trained_moves_and_nothing_else(folders: dict[str, Path], archit
         else:
             assert name not in gradients, name
             assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_adapted_experts_move_and_nothing_else(tmp_path: Path, architecture: str) -> None:
+    parameters = ("experts.gate_up_proj", "experts.down_proj")
+    adapter = {**LORA, "lora_target_modules": ("o_proj",), "lora_target_parameters": parameters}
+    config = make_config(
+        save_tiny_model(tmp_path, architecture), adapter=adapter, memory={"gradient_checkpointing": True}
+    )
+    resolved = resolve(config, Hardware("cpu"))
+    model: Any = adapt(load_model(config, resolved, load_tokenizer(config)).model, config, resolved)
+    assert any("beside the weights" in said for said in install_levers(model, config, resolved))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    gradients = train(model)
+    assert sum("experts" in name for name in gradients) >= 4
+    for name, parameter in model.named_parameters():
+        assert (name in gradients) == parameter.requires_grad == ("lora_" in name), name
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

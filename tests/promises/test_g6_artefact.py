@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tests.models import ARCHITECTURES, VOCAB_SIZE, make_config, packed_batch, save_tiny_model
+from tests.models import ARCHITECTURES, MIXTURES, VOCAB_SIZE, make_config, packed_batch, save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.artefacts.merge import MARKER, merge_lora
@@ -21,6 +21,7 @@ from whet.config.resolve import ResolvedRun, resolve
 from whet.core.errors import ArtefactError
 from whet.core.types import Hardware
 from whet.model.adapters import adapt
+from whet.model.levers import install_levers
 from whet.model.load import load_model
 from whet.model.loss import supervised_logits_loss
 from whet.model.tokenizer import load_tokenizer
@@ -38,6 +39,7 @@ class Run:
         self.tokenizer = load_tokenizer(self.config)
         model = load_model(self.config, self.resolved, self.tokenizer).model
         self.model = adapt(model, self.config, self.resolved)
+        install_levers(self.model, self.config, self.resolved)
         self.model.train()
         optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=0.02)
         for step in range(3):
@@ -102,6 +104,22 @@ def test_every_architecture_merges(tmp_path: Path, architecture: str) -> None:
     run = Run(save_tiny_model(tmp_path / "base", architecture), tmp_path, LORA)
     merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
     torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_adapted_experts_merge_and_reload(tmp_path: Path, architecture: str) -> None:
+    """Trained beside their weights by whet, reloaded and merged by PEFT."""
+    base = save_tiny_model(tmp_path / "base", architecture)
+    targets = {
+        "lora_target_modules": ["o_proj"],
+        "lora_target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+    }
+    run = Run(base, tmp_path, {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, **targets})
+    assert (run.logits() - logits(loaded(base))).abs().max() > 0.1, "training moved nothing"
+    reloaded = PeftModel.from_pretrained(loaded(base), run.adapter).eval()
+    torch.testing.assert_close(logits(reloaded), run.logits(), atol=1e-4, rtol=1e-5)
+    merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("modules", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])

@@ -15,6 +15,7 @@ from whet.config.schema import (
     BatchSection,
     DataSection,
     DistributedSection,
+    ExpertsSection,
     KernelsSection,
     LoopSection,
     MemorySection,
@@ -61,6 +62,7 @@ class Config(BaseModel):
     memory: MemorySection = MemorySection()
     attention: AttentionSection = AttentionSection()
     kernels: KernelsSection = KernelsSection()
+    experts: ExpertsSection = ExpertsSection()
     distributed: DistributedSection = DistributedSection()
     method: MethodSection = MethodSection()
     tracking: TrackingSection = TrackingSection()

@@ -82,8 +82,6 @@ REFUSED: dict[str, str] = _table(
             sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs
             tiled_mlp tiled_mlp_num_shards tiled_mlp_use_original_mlp
             liger_rms_norm_gated liger_swiglu liger_glu_activation
-            use_scattermoe use_sonicmoe expert_backend moe_grouped_backend moe_dequant_chunk_size moe_bnb_fast
-            experts_implementation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
         "remove the line: logits are computed for supervised tokens alone, which saves the same memory": """
             cut_cross_entropy chunked_cross_entropy chunked_cross_entropy_num_chunks liger_cross_entropy
@@ -92,7 +90,7 @@ REFUSED: dict[str, str] = _table(
         "changes no number, the others have no counterpart": "plugins",
         "write load_in_4bit or load_in_8bit": """
             model_quantization_config model_quantization_config_kwargs
-            quantize_moe_experts nonexpert_quantization
+            nonexpert_quantization
             gptq gptq_groupsize gptq_model_v1 gptq_disable_exllama
             bnb_4bit_quant_storage llm_int8_threshold""",
         "write bf16, fp16, bfloat16 or float32": """
@@ -101,10 +99,14 @@ REFUSED: dict[str, str] = _table(
             dsv4_fp8_nonexpert_mode dsv4_bf16_all
             dsv4_fp4_grouped_mode gemma4_fp8_nonexpert gemma4_nf4_nonexpert nvfp4_merge_aware
             nvfp4_merge_aware_start_step""",
+        "name the experts' weights: lora_target_parameters: [feed_forward.experts.gate_up_proj, "
+        "feed_forward.experts.down_proj]": "llama4_linearized_experts",
+        "a token goes to the experts its router chose, as in the base model's training: remove the line": "dense_mixer",
+        "write load_in_4bit: true, which leaves the experts' weights as they are": "quantize_moe_experts",
         "1-bit models are not built: train with adapter: lora": "use_onebitllms",
         "write max_memory: {0: 20GiB}": "gpu_memory_limit",
         "remove the line: nothing here needs it": """
-            llama4_linearized_experts gemma4_hybrid_attn_impl trainer_cls accelerator_config peft_ensure_weight_tying
+            gemma4_hybrid_attn_impl trainer_cls accelerator_config peft_ensure_weight_tying
             base_model_ignore_patterns test_value auto_find_batch_size""",
         "write overrides_of_model_config: {rope_parameters: ...}": "rope_scaling",
         "write attn_implementation: sdpa": "s2_attention scaling_softmax scaling_softmax_factor scaling_softmax_bias",
@@ -151,7 +153,7 @@ REFUSED: dict[str, str] = _table(
         # losses
         "the plain cross-entropy is what is built: remove the line": """
             use_eaft eaft_alpha eaft_k
-            dense_mixer diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta
+            diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta
             kd_normalize_topk kd_online_server_base_url kd_online_topk kd_online_server kd_online_timeout
             kd_temperature_min""",
         # distributed
@@ -225,6 +227,7 @@ NO_EFFECT: dict[str, str] = _table(
         "there is no table of predictions; `whet inference` talks to the model": "eval_table_size",
         "only sequence_len limits a prompt": "max_prompt_len",
         "PyTorch's own layer normalisation is fused already": "liger_layer_norm",
+        "experts are read one at a time, which needs no chunks": "moe_dequant_chunk_size moe_bnb_fast",
         "there is one way to merge, and it gives the same weights": "merge_method",
     }
 )

@@ -41,6 +41,7 @@ class ResolvedRun:
         pad_to_sequence_len: whether every row is padded to sequence_len.
         pad_to_multiple_of: length every row is padded to a multiple of, or None.
         attn_implementation: "auto", or the name that was asked for and can run here.
+        experts_implementation: who computes the experts of a mixture model; "auto" where nothing was asked for.
         gradient_checkpointing: whether activations are computed again in the backward pass.
         gradient_checkpointing_kwargs: its arguments; ``use_reentrant`` is False unless written otherwise.
         torch_compile: whether the model is compiled.
@@ -73,6 +74,7 @@ class ResolvedRun:
     pad_to_sequence_len: bool
     pad_to_multiple_of: int | None
     attn_implementation: str
+    experts_implementation: str
     gradient_checkpointing: bool
     gradient_checkpointing_kwargs: Mapping[str, Any]
     torch_compile: bool
@@ -121,6 +123,7 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         pad_to_sequence_len=bool(config.packing.pad_to_sequence_len),
         pad_to_multiple_of=config.packing.pad_to_multiple_of,
         attn_implementation=_attention(config, hardware, choices),
+        experts_implementation=next(iter(wanted_experts(config).values()), "auto"),
         gradient_checkpointing=bool(config.memory.gradient_checkpointing),
         gradient_checkpointing_kwargs=MappingProxyType(
             {"use_reentrant": False, **(config.memory.gradient_checkpointing_kwargs or {})}
@@ -258,3 +261,17 @@ def _chat_template(config: Config, choices: dict[str, str]) -> str:
         choices["chat_template"] = "jinja: the text of chat_template_jinja"
         return "jinja"
     return "tokenizer_default"
+
+
+def wanted_experts(config: Config) -> dict[str, str]:
+    """Each key that names an implementation of a mixture's experts -> the one it names; rules want them to agree."""
+    section = config.experts
+    is_served = section.expert_backend in ("scattermoe", "sonicmoe")
+    found = {
+        "experts_implementation": section.experts_implementation,
+        "expert_backend": "whet_experts" if is_served else section.expert_backend,
+        "use_scattermoe": "whet_experts" if section.use_scattermoe else "auto",
+        "use_sonicmoe": "whet_experts" if section.use_sonicmoe else "auto",
+        "moe_grouped_backend": "auto" if section.moe_grouped_backend == "auto" else "whet_experts",
+    }
+    return {key: name for key, name in found.items() if name != "auto"}

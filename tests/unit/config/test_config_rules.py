@@ -283,6 +283,16 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"adapter": "lora", "lora_target_parameters": ["w"], "lora_dropout": 0.1},
         "which lora_target_parameters rules out -> write lora_dropout: 0",
     ),
+    (
+        "experts_have_one_implementation",
+        {"experts_implementation": "eager", "use_scattermoe": True},
+        "use_scattermoe asks for whet_experts, and experts_implementation for eager -> keep one of them",
+    ),
+    (
+        "scatter_or_sonic",
+        {"use_scattermoe": True, "use_sonicmoe": True},
+        "use_scattermoe and use_sonicmoe are both true -> keep one of them",
+    ),
     ("layers_pattern_counts_layers", {**LORA, "peft_layers_pattern": ["layers"]}, "add peft_layers_to_transform"),
     (
         "unfrozen_parameters_are_full_weights",

@@ -9,6 +9,7 @@ from whet.config.config import Config
 from whet.config.rules.adapters import ADAPTER_RULES
 from whet.config.rules.base import Rule
 from whet.config.rules.data import DATA_RULES
+from whet.config.rules.experts import EXPERTS_RULES
 from whet.config.rules.loop import LOOP_RULES
 from whet.config.rules.machine import MACHINE_RULES, check_runnable
 from whet.config.rules.memory import MEMORY_RULES
@@ -27,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     *STREAMING_RULES,
     *LOOP_RULES,
     *ADAPTER_RULES,
+    *EXPERTS_RULES,
     *TRAINING_RULES,
     *MEMORY_RULES,
     *OPTIMIZER_RULES,

@@ -16,6 +16,7 @@ from whet.config.schema.base import Section
 from whet.config.schema.batch import BatchSection
 from whet.config.schema.data import DataSection, DatasetConfig, Phase, PromptFormat
 from whet.config.schema.distributed import DistributedSection, FsdpConfig
+from whet.config.schema.experts import ExpertsSection
 from whet.config.schema.kernels import KernelsSection
 from whet.config.schema.loop import LoopSection
 from whet.config.schema.memory import MemorySection, SelectiveCheckpointing
@@ -46,6 +47,7 @@ SECTIONS: dict[str, type[Section]] = {
     "memory": MemorySection,
     "attention": AttentionSection,
     "kernels": KernelsSection,
+    "experts": ExpertsSection,
     "distributed": DistributedSection,
     "method": MethodSection,
     "tracking": TrackingSection,
@@ -78,6 +80,7 @@ __all__ = [
     "DataSection",
     "DatasetConfig",
     "DistributedSection",
+    "ExpertsSection",
     "FsdpConfig",
     "KernelsSection",
     "LoopSection",
