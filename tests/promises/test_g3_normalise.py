@@ -149,7 +149,7 @@ def two_ranks(prepared: PreparedSet, tmp_path_factory: pytest.TempPathFactory) -
     done = subprocess.run(
         [*torchrun_command([], num_processes=2)[:-2], __file__, str(prepared.path), str(folder)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -176,7 +176,7 @@ def test_two_ranks_train_as_one_and_resume_as_if_they_had_not_stopped(datasets: 
     done = subprocess.run(
         [*torchrun_command([], num_processes=2)[:-2], __file__, texts, str(tmp_path)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

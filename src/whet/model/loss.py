@@ -1,7 +1,8 @@
 """Next-token loss of the supervised tokens, as a sum and a count.
 
-Only positions whose next token is supervised go through the output head: with a vocabulary of 128,000 and a tenth of
-the tokens supervised, the logits of the rest would be nine tenths of the memory of a step.
+Only positions whose next token is supervised go through the output head, a chunk at a time (`whet.model.head_loss`,
+inside the model's own forward by `whet.model.head_seam`). A model whose logits are not plainly those of its head
+computes them itself, of the supervised positions where it can be asked for them.
 
 Shapes: B rows, T tokens in a row, N supervised tokens, V vocabulary.
 """
@@ -15,9 +16,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from whet.core.types import IGNORED
+from whet.model.head_seam import HeadSeam, seam_of
+from whet.model.loss_terms import PLAIN, LossTerms, loss_of_logits
 
 MODEL_INPUTS = (
     "input_ids",
@@ -36,10 +38,11 @@ class LossParts:
     """A loss that has not been divided yet.
 
     Attributes:
-        total: fp32 scalar with a graph, the sum over supervised tokens of -log p(token), in nats. Joined to the graph
+        total: fp32 scalar with a graph, the sum over supervised tokens of -log p(token), in nats (or of
+            what `LossTerms` make of it). Joined to the graph
             even when no token is supervised, so that every rank of a data-parallel run has a backward pass.
         count: N, the number of supervised tokens.
-        per_token: fp32[N], detached.
+        per_token: fp32[N], detached: the plain cross-entropy of each, whatever else is in the total.
         positions: int64[N], where each prediction was made, as an index into the flattened [B * T] tokens; its target
             is the token after it.
     """
@@ -50,23 +53,34 @@ class LossParts:
     positions: torch.Tensor
 
 
-def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any]) -> LossParts:
+def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any], terms: LossTerms = PLAIN) -> LossParts:
     """The next-token loss of one micro-batch.
 
     Args:
         model: a causal language model of transformers, bare or wrapped by PEFT or DistributedDataParallel.
         batch: ``input_ids`` int64[B, T], ``labels`` int64[B, T] with -100 where a token is no target, and any other of
             ``MODEL_INPUTS``. The first token of each document is no target, so none is predicted from another document.
+        terms: what the loss of a token is.
     """
     labels_BT: torch.Tensor = batch["labels"]
     rows, columns = (labels_BT[:, 1:] != IGNORED).nonzero(as_tuple=True)
     targets_N = labels_BT[rows, columns + 1]
-    logits_NV = _logits_at(model, batch, rows, columns)
-    positions = rows * labels_BT.shape[1] + columns
+    positions_N = rows * labels_BT.shape[1] + columns
+    seam = seam_of(innermost(model))
+    if isinstance(seam, HeadSeam):
+        inputs = model_inputs(model, batch)
+        total, per_token, _ = seam.loss(lambda: model(**inputs, use_cache=False), positions_N, targets_N, terms)
+    else:
+        total, per_token = _loss_of_own_logits(_logits_at(model, batch, rows, columns), targets_N, terms)
+    return LossParts(total, targets_N.numel(), per_token, positions_N)
+
+
+def _loss_of_own_logits(
+    logits_NV: torch.Tensor, targets_N: torch.Tensor, terms: LossTerms
+) -> tuple[torch.Tensor, torch.Tensor]:
     if targets_N.numel() == 0:
-        return LossParts(logits_NV.float().sum() * 0.0, 0, logits_NV.new_zeros(0, dtype=torch.float32), positions)
-    per_token = cross_entropy(logits_NV.float(), targets_N, reduction="none")
-    return LossParts(per_token.sum(), targets_N.numel(), per_token.detach(), positions)
+        return logits_NV.float().sum() * 0.0, logits_NV.new_zeros(0, dtype=torch.float32)
+    return loss_of_logits(logits_NV, targets_N, terms)
 
 
 def document_of_position(batch: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:

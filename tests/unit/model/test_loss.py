@@ -11,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 from tests.models import ARCHITECTURES, packed_batch, tiny_model
 from torch.nn.functional import cross_entropy
 
+from whet.model import head_seam
 from whet.model.attention import NAME
+from whet.model.head_loss import head_loss
 from whet.model.loss import innermost, supervised_logits_loss
 
 LENGTHS = (21, 4, 15)
@@ -40,13 +42,15 @@ def test_sum_and_gradients_are_those_of_full_logits(architecture: str) -> None:
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_the_head_sees_supervised_positions_only() -> None:
+def test_the_head_sees_supervised_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = packed_batch(LENGTHS)
     model = tiny_model(attention=NAME)
     seen: list[torch.Size] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    monkeypatch.setattr(
+        head_seam, "head_loss", lambda hidden, *rest: seen.append(hidden.shape) or head_loss(hidden, *rest)
+    )
     parts = supervised_logits_loss(model, batch)
-    assert seen == [torch.Size([1, parts.count, 300])]
+    assert seen == [torch.Size([parts.count, 32])]
 
 
 def test_per_token_losses_sit_at_the_position_before_their_target() -> None:
