@@ -20,7 +20,9 @@ def main() -> None:
     from pathlib import Path
 
     from whet import load_config, train
+    from whet.cli.session import settle_on_processor
 
+    settle_on_processor()  # as the command does
     config = load_config(options.config)
     train(config)
     lines = (Path(config.output.output_dir) / "metrics.jsonl").read_text().splitlines()
