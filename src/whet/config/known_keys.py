@@ -80,7 +80,6 @@ REFUSED: dict[str, str] = _table(
             flash_attn_cross_entropy flash_attn_cross_entropy_loss
             flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
             sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs
-            tiled_mlp tiled_mlp_num_shards tiled_mlp_use_original_mlp
             liger_rms_norm_gated liger_swiglu liger_glu_activation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
         "remove the line: logits are computed for supervised tokens alone, which saves the same memory": """
@@ -136,12 +135,7 @@ REFUSED: dict[str, str] = _table(
             use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks""",
         # loop
         "write save_steps or saves_per_epoch": "dynamic_checkpoint",
-        "remove the line: memory is given back by PyTorch's allocator": """
-            gc_steps torch_empty_cache_steps gc_collect_steps""",
         "profile with torch.profiler around `whet train`": "profiler_steps profiler_steps_start",
-        "write gradient_checkpointing: true": """
-            activation_offloading
-            layer_offloading""",
         "write torch_compile and torch_compile_mode": "torch_compile_options",
         "write learning_rate and lr_scheduler: cosine": "lr_div_factor",
         # optimizers
@@ -228,6 +222,7 @@ NO_EFFECT: dict[str, str] = _table(
         "only sequence_len limits a prompt": "max_prompt_len",
         "PyTorch's own layer normalisation is fused already": "liger_layer_norm",
         "experts are read one at a time, which needs no chunks": "moe_dequant_chunk_size moe_bnb_fast",
+        "tiled_mlp always computes the model's own MLP": "tiled_mlp_use_original_mlp",
         "there is one way to merge, and it gives the same weights": "merge_method",
     }
 )

@@ -44,6 +44,8 @@ class ResolvedRun:
         experts_implementation: who computes the experts of a mixture model; "auto" where nothing was asked for.
         gradient_checkpointing: whether activations are computed again in the backward pass.
         gradient_checkpointing_kwargs: its arguments; ``use_reentrant`` is False unless written otherwise.
+        activation_offloading: "none", "host", "legacy", "disk" or "hidden_states".
+        layer_offloading: whether frozen layers' weights wait in host memory.
         torch_compile: whether the model is compiled.
         optimizer, lr_scheduler: their names.
         report_to: trackers, as transformers names them.
@@ -77,6 +79,8 @@ class ResolvedRun:
     experts_implementation: str
     gradient_checkpointing: bool
     gradient_checkpointing_kwargs: Mapping[str, Any]
+    activation_offloading: str
+    layer_offloading: bool
     torch_compile: bool
     optimizer: str
     lr_scheduler: str
@@ -128,6 +132,8 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         gradient_checkpointing_kwargs=MappingProxyType(
             {"use_reentrant": False, **(config.memory.gradient_checkpointing_kwargs or {})}
         ),
+        activation_offloading=_activation_offloading(config, hardware, choices),
+        layer_offloading=_layer_offloading(config, hardware, choices),
         torch_compile=_compile(config, hardware, choices),
         optimizer=config.optimizer.optimizer,
         lr_scheduler=config.optimizer.lr_scheduler,
@@ -228,6 +234,33 @@ def _attention(config: Config, hardware: Hardware, choices: dict[str, str]) -> s
         )
         return "auto"
     return name
+
+
+_MEMORY_IS_THE_HOSTS = {"cpu": "the memory of a CPU is host memory", "mps": "an Apple GPU shares the host's memory"}
+
+
+def _activation_offloading(config: Config, hardware: Hardware, choices: dict[str, str]) -> str:
+    memory = config.memory
+    if isinstance(memory.gradient_checkpointing, str):
+        key, kind = "gradient_checkpointing", {"offload": "host", "offload_disk": "disk"}[memory.gradient_checkpointing]
+    elif isinstance(memory.activation_offloading, str):
+        key, kind = "activation_offloading", memory.activation_offloading
+    else:
+        key, kind = "activation_offloading", "host" if memory.activation_offloading else "none"
+    reason = _MEMORY_IS_THE_HOSTS.get(hardware.device)
+    if kind in ("none", "disk") or reason is None:
+        return kind
+    written, rest = ("offload", "true") if key == "gradient_checkpointing" else (kind.replace("host", "true"), "off")
+    choices[key] = f"{written} -> {rest}: {reason}"
+    return "none"
+
+
+def _layer_offloading(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:
+    wanted = config.memory.layer_offloading
+    reason = _MEMORY_IS_THE_HOSTS.get(hardware.device)
+    if wanted and reason:
+        choices["layer_offloading"] = f"true -> off: {reason}"
+    return wanted and reason is None
 
 
 def _compile(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:

@@ -20,7 +20,10 @@ LEVERS: tuple[str, ...] = (
     "whet.model.memory.host_allocator:install",
     "whet.model.kernels.moe_install:install",
     "whet.model.kernels.layers:install",
+    "whet.model.memory.tiled_mlp:install",
     "whet.model.memory.checkpointing:install",
+    "whet.model.memory.offloading:install",
+    "whet.model.memory.layer_offloading:install",
 )
 """``"module:function"``, in order."""
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from whet.config import Config
 from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.resolve import ResolvedRun
 from whet.training.schedules import SCHEDULERS
@@ -76,6 +77,7 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "tf32": resolved.tf32 if resolved.device == "cuda" else None,
         "activation_checkpointing": _is_checkpointed_by_trl(resolved),
         "activation_checkpointing_kwargs": _checkpointing_kwargs(resolved),
+        "torch_empty_cache_steps": _empty_cache_steps(config),
         "torch_compile": resolved.torch_compile,
         "torch_compile_backend": config.memory.torch_compile_backend if resolved.torch_compile else None,
         "torch_compile_mode": config.memory.torch_compile_mode if resolved.torch_compile else None,
@@ -132,6 +134,11 @@ def _stock_scheduler(name: str) -> str:
     """A name that transformers accepts; the schedule itself is always built by `whet.training.schedules`."""
     assert name in SCHEDULERS
     return name if name in FOLLOW_EVALUATIONS else "constant"
+
+
+def _empty_cache_steps(config: Config) -> int | None:
+    older = config.memory.gc_steps
+    return older if older is not None and older > 0 else config.memory.torch_empty_cache_steps
 
 
 def _is_checkpointed_by_trl(resolved: ResolvedRun) -> bool:

@@ -312,7 +312,30 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ),
     ("a_held_rate_has_its_height", {"cosine_constant_lr_ratio": 0.8}, "add `cosine_min_lr_ratio: 0.1`"),
     ("precision_is_chosen_once", {"bf16": True, "fp16": True}, "bf16 and fp16 are all asked for"),
-    ("activations_stay_on_the_device", {"gradient_checkpointing": "offload"}, "offload is not supported yet"),
+    (
+        "activations_go_to_one_place",
+        {"gradient_checkpointing": "offload", "activation_offloading": "disk"},
+        "activation_offloading is disk, and gradient_checkpointing is offload",
+    ),
+    (
+        "offloaded_inputs_are_those_of_checkpoints",
+        {"activation_offloading": "hidden_states"},
+        "add `gradient_checkpointing: true`",
+    ),
+    (
+        "offloaded_checkpoints_are_not_reentrant",
+        {"gradient_checkpointing": "offload", "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        "write use_reentrant: false",
+    ),
+    ("offloaded_layers_are_frozen_and_checkpointed", {"layer_offloading": True}, "there is no adapter"),
+    ("offloaded_layers_are_frozen_and_checkpointed", {**LORA, "layer_offloading": True}, "frees nothing without"),
+    (
+        "selective_checkpointing_keeps_on_the_device",
+        {"gradient_checkpointing": True, "selective_checkpointing": True, "activation_offloading": True},
+        "and activations are offloaded -> write activation_offloading: hidden_states",
+    ),
+    ("shards_are_of_a_tiled_mlp", {"tiled_mlp_num_shards": 4}, "tiled_mlp is off"),
+    ("garbage_is_collected_once", {"gc_steps": 4, "gc_collect_steps": 2}, "gc_steps is written, and so is gc_collect"),
     (
         "selective_checkpointing_is_checkpointing",
         {"selective_checkpointing": True},

@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 from whet.config.config import Config
-from whet.config.rules.base import Rule, at
+from whet.config.rules.base import Rule, at, clash
 from whet.core.errors import Problem
 
 
-def activations_stay_on_the_device(config: Config) -> Problem | None:
-    value = config.memory.gradient_checkpointing
-    if value in (True, False):
+def activations_go_to_one_place(config: Config) -> Problem | None:
+    memory = config.memory
+    short = {"offload": True, "offload_disk": "disk"}.get(str(memory.gradient_checkpointing))
+    if short is None or memory.activation_offloading in (False, short):
         return None
-    return at(
-        config,
-        "gradient_checkpointing",
-        f"gradient_checkpointing: {value} is not supported yet",
-        "write gradient_checkpointing: true",
-    )
+    written = str(memory.activation_offloading).replace("True", "true")
+    found = f"activation_offloading is {written}, and gradient_checkpointing is {memory.gradient_checkpointing}"
+    return at(config, "activation_offloading", found, "write gradient_checkpointing: true")
+
+
+def offloaded_inputs_are_those_of_checkpoints(config: Config) -> Problem | None:
+    memory = config.memory
+    if memory.activation_offloading != "hidden_states" or memory.gradient_checkpointing:
+        return None
+    found = "activation_offloading: hidden_states is about checkpointed layers, and gradient_checkpointing is off"
+    return at(config, "activation_offloading", found, "add `gradient_checkpointing: true`")
+
+
+def offloaded_checkpoints_are_not_reentrant(config: Config) -> Problem | None:
+    memory = config.memory
+    offloads = memory.activation_offloading or isinstance(memory.gradient_checkpointing, str) or memory.layer_offloading
+    if not offloads or not _is_reentrant(config):
+        return None
+    found = "use_reentrant: true is written, and what is offloaded is told by the other kind of checkpoint"
+    return at(config, "gradient_checkpointing_kwargs", found, "write use_reentrant: false")
+
+
+def offloaded_layers_are_frozen_and_checkpointed(config: Config) -> Problem | None:
+    if not config.memory.layer_offloading:
+        return None
+    if not config.adapter.adapter:
+        found = "layer_offloading is for the frozen weights under an adapter, and there is no adapter"
+        return at(config, "layer_offloading", found, "add `adapter: lora`, or remove the line")
+    if not config.memory.gradient_checkpointing:
+        found = "layer_offloading frees nothing without gradient_checkpointing: the graph would keep the weights"
+        return at(config, "layer_offloading", found, "add `gradient_checkpointing: true`")
+    if config.quant.load_in_8bit:
+        found = "layer_offloading cannot move the weights of load_in_8bit, which bitsandbytes keeps in its own place"
+        return at(config, "layer_offloading", found, "write load_in_4bit, or remove the line")
+    if config.memory.selective_checkpointing:
+        found = "selective_checkpointing is written, and with layer_offloading layers keep nothing but their input"
+        return at(config, "selective_checkpointing", found, "keep one of the two")
+    if config.is_set("device_map") or config.is_set("max_memory"):
+        key = "device_map" if config.is_set("device_map") else "max_memory"
+        return at(config, key, f"{key} places the layers, and so does layer_offloading", "keep one of them")
+    return None
 
 
 def reentrant_checkpoints_need_gradients_everywhere(config: Config) -> Problem | None:
@@ -43,6 +79,20 @@ def selective_checkpointing_is_not_reentrant(config: Config) -> Problem | None:
         return None
     found = "use_reentrant: true computes everything again, and selective_checkpointing keeps a part"
     return at(config, "gradient_checkpointing_kwargs", found, "write use_reentrant: false")
+
+
+def selective_checkpointing_keeps_on_the_device(config: Config) -> Problem | None:
+    memory = config.memory
+    elsewhere = isinstance(memory.gradient_checkpointing, str) or memory.activation_offloading not in (
+        False,
+        "hidden_states",
+    )
+    if not memory.selective_checkpointing or not elsewhere:
+        return None
+    found = "selective_checkpointing keeps results on the device, and activations are offloaded"
+    return at(
+        config, "selective_checkpointing", found, "write activation_offloading: hidden_states, or remove the line"
+    )
 
 
 def products_are_not_kept_under_an_adapter(config: Config) -> Problem | None:
@@ -72,6 +122,8 @@ def layers_are_chosen_for_supervised_training(config: Config) -> Problem | None:
     for key, value in (
         ("gradient_checkpointing_every", memory.gradient_checkpointing_every > 1),
         ("selective_checkpointing", memory.selective_checkpointing),
+        ("layer_offloading", memory.layer_offloading),
+        ("activation_offloading", memory.activation_offloading == "hidden_states"),
     ):
         if value:
             found = f"{key} is written, and TRL's trainer for rl: {config.method.rl} checkpoints every layer or none"
@@ -79,16 +131,35 @@ def layers_are_chosen_for_supervised_training(config: Config) -> Problem | None:
     return None
 
 
+def shards_are_of_a_tiled_mlp(config: Config) -> Problem | None:
+    if config.memory.tiled_mlp_num_shards is None or config.memory.tiled_mlp:
+        return None
+    found = "tiled_mlp_num_shards is written, and tiled_mlp is off"
+    return at(config, "tiled_mlp_num_shards", found, "add `tiled_mlp: true`, or remove the line")
+
+
+def garbage_is_collected_once(config: Config) -> Problem | None:
+    return clash(config, "gc_collect_steps", "gc_steps", "keep gc_collect_steps and torch_empty_cache_steps") or clash(
+        config, "torch_empty_cache_steps", "gc_steps", "keep gc_collect_steps and torch_empty_cache_steps"
+    )
+
+
 def _is_reentrant(config: Config) -> bool:
     return bool((config.memory.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
 
 
 MEMORY_RULES: tuple[Rule, ...] = (
-    activations_stay_on_the_device,
+    activations_go_to_one_place,
+    offloaded_inputs_are_those_of_checkpoints,
+    offloaded_checkpoints_are_not_reentrant,
+    offloaded_layers_are_frozen_and_checkpointed,
     reentrant_checkpoints_need_gradients_everywhere,
     selective_checkpointing_is_checkpointing,
     selective_checkpointing_is_not_reentrant,
+    selective_checkpointing_keeps_on_the_device,
     products_are_not_kept_under_an_adapter,
     kept_results_stay_on_the_device,
     layers_are_chosen_for_supervised_training,
+    shards_are_of_a_tiled_mlp,
+    garbage_is_collected_once,
 )

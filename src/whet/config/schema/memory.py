@@ -39,6 +39,25 @@ class MemorySection(Section):
     selective_checkpointing: bool | SelectiveCheckpointing | None = Field(
         None, description="What checkpointed layers keep all the same; true keeps the results of attention."
     )
+    activation_offloading: bool | Literal["legacy", "disk", "hidden_states"] = Field(
+        False,
+        description="Keep activations in host memory until the backward pass; legacy: waiting for each copy; disk: in "
+        "files of output_dir; hidden_states: the inputs of checkpointed layers alone.",
+    )
+    layer_offloading: bool = Field(
+        False, description="Keep the frozen weights of layers in host memory, and fetch each layer before its turn."
+    )
+    tiled_mlp: bool = Field(False, description="Compute each MLP in shards of the row, forward and backward.")
+    tiled_mlp_num_shards: Positive | None = Field(
+        None, description="How many shards; tokens / hidden size, rounded up, by default."
+    )
+    torch_empty_cache_steps: Positive | None = Field(
+        None, description="Give the device's unused cached memory back every so many steps."
+    )
+    gc_collect_steps: int | None = Field(
+        None, ge=-1, description="Collect Python's garbage every so many steps; -1: at epochs' ends and evaluations."
+    )
+    gc_steps: int | None = Field(None, ge=-1, description="Old: torch_empty_cache_steps and gc_collect_steps in one.")
     torch_compile: bool | Literal["auto"] = Field(False, description="Compile the model.")
     torch_compile_backend: str | None = Field(None, description="Backend of torch.compile.")
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(

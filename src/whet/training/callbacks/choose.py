@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from whet.config.optimizers import SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.garbage import CollectGarbage
 from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
@@ -55,6 +56,9 @@ def add_callbacks(
         chosen.append(EarlyStoppingCallback(early_stopping_patience=loop.early_stopping_patience))
     if loop.loss_watchdog_threshold is not None:
         chosen.append(LossWatchdog(loop.loss_watchdog_threshold, loop.loss_watchdog_patience))
+    memory = resolved.config.memory
+    if every := memory.gc_collect_steps or memory.gc_steps:
+        chosen.append(CollectGarbage(every))
     if beside is not None:
         chosen.append(SaveBeside(beside))
     chosen.append(PublishCheckpoints(loop.save_total_limit))
