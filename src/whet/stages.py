@@ -278,6 +278,10 @@ def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTok
     """What was trained, by the first rank."""
     from whet.artefacts.save import save_model
 
+    if resolved.config.adapter.relora:
+        from whet.model.adapters import merged_in_place
+
+        model = merged_in_place(model)  # the base has taken in earlier adapters, so the last one belongs there too
     if resolved.hardware.rank == 0:
         save_model(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
 
@@ -304,7 +308,14 @@ def adapter_of(resolved: ResolvedRun) -> Path:
 
 
 def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
-    """The adapter folded into its base, in ``merged`` of the output folder if no other is given."""
+    """The adapter folded into its base, in ``merged`` of the output folder if no other is given.
+
+    Raises:
+        ConfigError: under `relora` there is no adapter left.
+    """
+    if resolved.config.adapter.relora:
+        found = f"with relora the result in '{resolved.output_dir}' is a full model: its adapters are merged already"
+        raise ConfigError(Problem(resolved.config.where("relora"), found, "use that folder as it is", "relora"))
     from whet.artefacts.merge import merge_lora
 
     merged = merge_lora(resolved.config, resolved, adapter_dir, output_dir or Path(resolved.output_dir) / "merged")
@@ -348,7 +359,7 @@ def say_what_next(config: Config, before: Score | None, after: Score | None, mer
     if before is not None and after is not None:
         say(f"score on held-out rows: before {before}, after {after}")
     say(f"saved: {config.output.output_dir}")
-    words = ["chat"] if not config.adapter.adapter or merged_dir else ["chat", "merge-lora"]
+    words = ["chat"] if not config.adapter.adapter or config.adapter.relora or merged_dir else ["chat", "merge-lora"]
     say(
         "try next: " + "   or   ".join(f"whet {word} {shlex.quote(config.file)}{_same_place(config)}" for word in words)
     )

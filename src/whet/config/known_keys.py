@@ -115,10 +115,7 @@ REFUSED: dict[str, str] = _table(
         "write float32: true": "embeddings_skip_upcast fp32_norms fp32_norm_classes",
         # adapters
         "write adapter: lora with lora_r": """
-            relora relora_prune_ratio relora_prune_method relora_cpu_offload
-            lisa_n_layers lisa_step_interval lisa_layers_attribute
-            mora peft_layer_replication
-            spectrum_top_fraction spectrum_model_name""",
+            mora peft_layer_replication""",
         "write peft_init_lora_weights: gaussian": "peft",
         "load on one device: device_map: cpu": "lora_on_cpu qlora_sharded_model_loading",
         "quantise after training, with another tool": "qat quantization llmcompressor",
@@ -247,8 +244,6 @@ INTERNAL: frozenset[str] = frozenset(
 """Keys that a program fills in; a config does not."""
 
 OFF: dict[str, Any] = {
-    "relora_prune_method": "magnitude",
-    "lisa_layers_attribute": "model.layers",
     "pretrain_multipack_attn": True,
     "profiler_steps_start": 0,
     "qgalore_rank": 256,

@@ -22,6 +22,7 @@ from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
 from whet.model.quantize import count_weights
+from whet.model.spectrum import train_by_spectrum
 
 # Ways to start an adapter that leave the base weights as they are, so that base + adapter is the model that was
 # trained. PiSSA, OLoRA, LoftQ and the like change the base.
@@ -57,6 +58,8 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     """
     section = config.adapter
     if section.adapter is None:
+        if config.model.spectrum_top_fraction is not None:
+            train_by_spectrum(model, config, resolved)
         say(str(trainable_summary(model)))
         return model
     cast = True if section.peft_autocast_adapter_dtype is None else section.peft_autocast_adapter_dtype
@@ -94,6 +97,12 @@ def tying_understood() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         yield
+
+
+def merged_in_place(model: Any) -> torch.nn.Module:
+    """The base model with the adapter's product added to its weights; the PEFT model around it computes the same."""
+    base: torch.nn.Module = model.merge_and_unload()
+    return base
 
 
 def lora_config(model: PreTrainedModel, config: Config) -> LoraConfig:

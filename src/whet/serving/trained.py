@@ -36,7 +36,7 @@ def find_trained(config: Config, lora_model_dir: Path | None = None) -> Trained:
     if lora_model_dir is not None:
         return _adapter_in(lora_model_dir)
     output_dir = Path(config.output.output_dir)
-    kind: Kind = "adapter" if config.adapter.adapter else "full"
+    kind: Kind = "adapter" if config.adapter.adapter and not config.adapter.relora else "full"
     if _holds(output_dir, kind):
         return Trained(kind, output_dir)
     checkpoint = _newest_checkpoint(output_dir)
@@ -81,4 +81,6 @@ def as_trained(config: Config, trained: Trained) -> Config:
         "overrides_of_model_config": None,
         "reinit_weights": False,
     }
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+    model = config.model.model_copy(update=changes)
+    # Where restarts (`relora`) have left a full model, its adapters are in it.
+    return config.model_copy(update={"model": model, "adapter": type(config.adapter)()})

@@ -52,7 +52,6 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "max_grad_norm": loop.max_grad_norm,
         "lr_scheduler_type": _stock_scheduler(resolved.lr_scheduler),
         "warmup_steps": plan.warmup_steps,
-        "neftune_noise_alpha": loop.neftune_noise_alpha,
         # Logging, evaluating, saving
         "logging_strategy": "steps",
         "logging_steps": plan.logging.steps,

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
+from whet.training.callbacks.saving import SaveBeside
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
     with Interrupt() as interrupt, without_bars():
         trainer.add_callback(interrupt)
         try:
+            if resume_from is not None:
+                _restore(trainer, resume_from)
             output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         finally:
             trainer.remove_callback(interrupt)
@@ -62,6 +65,13 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
         stopped_early=output.global_step < trainer.state.max_steps,
     )
+
+
+def _restore(trainer: Trainer, checkpoint: Path) -> None:
+    """What a checkpoint holds beside transformers' files, into the model."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, SaveBeside):
+            callback.restore(checkpoint)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ BASE: dict[str, Any] = {
     "datasets": [{"path": "org/d", "type": "chat_template"}],
 }
 LORA = {"adapter": "lora", "lora_target_linear": True}
+RELORA: dict[str, Any] = {**LORA, "relora": True, "jagged_restart_steps": 100}
 DPO = {"rl": "dpo", "datasets": [{"path": "org/d"}]}
 ROW = {"path": "org/d", "type": "chat_template"}
 STREAM = {"streaming": True, "max_steps": 10}
@@ -443,6 +444,56 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "the rates of lr_scheduler: greedy follow evaluations -> write lr_scheduler: cosine",
     ),
     (
+        "layers_are_drawn_by_number_and_interval",
+        {"lisa_n_layers": 2},
+        "lisa_n_layers is written, and lisa_step_interval is not -> add `lisa_step_interval: 20`",
+    ),
+    (
+        "layers_are_drawn_by_number_and_interval",
+        {"lisa_step_interval": 20},
+        "lisa_step_interval is written, and lisa_n_layers is not -> add `lisa_n_layers: 2`, or remove the line",
+    ),
+    (
+        "one_choice_of_what_is_trained",
+        {**LORA, "spectrum_top_fraction": 0.5},
+        "spectrum_top_fraction is written, and so is adapter: each says alone what is trained -> keep one of them",
+    ),
+    (
+        "drawn_layers_leave_gradients_to_a_step",
+        {"lisa_n_layers": 2, "lisa_step_interval": 20, "optimizer": "lomo"},
+        "lisa_n_layers is written, and optimizer: lomo changes weights in the backward pass",
+    ),
+    (
+        "restarts_of_the_adapter_have_an_interval",
+        {**LORA, "relora": True},
+        "relora is true, and jagged_restart_steps is not written -> add jagged_restart_steps",
+    ),
+    (
+        "restarted_adapters_can_be_merged",
+        {**RELORA, "adapter": "qlora", "load_in_4bit": True},
+        "load_in_4bit does not go with relora: every merge would be rounded to 4 bits -> remove one of the two",
+    ),
+    (
+        "restarted_adapters_can_be_merged",
+        {**RELORA, "peft_init_lora_weights": "orthogonal"},
+        "relora starts adapters anew, which PEFT cannot do with orthogonal -> write true or gaussian",
+    ),
+    (
+        "restarted_adapters_have_adams_state",
+        {**RELORA, "optimizer": "sgd"},
+        "relora prunes Adam's running means, and optimizer is sgd -> write adamw_torch or",
+    ),
+    (
+        "restarted_adapters_have_a_falling_rate",
+        {**RELORA, "lr_scheduler": "one_cycle"},
+        "lr_scheduler: one_cycle rises once in a run, and relora starts again and again -> write lr_scheduler: cosine",
+    ),
+    (
+        "restart_options_need_restarts",
+        {**LORA, "relora_prune_ratio": 0.5},
+        "relora_prune_ratio is written, and relora is not -> add `relora: true`, or remove the line",
+    ),
+    (
         "a_filter_of_gradients_is_written_once",
         {"optimizer": "grokadamw", "grokfast_lamb": 2.0},
         "grokfast_lamb is written, and grokadamw filters gradients itself",
@@ -710,4 +761,12 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
     assert runnable({"bf16": True}, cpu) == []
     base = {"base_model": "/", "output_dir": "/tmp/.."}
     assert runnable(base, cpu) == ["output_dir '/tmp/..' is the folder of base_model, which the run would write over"]
-    assert len(RUN_RULES) == 6
+    lisa = {"lisa_n_layers": 2, "lisa_step_interval": 20}
+    assert runnable(lisa, two) == [
+        "lisa_n_layers: DDP fixes at the start what is trained, and this run has 2 processes"
+    ]
+    assert runnable(lisa, new) == []
+    assert runnable({"optimizer": "lomo"}, two) == [
+        "optimizer: lomo changes weights before 2 processes have averaged their gradients"
+    ]
+    assert len(RUN_RULES) == 8

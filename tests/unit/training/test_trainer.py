@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from whet.data.store import PreparedSet, Split
 from whet.model.attention import NAME
 from whet.model.levers import install_levers
+from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.fit import fit
 
 NAMES = ("data/chat.jsonl", "data/code.jsonl")
@@ -308,3 +309,37 @@ def test_neftune_adds_noise_in_training_and_none_in_evaluation(prepared: Prepare
         found[alpha] = [next(entry[name] for entry in logged if name in entry) for name in ("eval_loss", "loss")]
     assert found[5.0][0] == found[None][0]
     assert found[5.0][1] != found[None][1]
+
+
+def noise_of(tmp_path: Path, prepared: PreparedSet, **inputs: torch.Tensor) -> torch.Tensor:
+    """What NEFTune adds to each token's embedding, [B, T, D]."""
+    resolved = make_resolved(tmp_path, neftune_noise_alpha=5.0, save_strategy="no")
+    trainer = make_trainer(prepared, resolved, tiny_model(hidden_size=64))
+    (noise,) = (each for each in trainer.callback_handler.callbacks if isinstance(each, EmbeddingNoise))
+    model, seen = trainer.model.train(), []
+    noise.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
+    hook = model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(**{**inputs, "input_ids": torch.full_like(inputs["input_ids"], 9)}, use_cache=False)
+    hook.remove()
+    noise.on_train_end(trainer.args, trainer.state, trainer.control)
+    return (seen[0] - model.get_input_embeddings().weight[9]).detach()
+
+
+def test_neftune_scales_the_noise_by_each_document_and_not_by_its_row(prepared: PreparedSet, tmp_path: Path) -> None:
+    """alpha / sqrt(L d) with L of the document, in a pack of 400 and 25 tokens as in padded rows of 200 and 8."""
+    lengths = (400, 25)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    packed = noise_of(tmp_path, prepared, input_ids=positions, position_ids=positions)
+    start = 0
+    for length in lengths:
+        document = packed[0, start : start + length]
+        bound = 5.0 / (length * 64) ** 0.5
+        assert bound * 0.98 < document.abs().max() <= bound * 1.001
+        assert document.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+        start += length
+    mask = torch.ones(2, 200, dtype=torch.long)
+    mask[1, 8:] = 0
+    padded = noise_of(tmp_path, prepared, input_ids=mask, attention_mask=mask)
+    for row, length in enumerate((200, 8)):
+        bound = 5.0 / (length * 64) ** 0.5
+        assert bound * 0.95 < padded[row, :length].abs().max() <= bound * 1.001

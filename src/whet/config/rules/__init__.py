@@ -16,6 +16,7 @@ from whet.config.rules.memory import MEMORY_RULES
 from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.optimizer import OPTIMIZER_RULES
+from whet.config.rules.partial import PARTIAL_RULES
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
 from whet.config.rules.streaming import STREAMING_RULES
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *TRAINING_RULES,
     *MEMORY_RULES,
     *OPTIMIZER_RULES,
+    *PARTIAL_RULES,
     *NAME_RULES,
     *MACHINE_RULES,
 )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from whet.config.config import Config
+from whet.config.optimizers import IN_BACKWARD
 from whet.config.rules.base import Rule, at
 from whet.core.errors import Problem
 from whet.core.types import Hardware
@@ -113,6 +114,21 @@ def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem 
     return None
 
 
+def layers_are_drawn_in_one_process(config: Config, hardware: Hardware) -> Problem | None:
+    if config.model.lisa_n_layers is None or hardware.world_size == 1:
+        return None
+    found = f"lisa_n_layers: DDP fixes at the start what is trained, and this run has {hardware.world_size} processes"
+    return at(config, "lisa_n_layers", found, "train in one process, or remove the line")
+
+
+def updates_in_backward_are_for_one_process(config: Config, hardware: Hardware) -> Problem | None:
+    name = config.optimizer.optimizer
+    if name not in IN_BACKWARD or hardware.world_size == 1:
+        return None
+    found = f"optimizer: {name} changes weights before {hardware.world_size} processes have averaged their gradients"
+    return at(config, "optimizer", found, "train in one process, or write adamw_8bit")
+
+
 def the_base_model_is_not_written_over(config: Config, _: Hardware) -> Problem | None:
     base, output = Path(config.model.base_model).expanduser(), Path(config.output.output_dir)
     if not (base.exists() and output.exists() and base.samefile(output)):
@@ -127,5 +143,7 @@ RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     tensorfloat_needs_its_device,
     float16_needs_an_accelerator,
     placement_is_for_one_process,
+    layers_are_drawn_in_one_process,
+    updates_in_backward_are_for_one_process,
     the_base_model_is_not_written_over,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, Section
+from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, Section, Share
 
 
 class AdapterSection(Section):
@@ -53,3 +55,13 @@ class AdapterSection(Section):
         None, description="LoRA+: learning rate of the B matrices over that of the A matrices."
     )
     loraplus_lr_embedding: NaturalNumber = Field(1e-6, description="LoRA+: learning rate of adapted embeddings.")
+    relora: bool = Field(
+        False, description="ReLoRA: merge the adapter into the base every jagged_restart_steps, and start it anew."
+    )
+    relora_prune_ratio: Share | None = Field(
+        None, description="ReLoRA: share of Adam's state that a restart sets to 0; 0.9, or 0.999 under reset, if empty."
+    )
+    relora_prune_method: Literal["magnitude", "random", "reset"] = Field(
+        "magnitude", description="ReLoRA: which entries of it: the smallest, or drawn at random."
+    )
+    relora_cpu_offload: bool = Field(False, description="ReLoRA: merge on the CPU, a layer at a time.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from whet.config.schema.base import Section
+from whet.config.schema.base import Positive, Section
 
 
 class ModelSection(Section):
@@ -39,4 +39,16 @@ class ModelSection(Section):
     )
     unfrozen_parameters: tuple[str, ...] | None = Field(
         None, description="Regular expressions; only parameters whose name matches one are trained."
+    )
+    lisa_n_layers: Positive | None = Field(None, description="LISA: train so many layers at a time, drawn at random.")
+    lisa_step_interval: Positive | None = Field(None, description="LISA: steps until other layers are drawn.")
+    lisa_layers_attribute: str = Field("model.layers", description="LISA: where the model keeps its list of layers.")
+    spectrum_top_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Spectrum: train this share of the matrices of each kind, those with most signal over noise.",
+    )
+    spectrum_model_name: str | None = Field(
+        None, description="Spectrum: Axolotl's name of ready-made measurements; whet measures base_model itself."
     )

@@ -10,8 +10,10 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from whet.config.optimizers import SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.callbacks.garbage import CollectGarbage
 from whet.training.callbacks.guard import NonFiniteGuard
+from whet.training.callbacks.layer_sampling import layer_sampling
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveFirstStep
@@ -50,6 +52,10 @@ def add_callbacks(
     chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
     if resolved.optimizer in SCHEDULE_FREE:
         chosen.append(AverageAtEpochEnd())
+    if loop.neftune_noise_alpha is not None:
+        chosen.append(EmbeddingNoise(loop.neftune_noise_alpha))
+    if resolved.config.model.lisa_n_layers is not None:
+        chosen.append(layer_sampling(trainer.model, resolved.config))
     if loop.save_first_step:
         chosen.append(SaveFirstStep())
     if loop.early_stopping_patience is not None:
@@ -61,6 +67,11 @@ def add_callbacks(
         chosen.append(CollectGarbage(every))
     if beside is not None:
         chosen.append(SaveBeside(beside))
+    if resolved.config.adapter.relora:
+        from whet.training.callbacks.relora import relora  # imports peft
+
+        restarts = relora(trainer.model, resolved.config)
+        chosen += [restarts, SaveBeside(restarts.save, restarts.restore)]
     chosen.append(PublishCheckpoints(loop.save_total_limit))
     for callback in chosen:
         trainer.add_callback(callback)

@@ -43,10 +43,13 @@ class SaveBeside(TrainerCallback):
 
     Args:
         write: is given the checkpoint's folder.
+        restore: is given the folder of the checkpoint that a run goes on from, before it does.
     """
 
-    def __init__(self, write: Callable[[Path], None]) -> None:
-        self._write = write
+    def __init__(
+        self, write: Callable[[Path], None], restore: Callable[[Path], None] = lambda checkpoint: None
+    ) -> None:
+        self._write, self.restore = write, restore
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save:
