@@ -48,8 +48,8 @@ def run(contestant: Contestant, workdir: Path) -> dict[str, Any]:
         RuntimeError: it failed; the end of what it printed is in the message.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "WANDB_MODE": "disabled"}
-    # Spinning threads make figures jump tenfold when the two cores are shared with anything; sleeping ones do not.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Nothing else runs beside a benchmark, so waiting threads may spin; `whet` lets them sleep unless told otherwise.
+    environment.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     done = subprocess.run(contestant.command, cwd=workdir, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(

@@ -24,6 +24,7 @@ def main() -> None:
     arguments.add_argument("--warmup", type=int, default=2)
     arguments.add_argument("--no-packing", action="store_true")
     arguments.add_argument("--lora-r", type=int, default=0)
+    arguments.add_argument("--bf16", action="store_true", help="mixed precision; under an adapter the base in bfloat16")
     arguments.add_argument("--startup", action="store_true", help="report the time to the end of step 1 only")
     options = arguments.parse_args()
 
@@ -63,10 +64,11 @@ def main() -> None:
             save_strategy="no",
             disable_tqdm=True,
             use_cpu=True,
-            bf16=False,
+            bf16=options.bf16,
             gradient_checkpointing=False,
             optim="adamw_torch_fused",
-            model_init_kwargs={"dtype": "float32"},
+            # As ours: weights that are trained stay in float32, a frozen base is loaded in bfloat16.
+            model_init_kwargs={"dtype": "bfloat16" if options.bf16 and options.lora_r else "float32"},
             dataloader_pin_memory=False,
         ),
         train_dataset=load_dataset("json", data_files=options.rows, split="train"),

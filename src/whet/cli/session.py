@@ -36,9 +36,6 @@ _PROCESSOR_ENVIRONMENT = {
     # documents have many lengths. With 64, 40 steps of examples/base_model took 1.3 GiB instead of 3.0, and no longer.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
-    # Large tensors lie in pages of 2 MiB. With freed memory kept (`whet.model.memory.host_allocator`), a model of
-    # hidden 256 and a vocabulary of 128,000 then peaked at 3.7 GB, and at 5.9 without; nothing kept, at 3.5.
-    "THP_MEM_ALLOC_ENABLE": "1",
 }
 # Loggers that tell of kernels they would rather have.
 _QUIET_LOGGERS = ("bitsandbytes", "accelerate", "peft", "torch.distributed.elastic.multiprocessing.redirects")

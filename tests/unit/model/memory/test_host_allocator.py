@@ -15,7 +15,7 @@ if sys.argv[1] == "kept":
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use():
-    block = bytearray(64 << 20)
+    block = bytearray(32 << 20)
     return len(block)
 use(); use()
 before = faults()
