@@ -84,6 +84,13 @@ ADAM_STATES = frozenset({"adamw_torch", "adamw_torch_fused", "adopt_adamw", "opt
 """Optimizers whose state of a weight is Adam's two running means, in the weight's own type."""
 
 
+ROUNDED = frozenset({"adafactor", "adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd"})
+"""Optimizers for `stochastic_rounding`: PyTorch's own, which compute in the type of what they are given."""
+
+ONE_BY_ONE = ROUNDED | {name for name, package in PACKAGES.items() if package is _BITSANDBYTES}
+"""Optimizers in which no parameter needs another, and that may step in the backward pass (`optimizer_in_backward`)."""
+
+
 def missing(name: str) -> str | None:
     """Why an optimizer is not installed, with the command that installs it; None when it is."""
     package = PACKAGES.get(name)

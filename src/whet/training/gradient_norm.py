@@ -7,7 +7,7 @@ Here that method, of one accelerator, is wrapped by one that remembers what it r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +19,15 @@ _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_G
 class GradientNorm:
     """Remembers the norm of each step's gradients before they are clipped.
 
+    Args:
+        known: the norm where the backward pass itself has measured and freed the gradients, else None.
+
     Attributes:
         latest: fp32 scalar on the device; None before the first step, and where nobody computes a norm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Callable[[], torch.Tensor | None] = lambda: None) -> None:
+        self._known = known
         self.latest: torch.Tensor | None = None
 
     def watch(self, accelerator: Accelerator) -> None:
@@ -36,10 +40,13 @@ class GradientNorm:
         def clip_and_remember(
             parameters: Iterable[torch.nn.Parameter], max_norm: float, norm_type: float = 2
         ) -> torch.Tensor | None:
-            if math.isinf(max_norm) and accelerator.distributed_type in _PLAIN:
+            norm = self._known()
+            if norm is not None:
+                pass
+            elif math.isinf(max_norm) and accelerator.distributed_type in _PLAIN:
                 accelerator.unscale_gradients()
                 gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-                norm: torch.Tensor | None = torch.nn.utils.get_total_norm(gradients, norm_type)
+                norm = torch.nn.utils.get_total_norm(gradients, norm_type)
             else:
                 norm = clip(parameters, max_norm, norm_type)
             self.latest = norm.detach() if isinstance(norm, torch.Tensor) else None

@@ -24,6 +24,7 @@ from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import Samples, TrainingSamples
 from whet.training.optimizers.averages import use_averages
+from whet.training.optimizers.each_parameter import in_backward
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -128,6 +129,8 @@ class WhetTrainer(Trainer):
         parts = supervised_logits_loss(model, inputs)
         self.dataset_losses.add(inputs, parts)
         self.step_losses.append((parts.total.detach(), inputs["example_ids"]))
+        if (optimizer := in_backward(self.optimizer)) is not None:
+            optimizer.before_backward(parts.total.detach())
         share: torch.Tensor = self.args.world_size / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return parts.total * share
 

@@ -335,6 +335,32 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"gradient_checkpointing": True, "selective_checkpointing": True, "activation_offloading": True},
         "and activations are offloaded -> write activation_offloading: hidden_states",
     ),
+    (
+        "a_step_in_backward_sees_one_gradient",
+        {"optimizer_in_backward": True},
+        "max_grad_norm is 1, and optimizer_in_backward never has all gradients -> write max_grad_norm: 0",
+    ),
+    (
+        "a_step_in_backward_sees_one_gradient",
+        {"optimizer_in_backward": True, "max_grad_norm": 0, "gradient_accumulation_steps": 2},
+        "write a larger micro_batch_size instead",
+    ),
+    (
+        "a_step_in_backward_needs_no_other_parameter",
+        {"optimizer_in_backward": True, "max_grad_norm": 0, "optimizer": "muon"},
+        "optimizer_in_backward is not built for muon",
+    ),
+    ("rounding_needs_bfloat16_weights", {"stochastic_rounding": True}, "add `bfloat16: true`"),
+    (
+        "rounding_needs_bfloat16_weights",
+        {"stochastic_rounding": True, "bfloat16": True, "optimizer": "adamw_8bit"},
+        "stochastic_rounding is not built for adamw_8bit",
+    ),
+    (
+        "parameters_apart_are_not_filtered",
+        {"stochastic_rounding": True, "bfloat16": True, "grokfast_alpha": 0.9},
+        "grokfast filters all gradients together",
+    ),
     ("shards_are_of_a_tiled_mlp", {"tiled_mlp_num_shards": 4}, "tiled_mlp is off"),
     ("garbage_is_collected_once", {"gc_steps": 4, "gc_collect_steps": 2}, "gc_steps is written, and so is gc_collect"),
     (

@@ -137,6 +137,18 @@ def the_base_model_is_not_written_over(config: Config, _: Hardware) -> Problem |
     return at(config, "output_dir", found, "write another folder")
 
 
+def a_step_in_backward_is_one_pass_of_one_process(config: Config, hardware: Hardware) -> Problem | None:
+    if not config.memory.optimizer_in_backward:
+        return None
+    if hardware.world_size > 1:
+        found = f"optimizer_in_backward steps before {hardware.world_size} processes have added their gradients"
+        return at(config, "optimizer_in_backward", found, "remove the line, or run one process")
+    if (config.batch.batch_size or 0) > config.batch.micro_batch_size:
+        found = "optimizer_in_backward steps after every pass, and batch_size takes several"
+        return at(config, "batch_size", found, f"write batch_size: {config.batch.micro_batch_size}")
+    return None
+
+
 RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     sharding_comes_later,
     bfloat16_needs_its_device,
@@ -145,5 +157,6 @@ RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     placement_is_for_one_process,
     layers_are_drawn_in_one_process,
     updates_in_backward_are_for_one_process,
+    a_step_in_backward_is_one_pass_of_one_process,
     the_base_model_is_not_written_over,
 )

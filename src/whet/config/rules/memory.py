@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whet.config.config import Config
+from whet.config.optimizers import IN_BACKWARD, ONE_BY_ONE, ROUNDED
 from whet.config.rules.base import Rule, at, clash
 from whet.core.errors import Problem
 
@@ -144,6 +145,58 @@ def garbage_is_collected_once(config: Config) -> Problem | None:
     )
 
 
+def a_step_in_backward_sees_one_gradient(config: Config) -> Problem | None:
+    """At a parameter's step the other gradients are not known yet, or gone."""
+    if not config.memory.optimizer_in_backward:
+        return None
+    if config.loop.max_grad_norm:
+        found = f"max_grad_norm is {config.loop.max_grad_norm:g}, and optimizer_in_backward never has all gradients"
+        return at(config, "max_grad_norm", found, "write max_grad_norm: 0")
+    if (config.batch.gradient_accumulation_steps or 1) > 1:
+        found = "optimizer_in_backward steps after every pass, and gradient_accumulation_steps is above 1"
+        return at(config, "gradient_accumulation_steps", found, "write a larger micro_batch_size instead")
+    if config.precision.fp16:
+        found = "optimizer_in_backward steps before the loss scaling of fp16 can tell whether gradients overflow"
+        return at(config, "optimizer_in_backward", found, "write bf16: true")
+    if config.method.rl:
+        found = f"optimizer_in_backward is for supervised training, and rl is {config.method.rl}"
+        return at(config, "optimizer_in_backward", found, "remove the line")
+    return None
+
+
+def a_step_in_backward_needs_no_other_parameter(config: Config) -> Problem | None:
+    name = config.optimizer.optimizer
+    if not config.memory.optimizer_in_backward or name in ONE_BY_ONE:
+        return None
+    if name in IN_BACKWARD:
+        return at(config, "optimizer_in_backward", f"{name} steps in the backward pass by itself", "remove the line")
+    found = f"optimizer_in_backward is not built for {name}"
+    return at(config, "optimizer_in_backward", found, "write optimizer: adamw_torch_fused, or adamw_8bit")
+
+
+def rounding_needs_bfloat16_weights(config: Config) -> Problem | None:
+    if not config.memory.stochastic_rounding:
+        return None
+    if not config.precision.bfloat16:
+        found = "stochastic_rounding is for weights in bfloat16, and bfloat16 is not written"
+        return at(config, "stochastic_rounding", found, "add `bfloat16: true`")
+    if config.adapter.adapter and config.adapter.peft_autocast_adapter_dtype is not False:
+        found = "stochastic_rounding has nothing to round: an adapter is trained in float32"
+        return at(config, "stochastic_rounding", found, "remove the line, or write peft_autocast_adapter_dtype: false")
+    if config.optimizer.optimizer not in ROUNDED:
+        found = f"stochastic_rounding is not built for {config.optimizer.optimizer}"
+        return at(config, "stochastic_rounding", found, "write optimizer: adamw_torch_fused")
+    return None
+
+
+def parameters_apart_are_not_filtered(config: Config) -> Problem | None:
+    memory, settings = config.memory, config.optimizer
+    key = "optimizer_in_backward" if memory.optimizer_in_backward else "stochastic_rounding"
+    if not config.value(key) or (settings.grokfast_alpha is None and settings.grokfast_lamb is None):
+        return None
+    return at(config, key, f"{key} is written, and grokfast filters all gradients together", "keep one of the two")
+
+
 def _is_reentrant(config: Config) -> bool:
     return bool((config.memory.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
 
@@ -162,4 +215,8 @@ MEMORY_RULES: tuple[Rule, ...] = (
     layers_are_chosen_for_supervised_training,
     shards_are_of_a_tiled_mlp,
     garbage_is_collected_once,
+    a_step_in_backward_sees_one_gradient,
+    a_step_in_backward_needs_no_other_parameter,
+    rounding_needs_bfloat16_weights,
+    parameters_apart_are_not_filtered,
 )

@@ -51,6 +51,12 @@ class MemorySection(Section):
     tiled_mlp_num_shards: Positive | None = Field(
         None, description="How many shards; tokens / hidden size, rounded up, by default."
     )
+    optimizer_in_backward: bool = Field(
+        False, description="Step each parameter as soon as its gradient is known, and free the gradient."
+    )
+    stochastic_rounding: bool = Field(
+        False, description="Round updated bfloat16 weights up or down at random, right on average."
+    )
     torch_empty_cache_steps: Positive | None = Field(
         None, description="Give the device's unused cached memory back every so many steps."
     )

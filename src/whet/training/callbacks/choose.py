@@ -20,6 +20,7 @@ from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveF
 from whet.training.callbacks.watchdog import LossWatchdog
 from whet.training.gradient_norm import GradientNorm
 from whet.training.optimizers.averages import AverageAtEpochEnd
+from whet.training.optimizers.each_parameter import in_backward
 
 
 def add_callbacks(
@@ -40,7 +41,7 @@ def add_callbacks(
 
     trainer.remove_callback(PrinterCallback)  # transformers adds it where its own progress bar is off
     loop = resolved.config.loop
-    norm = GradientNorm()
+    norm = GradientNorm(known=lambda: _norm_in_backward(trainer))
     norm.watch(trainer.accelerator)
     guard = NonFiniteGuard(
         step_loss,
@@ -75,3 +76,8 @@ def add_callbacks(
     chosen.append(PublishCheckpoints(loop.save_total_limit))
     for callback in chosen:
         trainer.add_callback(callback)
+
+
+def _norm_in_backward(trainer: Trainer) -> torch.Tensor | None:
+    optimizer = in_backward(trainer.optimizer)
+    return None if optimizer is None else optimizer.gradient_norm()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from gc import collect
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -20,9 +20,9 @@ class CollectGarbage(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if control.should_evaluate or (self._every > 0 and state.global_step % self._every == 0):
-            gc.collect()
+            collect()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        gc.collect()
+        collect()

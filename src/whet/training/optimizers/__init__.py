@@ -67,6 +67,17 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
         raise ConfigError(Problem(where, f"optimizer '{name}' cannot be used here: {reason}", "use adamw_torch_fused"))
     if name.startswith("paged_") and device == "cpu":
         warn(Problem(where, f"'{name}' is not paged on a CPU, where there is nothing to page from", "nothing to do"))
-    optimizer: torch.optim.Optimizer = build(model, parameter_groups(model, config), config, args)
+    groups, memory = parameter_groups(model, config), config.memory
+    if memory.optimizer_in_backward or memory.stochastic_rounding:
+        from whet.training.optimizers.each_parameter import EachParameter
+        from whet.training.optimizers.rounding import Rounding
+
+        return EachParameter(
+            groups,
+            lambda own: build(model, own, config, args),
+            in_backward=memory.optimizer_in_backward,
+            rounding=Rounding(config.loop.seed) if memory.stochastic_rounding else None,
+        )
+    optimizer: torch.optim.Optimizer = build(model, groups, config, args)
     filter_gradients(optimizer, config)
     return optimizer
