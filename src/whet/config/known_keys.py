@@ -76,7 +76,7 @@ REFUSED: dict[str, str] = _table(
             processor_type processor_kwargs image_size image_resize_algorithm role_boundaries freeze_mm_modules""",
         "remove the line: numbers are the same without it, only speed and memory differ": """
             use_kernels
-            lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel
+            lora_embedding_kernel
             flash_attn_cross_entropy flash_attn_cross_entropy_loss
             flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
             sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEVERS: tuple[str, ...] = (
     "whet.model.memory.host_allocator:install",
     "whet.model.kernels.moe_install:install",
+    "whet.model.kernels.install_lora:install",
     "whet.model.kernels.layers:install",
     "whet.model.memory.tiled_mlp:install",
     "whet.model.memory.checkpointing:install",

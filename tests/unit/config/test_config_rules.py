@@ -301,6 +301,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "unfrozen_parameters has no meaning with an adapter, which freezes the whole model -> name the modules",
     ),
     (
+        "lora_kernels_read_their_base",
+        {**LORA, "load_in_8bit": True, "lora_mlp_kernel": True},
+        "lora_mlp_kernel is true, and the kernels do not read 8-bit weights -> remove the line, or write load_in_4bit",
+    ),
+    (
         "one_scheme_of_learning_rates",
         {**LORA, "loraplus_lr_ratio": 16, "lr_groups": [{"name": "a", "modules": ["q"], "lr": 1}]},
         "loraplus_lr_ratio is written, and so is lr_groups",

@@ -115,6 +115,16 @@ def unfrozen_parameters_are_full_weights(config: Config) -> Problem | None:
     return at(config, "unfrozen_parameters", found, "name the modules to train in lora_modules_to_save")
 
 
+def lora_kernels_read_their_base(config: Config) -> Problem | None:
+    if not config.quant.load_in_8bit:
+        return None
+    for key in ("lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel"):
+        if config.value(key):
+            found = f"{key} is true, and the kernels do not read 8-bit weights"
+            return at(config, key, found, "remove the line, or write load_in_4bit: true")
+    return None
+
+
 ADAPTER_RULES: tuple[Rule, ...] = (
     four_bits_or_eight,
     qlora_has_a_4bit_base,
@@ -126,4 +136,5 @@ ADAPTER_RULES: tuple[Rule, ...] = (
     adapted_parameters_have_no_dropout,
     layers_pattern_counts_layers,
     unfrozen_parameters_are_full_weights,
+    lora_kernels_read_their_base,
 )

@@ -65,3 +65,12 @@ class AdapterSection(Section):
         "magnitude", description="ReLoRA: which entries of it: the smallest, or drawn at random."
     )
     relora_cpu_offload: bool = Field(False, description="ReLoRA: merge on the CPU, a layer at a time.")
+    lora_qkv_kernel: bool | None = Field(
+        None, description="Compute q, k and v with their adapters as one step; by default where it can be."
+    )
+    lora_mlp_kernel: bool | None = Field(
+        None, description="Compute a gated MLP with its adapters as one step; by default where it can be."
+    )
+    lora_o_kernel: bool | None = Field(
+        None, description="Compute every other adapted projection as one step; by default where it can be."
+    )
