@@ -362,6 +362,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "stochastic_rounding is not built for adamw_8bit",
     ),
     (
+        "weights_have_one_manager",
+        {"stochastic_rounding": True, "bfloat16": True, "lisa_n_layers": 2, "lisa_step_interval": 4},
+        "stochastic_rounding holds weights in its own way, and lisa_n_layers changes them",
+    ),
+    (
         "parameters_apart_are_not_filtered",
         {"stochastic_rounding": True, "bfloat16": True, "grokfast_alpha": 0.9},
         "grokfast filters all gradients together",
@@ -800,4 +805,5 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
     assert runnable({"optimizer": "lomo"}, two) == [
         "optimizer: lomo changes weights before 2 processes have averaged their gradients"
     ]
-    assert len(RUN_RULES) == 8
+    assert "2 processes" in runnable({"optimizer_in_backward": True, "max_grad_norm": 0}, two)[0]
+    assert len(RUN_RULES) == 9

@@ -189,6 +189,16 @@ def rounding_needs_bfloat16_weights(config: Config) -> Problem | None:
     return None
 
 
+def weights_have_one_manager(config: Config) -> Problem | None:
+    """ReLoRA and LISA change weights, states or what is trained while a run goes on."""
+    others = [key for key in ("relora", "lisa_n_layers") if config.value(key)]
+    levers = [key for key in ("optimizer_in_backward", "stochastic_rounding", "layer_offloading") if config.value(key)]
+    if not others or not levers:
+        return None
+    found = f"{levers[0]} holds weights in its own way, and {others[0]} changes them while the run goes on"
+    return at(config, levers[0], found, "keep one of the two")
+
+
 def parameters_apart_are_not_filtered(config: Config) -> Problem | None:
     memory, settings = config.memory, config.optimizer
     key = "optimizer_in_backward" if memory.optimizer_in_backward else "stochastic_rounding"
@@ -218,5 +228,6 @@ MEMORY_RULES: tuple[Rule, ...] = (
     a_step_in_backward_sees_one_gradient,
     a_step_in_backward_needs_no_other_parameter,
     rounding_needs_bfloat16_weights,
+    weights_have_one_manager,
     parameters_apart_are_not_filtered,
 )
