@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TrainingStopped,
         WhetError,
     )
-    from whet.run import RunResult, evaluate, merge, preprocess, train
+    from whet.run import RunResult, evaluate, merge, preprocess, quantize, train
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,7 @@ _HOMES = {
     "evaluate": "whet.run",
     "merge": "whet.run",
     "preprocess": "whet.run",
+    "quantize": "whet.run",
     "train": "whet.run",
 }
 
@@ -62,6 +63,7 @@ __all__ = [
     "make_config",
     "merge",
     "preprocess",
+    "quantize",
     "train",
 ]
 

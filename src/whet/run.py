@@ -179,3 +179,15 @@ def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path |
     """
     resolved = stages.resolve_run(config)
     return stages.merge_adapter(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
+
+
+def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path | None = None) -> Path:
+    """Write the model that the config's run has made in the few bits of its block `quantization`, or `qat`.
+
+    Args:
+        model_dir: a full model to write instead.
+        output_dir: where to write; `quantized` inside the config's `output_dir` if not given.
+    """
+    stages.refuse_unquantized(config)
+    resolved = stages.resolve_run(config)
+    return stages.quantize_model(resolved, model_dir or stages.model_of(resolved), output_dir)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from whet.config import Config, check_trainable
 from whet.config.resolve import ResolvedRun, resolve
-from whet.core.errors import ConfigError, ModelError, Problem, TrainingStopped, WhetError
+from whet.core.errors import ArtefactError, ConfigError, ModelError, Problem, TrainingStopped, WhetError
 from whet.core.log import say, warn
 from whet.record import RunRecord
 
@@ -61,6 +61,17 @@ def refuse_streamed(config: Config) -> None:
         found = "streaming is true, so nothing is prepared that could be shown"
         fix = "write streaming: false, and split: train[:1000] in the rows of datasets to look at a part"
         raise ConfigError(Problem(config.where("streaming"), found, fix, "streaming"))
+
+
+def refuse_unquantized(config: Config) -> None:
+    """For `whet quantize`, before torch is imported.
+
+    Raises:
+        ConfigError: the config does not say in which numbers.
+    """
+    if config.quant.quantization is None and config.quant.qat is None:
+        found, fix = "nothing says in which numbers to write the model", "add `quantization: {weight_dtype: int8}`"
+        raise ConfigError(Problem(config.where("quantization"), found, fix, "quantization"))
 
 
 def open_output(resolved: ResolvedRun) -> Path:
@@ -320,6 +331,34 @@ def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | N
 
     merged = merge_lora(resolved.config, resolved, adapter_dir, output_dir or Path(resolved.output_dir) / "merged")
     return Path(merged.folder)
+
+
+def model_of(resolved: ResolvedRun) -> Path:
+    """Where the run's full model is: its output folder, or the merged model in it after the training of an adapter.
+
+    Raises:
+        ArtefactError: an adapter was trained, and not merged yet; or nothing was trained.
+    """
+    from whet.serving.trained import find_trained
+
+    config = resolved.config
+    if config.adapter.adapter is None:
+        trained = find_trained(config)
+        assert trained.folder is not None
+        return trained.folder
+    merged = Path(resolved.output_dir) / "merged"
+    if not (merged / "config.json").is_file():
+        found = f"there is no merged model in '{merged}', and an adapter is not quantised by itself"
+        raise ArtefactError(Problem(config.where("output_dir"), found, f"whet merge-lora {config.file}", "output_dir"))
+    return merged
+
+
+def quantize_model(resolved: ResolvedRun, model_dir: Path, output_dir: Path | None = None) -> Path:
+    """The model in few bits, in ``quantized`` of the output folder if no other is given."""
+    from whet.artefacts.quantize import quantize_model
+
+    output = output_dir or Path(resolved.output_dir) / "quantized"
+    return Path(quantize_model(resolved.config, resolved, model_dir, output).folder)
 
 
 def score(resolved: ResolvedRun, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> Score | None:

@@ -21,6 +21,7 @@ COMMANDS = [
     ["inference"],
     ["chat"],
     ["merge-lora"],
+    ["quantize"],
     ["evaluate"],
     ["config"],
     ["config", "schema"],
@@ -126,7 +127,7 @@ def test_a_misused_command_gets_one_clear_line_and_exit_code_2(arguments: list[s
 # --- With a tiny model: what each command prints, and where ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "check", "preprocess", "chat", "merge-lora", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "check", "preprocess", "chat", "merge-lora", "quantize", "evaluate"])
 def test_config_errors_come_without_importing_torch(command: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("base_model: ./model\nlearing_rate: 1\nmicro_batch_size: 0\n")
     result = modules_after(command, "my.yaml", folder=tmp_path)

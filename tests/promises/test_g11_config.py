@@ -19,6 +19,8 @@ from whet.config.schema import (
     FsdpConfig,
     LrGroup,
     Phase,
+    QatConfig,
+    QuantizationConfig,
     Section,
     SelectiveCheckpointing,
     SpecialTokens,
@@ -37,6 +39,8 @@ BLOCKS = {
     "special_tokens": (SpecialTokens, False),
     "fsdp_config": (FsdpConfig, False),
     "selective_checkpointing": (SelectiveCheckpointing, False),
+    "qat": (QatConfig, False),
+    "quantization": (QuantizationConfig, False),
 }
 
 
@@ -125,7 +129,7 @@ def test_every_accepted_key_is_read_by_something() -> None:
     assert sorted(set(fields()) - read_keys - ALWAYS_SO - RUNS_LATER) == []
 
 
-@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup, Phase, SelectiveCheckpointing])
+@pytest.mark.parametrize("block", [DatasetConfig, SpecialTokens, LrGroup, Phase, SelectiveCheckpointing, QatConfig])
 def test_every_accepted_key_of_a_block_is_read_by_something(block: type[Section]) -> None:
     read_keys: set[str] = set()
     for text, _, lookups in modules():

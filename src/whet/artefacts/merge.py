@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,11 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from whet.artefacts.compare import divergences, logits_of, probe_tokens
+from whet.artefacts.publish import check_replaceable, published
 from whet.artefacts.save import generation_config
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
@@ -41,8 +40,6 @@ logit where that is above 1."""
 
 ROUNDED_LIMIT = 0.01
 """Largest mean KL divergence (nats per token) when the merged weights are stored in 16 bits."""
-
-_PROBE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
     """
     adapter, output = Path(adapter_dir), Path(output_dir)
     _check_adapter(adapter, config)
-    _check_output(output)
+    check_replaceable(output, MARKER, "merged model")
     base = _load_base(config)
     tokenizer, comes_with_adapter = _tokenizer_of(adapter, config)
     _fit_to_adapter(base, adapter, tokenizer, config)
@@ -88,8 +85,8 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
             "full weights, so the merged model differs from the one trained by the error of the quantisation"
         )
     live = _with_adapter(base, adapter, config)
-    tokens = _probe_tokens(base)
-    expected = _logits(live, tokens)
+    tokens = probe_tokens(base)
+    expected = logits_of(live, tokens)
     merged = _fold(live)
     merged.generation_config = _stops(adapter, merged, tokenizer, config)
     say(f"merge: {_describe_tokenizer(comes_with_adapter)}")
@@ -105,16 +102,6 @@ def _check_adapter(adapter: Path, config: Config) -> None:
                 f"'{adapter}' is no adapter: {holds}",
                 "give the output_dir of a LoRA run, or one of its checkpoints",
             )
-        )
-
-
-def _check_output(output: Path) -> None:
-    """Nothing but an earlier merge is ever replaced."""
-    if output.is_file():
-        raise ArtefactError(Problem("", f"'{output}' is a file", "give a folder for the merged model"))
-    if output.is_dir() and any(output.iterdir()) and not (output / MARKER).is_file():
-        raise ArtefactError(
-            Problem("", f"'{output}' is not empty, and what it holds is no merged model of whet", "give another folder")
         )
 
 
@@ -255,20 +242,11 @@ def _publish(
     config: Config,
 ) -> Merged:
     """Write beside ``output``, compare, rename."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
+    with published(output, "merged model") as partial:
         merged.to(getattr(torch, dtype)).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         result = _compare(partial, expected, tokens, dtype, adapter, output, config)
         (partial / MARKER).write_text(json.dumps(asdict(result) | _versions(), indent=2) + "\n", encoding="utf-8")
-        _rename(partial, output)
-    except OSError as error:
-        raise ArtefactError(
-            Problem("", f"the merged model cannot be written to '{output}' ({error})", "make room, or choose another")
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     say(f"merge: '{output}', {dtype}; largest difference of a logit {result.largest_difference:.1g}")
     return result
 
@@ -290,13 +268,9 @@ def _compare(
     reloaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=config.model.trust_remote_code
     ).eval()
-    logits = _logits(reloaded, tokens)
+    logits = logits_of(reloaded, tokens)
     difference = float((logits - expected).abs().max())
-    divergence = float(
-        torch.nn.functional.kl_div(
-            logits.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none"
-        ).sum(-1).mean()
-    )  # fmt: skip
+    divergence = float(divergences(expected, logits).mean())
     largest = max(1.0, float(expected.abs().max()))  # the rounding of a sum grows with what is summed
     within = difference <= FLOAT32_LIMIT * largest if dtype == "float32" else divergence <= ROUNDED_LIMIT
     if not within:
@@ -309,33 +283,6 @@ def _compare(
             )
         )
     return Merged(str(output), config.model.base_model, str(adapter), dtype, difference, divergence)
-
-
-def _rename(partial: Path, output: Path) -> None:
-    # mkdtemp makes the folder private; the merged model is an ordinary one.
-    partial.chmod(0o755)
-    if output.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-        output.rename(old / output.name)
-        partial.rename(output)
-        shutil.rmtree(old)
-    else:
-        partial.rename(output)
-
-
-def _probe_tokens(model: PreTrainedModel) -> torch.Tensor:
-    """int64[2, 64], the same for the same vocabulary."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    return torch.randint(rows, (2, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def _logits(model: PreTrainedModel | PeftModel, tokens: torch.Tensor) -> torch.Tensor:
-    """float32[2, T, V]; T is what the model has positions for, 64 at most."""
-    config: PretrainedConfig = model.config
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or _PROBE_TOKENS
-    logits: torch.Tensor = model(tokens[:, :limit], use_cache=False).logits
-    return logits.float()
 
 
 def _versions() -> dict[str, str]:

@@ -38,8 +38,15 @@ _PROCESSOR_ENVIRONMENT = {
     "LRU_CACHE_CAPACITY": "64",
 }
 # Loggers that tell of kernels they would rather have.
-_QUIET_LOGGERS = ("bitsandbytes", "accelerate", "peft", "torch.distributed.elastic.multiprocessing.redirects")
-_QUIET_MODULES = "accelerate|bitsandbytes|datasets|peft|torch|transformers|trl|huggingface_hub|mlflow|wandb"
+_QUIET_LOGGERS = (
+    "bitsandbytes",
+    "accelerate",
+    "peft",
+    "torch.distributed.elastic.multiprocessing.redirects",
+    "torch.utils._pytree",
+    "torchao",
+)
+_QUIET_MODULES = "accelerate|bitsandbytes|datasets|peft|torch|torchao|transformers|trl|huggingface_hub|mlflow|wandb"
 
 
 def open_config(path: Path, arguments: Arguments) -> Config:

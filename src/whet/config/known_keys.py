@@ -118,7 +118,7 @@ REFUSED: dict[str, str] = _table(
             mora peft_layer_replication""",
         "write peft_init_lora_weights: gaussian": "peft",
         "load on one device: device_map: cpu": "lora_on_cpu qlora_sharded_model_loading",
-        "quantise after training, with another tool": "qat quantization llmcompressor",
+        "write quantization: {weight_dtype: int8} and run `whet quantize` after training": "llmcompressor",
         # data
         "write sample_packing: true, which fills rows and keeps documents apart": "pretraining_sample_concatenation",
         "remove the line: documents of a pack never see each other": "pretrain_multipack_attn",

@@ -352,3 +352,29 @@ DPO_LOSSES = (
     "sppo_hard",
 )
 """Names in `dpo_loss_type`, as TRL knows them."""
+
+FEW_BITS: dict[str, tuple[str | None, ...]] = {
+    "int8": (None, "int8"),
+    "int4": (None, "int8", "fp8"),
+    "fp8": (None, "fp8"),
+    "nvfp4": (None, "nvfp4"),
+    "mxfp4": ("mxfp4",),
+}
+"""Numbers of weights in `qat` and `quantization` -> those of activations that go with them (None: as they are)."""
+
+FEW_BITS_GROUPS: dict[tuple[str, str | None], int] = {
+    ("int4", "fp8"): 128,
+    ("nvfp4", None): 16,
+    ("nvfp4", "nvfp4"): 16,
+    ("mxfp4", "mxfp4"): 32,
+}
+"""(weights, activations) whose format says how many weights share a scale."""
+
+
+def few_bits_name(written: str | None) -> str | None:
+    """One name for the three spellings of 8-bit floats.
+
+    >>> few_bits_name("float8_e4m3fn"), few_bits_name("int4"), few_bits_name(None)
+    ('fp8', 'int4', None)
+    """
+    return "fp8" if written in ("float8", "float8_e4m3fn") else written

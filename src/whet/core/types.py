@@ -190,6 +190,7 @@ class Hardware:
         bf16: whether bfloat16 arithmetic is native on the device.
         num_cpus: cores this process may use.
         memory_bytes: of one device (of the host, on CPU).
+        compute_capability: of a CUDA device, as NVIDIA numbers its generations ((9, 0) for Hopper); None elsewhere.
     """
 
     device: str
@@ -201,3 +202,4 @@ class Hardware:
     bf16: bool = False
     num_cpus: int = 1
     memory_bytes: int = 0
+    compute_capability: tuple[int, int] | None = None

@@ -28,6 +28,7 @@ def probe() -> Hardware:
         bf16=bf16,
         num_cpus=num_cpus(),
         memory_bytes=memory_bytes,
+        compute_capability=_compute_capability(device),
     )
 
 
@@ -66,6 +67,15 @@ def _cpu() -> tuple[str, str, int, bool, int]:
     flags = facts.get("flags", facts.get("Features", "")).split()
     name = facts.get("model name") or platform.processor() or platform.machine()
     return "cpu", name, 1, bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags)), host_memory_bytes()
+
+
+def _compute_capability(device: str) -> tuple[int, int] | None:
+    if device != "cuda":
+        return None
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(_local_rank())
+    return major, minor
 
 
 def _local_rank() -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from whet.config.resolve import ResolvedRun
 
 LEVERS: tuple[str, ...] = (
+    "whet.model.qat:install",
     "whet.model.memory.host_allocator:install",
     "whet.model.kernels.moe_install:install",
     "whet.model.kernels.install_lora:install",

@@ -23,6 +23,8 @@ from whet.config.schema import (
     FsdpConfig,
     LrGroup,
     PromptFormat,
+    QatConfig,
+    QuantizationConfig,
     SelectiveCheckpointing,
     SpecialTokens,
     fields,
@@ -36,6 +38,8 @@ BLOCKS = {
     "datasets[]": DatasetConfig,
     "fsdp_config": FsdpConfig,
     "lr_groups[]": LrGroup,
+    "qat": QatConfig,
+    "quantization": QuantizationConfig,
     "selective_checkpointing": SelectiveCheckpointing,
     "special_tokens": SpecialTokens,
 }

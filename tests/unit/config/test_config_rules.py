@@ -25,6 +25,46 @@ ROW = {"path": "org/d", "type": "chat_template"}
 STREAM = {"streaming": True, "max_steps": 10}
 
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
+    (
+        "weights_and_activations_go_together",
+        {"quantization": {"weight_dtype": "int8", "activation_dtype": "fp8"}},
+        "quantization: activation_dtype fp8 does not go with weight_dtype int8 -> write none or activation_dtype: int8",
+    ),
+    (
+        "weights_and_activations_go_together",
+        {"qat": {"weight_dtype": "mxfp4"}},
+        "qat: weight_dtype mxfp4 needs an activation_dtype -> write activation_dtype: mxfp4",
+    ),
+    (
+        "the_group_fits_the_format",
+        {"quantization": {"weight_dtype": "nvfp4", "group_size": 32}},
+        "group_size is 32, and nvfp4 has one scale for 16 weights -> write group_size: 16",
+    ),
+    (
+        "groups_are_of_integers",
+        {"quantization": {"weight_dtype": "float8", "group_size": 32}},
+        "group_size is 32, and fp8 weights have one scale for a row -> leave group_size out",
+    ),
+    (
+        "embeddings_are_integers",
+        {"quantization": {"weight_dtype": "fp8", "quantize_embedding": True}},
+        "there is no fp8 embedding -> write weight_dtype: int8 or int4",
+    ),
+    (
+        "what_is_trained_for_is_what_is_written",
+        {"qat": {"weight_dtype": "int4"}, "quantization": {"weight_dtype": "int8"}},
+        "quantization: weight_dtype is int8, and the model is trained for int4 (qat) -> leave",
+    ),
+    (
+        "rounding_is_trained_into_full_weights",
+        {**LORA, "qat": {"weight_dtype": "int8"}},
+        "qat rounds the weights that are written, which with an adapter exist only after the merge -> remove adapter",
+    ),
+    (
+        "rounding_is_trained_into_full_weights",
+        {**DPO, "qat": {"weight_dtype": "int8"}},
+        "qat is built for supervised fine-tuning, and rl is dpo -> remove qat",
+    ),
     ("there_is_something_to_train_on", {"datasets": []}, "datasets is missing -> add `datasets:`"),
     (
         "evaluation_rows_come_from_one_place",

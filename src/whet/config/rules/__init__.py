@@ -17,6 +17,7 @@ from whet.config.rules.mixing import MIXING_RULES
 from whet.config.rules.names import NAME_RULES, check_trainable
 from whet.config.rules.optimizer import OPTIMIZER_RULES
 from whet.config.rules.partial import PARTIAL_RULES
+from whet.config.rules.quantisation import QUANTISATION_RULES
 from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
 from whet.config.rules.streaming import STREAMING_RULES
@@ -30,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     *LOOP_RULES,
     *ADAPTER_RULES,
     *EXPERTS_RULES,
+    *QUANTISATION_RULES,
     *TRAINING_RULES,
     *MEMORY_RULES,
     *OPTIMIZER_RULES,

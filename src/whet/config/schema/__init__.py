@@ -26,7 +26,7 @@ from whet.config.schema.optimizer import LrGroup, OptimizerSection
 from whet.config.schema.output import OutputSection
 from whet.config.schema.packing import PackingSection
 from whet.config.schema.precision import PrecisionSection
-from whet.config.schema.quant import QuantSection
+from whet.config.schema.quant import QatConfig, QuantizationConfig, QuantSection
 from whet.config.schema.score import ScoreSection
 from whet.config.schema.template import TemplateSection
 from whet.config.schema.tokenizer import SpecialTokens, TokenizerSection
@@ -94,7 +94,9 @@ __all__ = [
     "Phase",
     "PrecisionSection",
     "PromptFormat",
+    "QatConfig",
     "QuantSection",
+    "QuantizationConfig",
     "ScoreSection",
     "Section",
     "SelectiveCheckpointing",

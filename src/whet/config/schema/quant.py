@@ -1,4 +1,4 @@
-"""Loading the base model in few bits (bitsandbytes)."""
+"""Few bits: loading the base model in them, training for them (qat), writing the result in them (quantization)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,32 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whet.config.schema.base import Section
+from whet.config.schema.base import Natural, Positive, Section
+
+NumberFormat = Literal["int4", "int8", "fp8", "float8", "float8_e4m3fn", "nvfp4", "mxfp4"]
+"""Names of number formats; fp8, float8 and float8_e4m3fn are one."""
+
+
+class QuantizationConfig(Section):
+    """The block `quantization:`: in which numbers `whet quantize` writes the trained model."""
+
+    weight_dtype: NumberFormat = Field("int8", description="Numbers of the weights of linear layers.")
+    activation_dtype: NumberFormat | None = Field(
+        None, description="Numbers that a layer's input is rounded to before it is multiplied; empty: it is not."
+    )
+    quantize_embedding: bool = Field(False, description="Write the input embedding in few bits too (weights alone).")
+    group_size: Positive | None = Field(
+        None,
+        description="Weights that share a scale; by default 32 for int4, 16 for nvfp4, a whole row for int8 and fp8.",
+    )
+
+
+class QatConfig(QuantizationConfig):
+    """The block `qat:`: train with weights rounded as `whet quantize` will round them."""
+
+    fake_quant_after_n_steps: Natural | None = Field(
+        None, description="Steps that are trained without rounding first; 0 by default."
+    )
 
 
 class QuantSection(Section):
@@ -20,3 +45,9 @@ class QuantSection(Section):
     )
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the scales of the 4-bit blocks too.")
     bnb_config_kwargs: dict[str, Any] | None = Field(None, description="Further arguments of BitsAndBytesConfig.")
+    qat: QatConfig | None = Field(
+        None, description="Quantisation-aware training of the full weights: forward passes see them rounded."
+    )
+    quantization: QuantizationConfig | None = Field(
+        None, description="What `whet quantize` makes of the trained model; the block qat by default."
+    )

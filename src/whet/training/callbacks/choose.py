@@ -16,6 +16,7 @@ from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.callbacks.layer_sampling import layer_sampling
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
+from whet.training.callbacks.rounding import RoundAfter
 from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveFirstStep
 from whet.training.callbacks.watchdog import LossWatchdog
 from whet.training.gradient_norm import GradientNorm
@@ -59,6 +60,9 @@ def add_callbacks(
         chosen.append(layer_sampling(trainer.model, resolved.config))
     if loop.save_first_step:
         chosen.append(SaveFirstStep())
+    qat = resolved.config.quant.qat
+    if qat is not None and qat.fake_quant_after_n_steps:
+        chosen.append(RoundAfter(qat.fake_quant_after_n_steps))
     if loop.early_stopping_patience is not None:
         chosen.append(EarlyStoppingCallback(early_stopping_patience=loop.early_stopping_patience))
     if loop.loss_watchdog_threshold is not None:

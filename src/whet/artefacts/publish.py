@@ -1,0 +1,62 @@
+"""A folder is written beside its place and renamed when it is whole, so that a broken one is never found there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from whet.core.errors import ArtefactError, Problem
+
+
+def check_replaceable(output: Path, marker: str, what: str) -> None:
+    """Nothing but an earlier one of its kind is ever replaced.
+
+    Args:
+        marker: name of the file by which an earlier one is known.
+        what: "merged model".
+
+    Raises:
+        ArtefactError: the place holds something else.
+    """
+    if output.is_file():
+        raise ArtefactError(Problem("", f"'{output}' is a file", f"give a folder for the {what}"))
+    if output.is_dir() and any(output.iterdir()) and not (output / marker).is_file():
+        raise ArtefactError(
+            Problem("", f"'{output}' is not empty, and what it holds is no {what} of whet", "give another folder")
+        )
+
+
+@contextmanager
+def published(output: Path, what: str) -> Iterator[Path]:
+    """A folder to write into, renamed to ``output`` at the end; removed where the writing fails.
+
+    Raises:
+        ArtefactError: it cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        try:
+            yield partial
+            _rename(partial, output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise ArtefactError(
+            Problem("", f"the {what} cannot be written to '{output}' ({error})", "make room, or choose another")
+        ) from error
+
+
+def _rename(partial: Path, output: Path) -> None:
+    # mkdtemp makes the folder private; what is published is an ordinary one.
+    partial.chmod(0o755)
+    if output.is_dir():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
+        output.rename(old / output.name)
+        partial.rename(output)
+        shutil.rmtree(old)
+    else:
+        partial.rename(output)
