@@ -266,7 +266,7 @@ def _default(key: str, field: FieldInfo) -> str:
 
 def _other_spellings() -> list[str]:
     switches = {old: f"attn_implementation: {new}" for old, new in known_keys.ATTENTION_SWITCHES.items()
-                if new not in names.ATTENTION_NOT_YET}  # fmt: skip
+                if new not in names.ATTENTION_REFUSED}  # fmt: skip
     rows = [
         *((f"`{old}`", f"`{new}`", "as good") for old, new in known_keys.ALIASES.items()),
         *((f"`{old}`", f"`{new}`", "old; a warning says so") for old, new in known_keys.RENAMED.items()),
@@ -281,7 +281,7 @@ def _refused() -> list[str]:
             names.LORA_STARTS_NOT_YET,
             "write true, gaussian or orthogonal",
         ),
-        "attn_implementation": dict.fromkeys(names.ATTENTION_NOT_YET, "write sdpa, or remove the line"),
+        "attn_implementation": dict.fromkeys(names.ATTENTION_REFUSED, "write sdpa, or remove the line"),
         "chat_template": dict.fromkeys(names.CHAT_TEMPLATES_NOT_YET, "write tokenizer_default, or jinja with its text"),
         "optimizer": {name: f"{reason}: {fix}" for name, (reason, fix) in names.OPTIMIZERS_REFUSED.items()},
         "rl": {
@@ -308,7 +308,7 @@ def _refused() -> list[str]:
 
 
 def _switches_not_yet() -> list[str]:
-    return [old for old, new in known_keys.ATTENTION_SWITCHES.items() if new in names.ATTENTION_NOT_YET]
+    return [old for old, new in known_keys.ATTENTION_SWITCHES.items() if new in names.ATTENTION_REFUSED]
 
 
 def _without_effect() -> list[str]:

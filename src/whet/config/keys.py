@@ -21,7 +21,7 @@ from whet.config.known_keys import (
     asks_for_nothing,
     every_name,
 )
-from whet.config.names import ATTENTION_NOT_YET
+from whet.config.names import ATTENTION_REFUSED
 from whet.config.origins import Origin
 from whet.config.schema import DatasetConfig, fields
 from whet.config.source import Node
@@ -170,10 +170,9 @@ def _attention(entries: Mapping[str, Node], kept: dict[str, Node], findings: Fin
     named = kept.get("attn_implementation")
     for name, node in asked.items():
         value = ATTENTION_SWITCHES[name]
-        if value in ATTENTION_NOT_YET:
-            findings.problems.append(
-                Problem(node.origin.where, f"'{name}' is not supported yet", "write attn_implementation: sdpa", name)
-            )
+        if value in ATTENTION_REFUSED:
+            found = f"'{name}' asks for what is not computed: {ATTENTION_REFUSED[value]}"
+            findings.problems.append(Problem(node.origin.where, found, "remove the line", name))
         elif named is not None and named.raw() is not None and named.raw() != value:
             findings.problems.append(
                 Problem(

@@ -75,11 +75,8 @@ REFUSED: dict[str, str] = _table(
         "multimodal training is not built: train the text alone": """
             processor_type processor_kwargs image_size image_resize_algorithm role_boundaries freeze_mm_modules""",
         "remove the line: numbers are the same without it, only speed and memory differ": """
-            use_kernels
             lora_embedding_kernel
             flash_attn_cross_entropy flash_attn_cross_entropy_loss
-            flash_attn_fuse_mlp flash_attn_rms_norm flash_optimum fused_attn_kernel
-            sdpa_varlen large_head_attention flash_attn_d512 flex_attn_compile_kwargs
             liger_rms_norm_gated liger_swiglu liger_glu_activation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
         "remove the line: logits are computed for supervised tokens alone, which saves the same memory": """
@@ -105,10 +102,13 @@ REFUSED: dict[str, str] = _table(
         "1-bit models are not built: train with adapter: lora": "use_onebitllms",
         "write max_memory: {0: 20GiB}": "gpu_memory_limit",
         "remove the line: nothing here needs it": """
-            gemma4_hybrid_attn_impl trainer_cls accelerator_config peft_ensure_weight_tying
+            trainer_cls accelerator_config peft_ensure_weight_tying
             base_model_ignore_patterns test_value auto_find_batch_size""",
         "write overrides_of_model_config: {rope_parameters: ...}": "rope_scaling",
-        "write attn_implementation: sdpa": "s2_attention scaling_softmax scaling_softmax_factor scaling_softmax_bias",
+        "remove the line: no program that serves models computes it, so the trained model would be another there": """
+            scaling_softmax scaling_softmax_factor scaling_softmax_bias""",
+        "remove the line: rows of sequence_len tokens are attended to in full": "s2_attention",
+        "remove the line: transformers compiles flex_attention with arguments of its own": "flex_attn_compile_kwargs",
         # tokenizer
         "use the tokenizer.json of the model": "tokenizer_use_mistral_common",
         "name the ids in peft_trainable_token_indices": "fix_untrained_tokens",
@@ -221,6 +221,12 @@ NO_EFFECT: dict[str, str] = _table(
         "experts are read one at a time, which needs no chunks": "moe_dequant_chunk_size moe_bnb_fast",
         "tiled_mlp always computes the model's own MLP": "tiled_mlp_use_original_mlp",
         "there is one way to merge, and it gives the same weights": "merge_method",
+        "packed rows go through the variable-length kernel wherever it runs": "sdpa_varlen",
+        "each layer takes the kernel that suits the width of its heads": """
+            large_head_attention flash_attn_d512 gemma4_hybrid_attn_impl""",
+        "fused kernels are put in by themselves where they apply, and kernels of the hub are not": """
+            use_kernels flash_attn_fuse_mlp flash_attn_rms_norm fused_attn_kernel""",
+        "PyTorch has the fused attention of BetterTransformer inside, which is gone": "flash_optimum",
     }
 )
 """Keys whose purpose is met without them -> why; a warning says so."""

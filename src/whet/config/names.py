@@ -119,7 +119,7 @@ METHODS_PREPARED = ("ebft", "gdpo", "grpo", "ipo", "kto", "orpo", "simpo")
 """Methods whose data can be prepared and looked at; training with them is refused."""
 METHODS_NOT_YET = ("bco", "cpo")
 
-ATTENTION = ("eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "whet_documents")
+ATTENTION = ("auto", "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "whet_documents")
 """Names of `attn_implementation`; a kernel of the hub ("org/name") is another."""
 FLASH_ATTENTION = frozenset({"flash_attention_2", "flash_attention_3"})
 ATTENTION_SHORT = {
@@ -129,7 +129,15 @@ ATTENTION_SHORT = {
     "flex": "flex_attention",
     "sdp": "sdpa",
 }
-ATTENTION_NOT_YET = ("fp8", "sage", "xformers")
+ATTENTION_MAPPED = {
+    "xformers": "PyTorch has the same memory-efficient attention inside, for each document by itself",
+}
+"""Names that are accepted and computed by what whet chooses -> why that is the same."""
+ATTENTION_REFUSED = {
+    "fp8": "it rounds queries and keys to 8 bits",
+    "sage": "it rounds queries and keys to 8 bits, and was made for inference: it has no backward pass",
+}
+"""Names whose numbers are others -> why they are not computed."""
 
 STYLED_TYPES = (
     "alpaca",

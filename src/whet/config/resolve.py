@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from whet.config.config import Config
-from whet.config.names import FLASH_ATTENTION
+from whet.config.names import ATTENTION_MAPPED, ATTENTION_SHORT, FLASH_ATTENTION
 from whet.core.errors import ConfigError, Problem
 from whet.core.types import Hardware
 
@@ -228,6 +228,12 @@ def _attention(config: Config, hardware: Hardware, choices: dict[str, str]) -> s
     name = config.attention.attn_implementation
     if name is None:
         return "auto"
+    if name in ATTENTION_MAPPED:
+        choices["attn_implementation"] = f"{name} -> auto: {ATTENTION_MAPPED[name]}"
+        return "auto"
+    if name in ATTENTION_SHORT:
+        name = ATTENTION_SHORT[name]
+        choices["attn_implementation"] = f"{config.attention.attn_implementation} -> {name}, for which it is short"
     if name in FLASH_ATTENTION and hardware.device != "cuda":
         choices["attn_implementation"] = (
             f"{name} -> auto: flash attention runs on CUDA alone; here whet chooses one with the same results"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +27,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from whet.core.errors import ModelError, Problem
-from whet.model.architecture import Capability, Supported, Unsupported
+from whet.model.architecture import Capability, Supported, Unsupported, read_architecture
 from whet.model.documents import Boundaries, Scores, attend_each, lengths_from_positions, scored_attention
 from whet.model.loss import innermost, model_inputs
 from whet.model.masks import causal_band, same_document
+from whet.model.varlen import use_flash_attention_3
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -243,7 +245,7 @@ def choose_attention(requested: str | None, model_config: PretrainedConfig, devi
     if requested in (None, "auto"):
         if isinstance(capable, Unsupported):
             return AttentionChoice(None, f"transformers' own choice, because {capable.reason}")
-        return AttentionChoice(NAME, "each document attends to itself")
+        return AttentionChoice(NAME, f"each document attends to itself, {_kernel(model_config, device)}")
     assert requested is not None, "None is handled above"
     if requested == NAME and isinstance(capable, Unsupported):
         raise ModelError(_attention_problem(f"'{NAME}' cannot be used: {capable.reason}", "leave the key out"))
@@ -253,7 +255,29 @@ def choose_attention(requested: str | None, model_config: PretrainedConfig, devi
                 "PyTorch's flex_attention has no backward pass on CPU", f"write '{NAME}' or 'sdpa', or leave it out"
             )
         )
+    package = FLASH_PACKAGES.get(requested)
+    if package is not None and find_spec(package) is None and not isinstance(capable, Unsupported):
+        why = f"{package} is not installed; each document attends to itself, {_kernel(model_config, device)}"
+        return AttentionChoice(NAME, f"in place of {requested}: {why}")
     return AttentionChoice(requested, "as written in the config")
+
+
+FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+"""What transformers imports for these names. PyTorch has the kernel of the first inside."""
+
+
+def _kernel(model_config: PretrainedConfig, device: str) -> str:
+    """By what `whet_documents` is computed, in words."""
+    architecture = read_architecture(model_config)
+    if device != "cuda":
+        return "by PyTorch's flash kernel" if device == "cpu" and architecture.softcap is None else "one by one"
+    if architecture.softcap is not None:
+        return "by FlexAttention, for its scores are capped"
+    if architecture.head_dim > 256:
+        return "one by one, for no variable-length kernel takes heads wider than 256"
+    if torch.cuda.is_available() and use_flash_attention_3(torch.device("cuda")):
+        return "by FlashAttention 3, which was written for this GPU"
+    return "by PyTorch's variable-length flash kernel"
 
 
 def _can_use_ours(model_config: PretrainedConfig) -> Capability:

@@ -13,6 +13,7 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
 from whet.model.flash_documents import flash_documents, flash_refuses
+from whet.model.flex import flex_documents, flex_refuses
 from whet.model.masks import causal_band
 from whet.model.varlen import kernel_dtype, varlen_documents, varlen_refuses
 
@@ -95,6 +96,10 @@ def attend_each(
     elif kernels_know_it and causal and varlen_refuses(q, k, v) is None:
         edges = boundaries.on(query.device)
         output = varlen_documents(q, k, v, edges, max(lengths), scaling=scaling, window=window, sinks=sinks)
+    elif (
+        scores.softcap is not None and sinks is None and causal and scores.dropout == 0.0 and flex_refuses(q, v) is None
+    ):
+        output = flex_documents(q, k, v, lengths, scaling=scaling, window=window, softcap=scores.softcap)
     else:
         queries, keys, values = (
             torch.split(tensor.transpose(0, 1)[None], list(lengths), dim=2) for tensor in (q, k, v)

@@ -150,8 +150,9 @@ def test_the_old_attention_switches_are_read(tmp_path: Path) -> None:
         "/my.yaml:4:1: 'flash_attention' asks for flash_attention_2, and /my.yaml:5:1 for sdpa -> "
         "keep attn_implementation alone"
     ]
-    assert load_text(tmp_path, BASE + "xformers_attention: true\n")[0] == [
-        "/my.yaml:4:1: 'xformers_attention' is not supported yet -> write attn_implementation: sdpa"
+    assert load_text(tmp_path, BASE + "sage_attention: true\n")[0] == [
+        "/my.yaml:4:1: 'sage_attention' asks for what is not computed: it rounds queries and keys to 8 bits, and was "
+        "made for inference: it has no backward pass -> remove the line"
     ]
     assert load_text(tmp_path, BASE + "flash_attention: maybe\n")[0] == [
         "/my.yaml:4:1: flash_attention is 'maybe' -> write true or false"

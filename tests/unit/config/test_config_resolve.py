@@ -68,6 +68,11 @@ def test_what_was_chosen_is_explained() -> None:
         (CPU, "eager", "eager"),
         (CPU, "flash_attention_2", "auto"),
         (NEW, "flash_attention_2", "flash_attention_2"),
+        (NEW, "flash", "flash_attention_2"),
+        (CPU, "flash3", "auto"),
+        (CPU, "sdp", "sdpa"),
+        (NEW, "xformers", "auto"),
+        (NEW, "auto", "auto"),
         (NEW, "org/kernel", "org/kernel"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import ARCHITECTURES, packed_batch, tiny_config, tiny_model
-from transformers import FalconConfig, GptOssConfig, LlamaConfig
+from transformers import FalconConfig, Gemma2Config, GptOssConfig, LlamaConfig
 
 from whet.core.errors import ModelError
 from whet.model.attention import NAME, choose_attention, document_attention
@@ -141,3 +141,13 @@ def test_keys_picked_by_the_model_are_refused() -> None:
     query = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ModelError, match=r"picks the keys of each query itself \(indices\)"):
         document_attention(torch.nn.Identity(), query, query, query, None, indices=torch.zeros(1, 4, 2))
+
+
+def test_flash_attention_without_its_package_is_the_kernel_inside_pytorch() -> None:
+    choice = choose_attention("flash_attention_2", LlamaConfig(), "cuda")
+    assert choice.name == NAME
+    assert choice.why == (
+        "in place of flash_attention_2: flash_attn is not installed; each document attends to itself, by PyTorch's "
+        "variable-length flash kernel"
+    )
+    assert choose_attention("auto", Gemma2Config(), "cuda").why.endswith("by FlexAttention, for its scores are capped")

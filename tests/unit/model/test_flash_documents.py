@@ -9,6 +9,7 @@ import torch
 
 from whet.model.documents import Boundaries, Scores, attend_each, attend_one
 from whet.model.flash_documents import flash_documents, flash_refuses
+from whet.model.flex import flex_documents
 
 LENGTHS = (37, 5, 1, 24, 24, 24, 8, 70, 1)
 """Odd sizes, single tokens, and three of one length in a row, which are computed in one call."""
@@ -120,3 +121,16 @@ def test_what_the_kernel_cannot_take_is_computed_plainly() -> None:
     )
     meta = query[0].to("meta")
     assert flash_refuses(meta, meta, meta) == "it runs on a CPU, not on meta"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 9])
+def test_flex_attention_computes_the_cap(window: int | None) -> None:
+    """Values only, and uncompiled: its backward pass and its compiled form are for CUDA (tests/gpu)."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    given = tensors(4, 2, torch.float32, False)
+    expected = plain(given, {"softcap": 1.5, "scaling": 0.3}, window, True)[0]
+    flat = (given[name].detach()[0].transpose(0, 1) for name in ("query", "key", "value"))
+    found = flex_documents(*flat, LENGTHS, scaling=0.3, window=window, softcap=1.5, attend=flex_attention)
+    torch.testing.assert_close(found, expected.detach())

@@ -8,7 +8,8 @@ from whet.config.config import Config
 from whet.config.names import (
     ADAPTERS,
     ATTENTION,
-    ATTENTION_NOT_YET,
+    ATTENTION_MAPPED,
+    ATTENTION_REFUSED,
     ATTENTION_SHORT,
     CHAT_TEMPLATES,
     CHAT_TEMPLATES_NOT_YET,
@@ -105,15 +106,11 @@ def the_adapter_start_exists(config: Config) -> Problem | None:
 
 def the_attention_exists(config: Config) -> Problem | None:
     name = config.attention.attn_implementation
-    if name is None or name in ATTENTION or "/" in name:
+    if name is None or name in {*ATTENTION, *ATTENTION_SHORT, *ATTENTION_MAPPED} or "/" in name:
         return None
     key = "attn_implementation"
-    if name in ATTENTION_SHORT:
-        return at(
-            config, key, f"{key}: '{name}' is short for {ATTENTION_SHORT[name]}", f"write {ATTENTION_SHORT[name]}"
-        )
-    if name in ATTENTION_NOT_YET:
-        return at(config, key, f"{key}: {name} is not supported yet", "write sdpa, or remove the line")
+    if name in ATTENTION_REFUSED:
+        return at(config, key, f"{key}: {name} is not computed: {ATTENTION_REFUSED[name]}", "remove the line")
     return at(config, key, f"{key}: there is no '{name}'", suggestion(name, ATTENTION))
 
 
