@@ -33,7 +33,8 @@ class GradientNorm:
     def watch(self, accelerator: Accelerator) -> None:
         """Remember what this accelerator's clipping computes from now on.
 
-        Where the limit is infinite (`max_grad_norm` 0), the gradients are measured and not multiplied by 1 as well.
+        Where that is known to change nothing, the gradients are measured and not multiplied by 1 as well: with an
+        infinite limit (`max_grad_norm` 0), and on a CPU with a norm below the limit. A GPU would have to be waited for.
         """
         clip = accelerator.clip_grad_norm_
 
@@ -41,12 +42,12 @@ class GradientNorm:
             parameters: Iterable[torch.nn.Parameter], max_norm: float, norm_type: float = 2
         ) -> torch.Tensor | None:
             norm = self._known()
+            is_cheap = math.isinf(max_norm) or accelerator.device.type == "cpu"
             if norm is not None:
                 pass
-            elif math.isinf(max_norm) and accelerator.distributed_type in _PLAIN:
+            elif is_cheap and accelerator.distributed_type in _PLAIN:
                 accelerator.unscale_gradients()
-                gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-                norm = torch.nn.utils.get_total_norm(gradients, norm_type)
+                norm = _clipped(list(parameters), max_norm, norm_type)
             else:
                 norm = clip(parameters, max_norm, norm_type)
             self.latest = norm.detach() if isinstance(norm, torch.Tensor) else None
@@ -58,3 +59,13 @@ class GradientNorm:
         """The norm of this step, forgotten afterwards, so that no step is judged by that of another."""
         norm, self.latest = self.latest, None
         return norm
+
+
+def _clipped(parameters: list[torch.nn.Parameter], limit: float, norm_type: float) -> torch.Tensor:
+    """The norm of the gradients before they are clipped, as PyTorch clips them except where it would multiply by 1."""
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, norm_type)
+    if not math.isinf(limit) and not bool(limit / (norm + 1e-6) >= 1):
+        torch.nn.utils.clip_grads_with_norm_(trained, limit, norm)
+    return norm

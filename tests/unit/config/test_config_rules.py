@@ -535,7 +535,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "spectrum_top_fraction is written, and so is adapter: each says alone what is trained -> keep one of them",
     ),
     (
-        "drawn_layers_leave_gradients_to_a_step",
+        "drawn_layers_have_an_optimizer_that_lets_them_rest",
         {"lisa_n_layers": 2, "lisa_step_interval": 20, "optimizer": "lomo"},
         "lisa_n_layers is written, and optimizer: lomo changes weights in the backward pass",
     ),

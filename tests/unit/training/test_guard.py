@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tests.models import tiny_model
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.utils import parameters_to_vector
@@ -21,6 +22,7 @@ from whet.model.attention import NAME
 from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.checkpoint import newest_complete
 from whet.training.fit import fit
+from whet.training.gradient_norm import GradientNorm
 
 KEYS: dict[str, Any] = {
     "micro_batch_size": 2,
@@ -175,3 +177,27 @@ def test_the_norm_is_that_of_clipping_and_is_not_computed_again(
     logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
     assert len(logged) == 3
     assert all(norm > 1.0 for norm in logged), "the norm before clipping is what is logged"
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e4, math.inf])
+def test_clipping_is_that_of_pytorch_and_none_where_there_is_no_limit(limit: float) -> None:
+    """Below the limit nothing is multiplied, above it everything, and what is no number stays none."""
+    for poison in (1.0, math.nan, math.inf):
+        ours, theirs = (tiny_model() for _ in range(2))
+        for model in (ours, theirs):
+            generator = torch.Generator().manual_seed(0)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            model.lm_head.weight.grad[0, 0] *= poison
+        norm, accelerator = GradientNorm(), Accelerator(cpu=True)
+        norm.watch(accelerator)
+        found = accelerator.clip_grad_norm_(ours.parameters(), limit)
+        if math.isinf(limit):  # PyTorch would make every gradient nan of one that is infinite
+            expected = torch.nn.utils.get_total_norm([each.grad for each in theirs.parameters()])
+        else:
+            expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert norm.take() is not None
+        assert norm.take() is None
+        for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, yours.grad, rtol=0, atol=0, equal_nan=True)

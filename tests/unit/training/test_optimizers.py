@@ -195,3 +195,16 @@ def test_groups_hold_for_every_kind_of_optimizer(tmp_path: Path, name: str) -> N
         group = found[id(parameter)]
         assert group["lr"] == (7e-4 if "embed" in each or "head" in each else 1e-2), each
         assert group["weight_decay"] == (0.0 if "norm" in each else 0.1), each
+
+
+@pytest.mark.parametrize(("decay", "calls"), [(0.0, 1), (0.1, 2)])
+def test_the_default_is_one_fused_kernel_for_each_group(tmp_path: Path, decay: float, calls: int) -> None:
+    """Groups exist only where rates or decays differ; each is one call of PyTorch's fused kernel, on a CPU too."""
+    model = tiny_model()
+    optimizer = build(tmp_path, "adamw_torch_fused", model=model, weight_decay=decay)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+    found = {event.key: event.count for event in profile.key_averages()}
+    assert found["aten::_fused_adamw_"] == calls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whet.config.config import Config
-from whet.config.optimizers import ADAM_STATES, IN_BACKWARD
+from whet.config.optimizers import ADAM_STATES, IN_BACKWARD, SCHEDULE_FREE
 from whet.config.rules.base import Rule, at, first_set
 from whet.core.errors import Problem
 
@@ -35,11 +35,12 @@ def one_choice_of_what_is_trained(config: Config) -> Problem | None:
     return at(config, written[1], found, "keep one of them")
 
 
-def drawn_layers_leave_gradients_to_a_step(config: Config) -> Problem | None:
+def drawn_layers_have_an_optimizer_that_lets_them_rest(config: Config) -> Problem | None:
     name = config.optimizer.optimizer
-    if config.model.lisa_n_layers is None or name not in IN_BACKWARD:
+    if config.model.lisa_n_layers is None or name not in IN_BACKWARD | SCHEDULE_FREE:
         return None
-    found = f"lisa_n_layers is written, and optimizer: {name} changes weights in the backward pass"
+    why = "changes weights in the backward pass" if name in IN_BACKWARD else "holds the average of layers at rest too"
+    found = f"lisa_n_layers is written, and optimizer: {name} {why}"
     return at(config, "lisa_n_layers", found, "write optimizer: adamw_torch_fused")
 
 
@@ -100,7 +101,7 @@ def restart_options_need_restarts(config: Config) -> Problem | None:
 PARTIAL_RULES: tuple[Rule, ...] = (
     layers_are_drawn_by_number_and_interval,
     one_choice_of_what_is_trained,
-    drawn_layers_leave_gradients_to_a_step,
+    drawn_layers_have_an_optimizer_that_lets_them_rest,
     restarts_of_the_adapter_have_an_interval,
     restarted_adapters_can_be_merged,
     restarted_adapters_have_adams_state,
