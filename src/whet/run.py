@@ -50,6 +50,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         TrainingStopped: the run ended itself; the last good checkpoint is kept.
     """
     stages.refuse_untrainable(config)
+    stages.import_libraries(config)
 
     from whet.training.fit import fit
     from whet.training.tokenizer import run_tokenizer
@@ -57,7 +58,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     resolved = stages.resolve_run(config)
     output_dir = stages.open_output(resolved)
     checkpoint = stages.find_checkpoint(resolved, resume)
-    with stages.recorded(resolved, output_dir) as record:
+    with stages.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         stages.open_repository(resolved)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
@@ -152,6 +153,7 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
         WhetError: there is no evaluation data, or nothing has been trained yet.
     """
     stages.refuse_untrainable(config)
+    stages.import_libraries(config)
 
     from whet.serving.trained import as_trained, find_trained
     from whet.training.tokenizer import run_tokenizer
@@ -165,8 +167,9 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     if not untrained:
         resolved = replace(resolved, config=as_trained(resolved.config, find_trained(config)))
     order, plan = stages.plan_run(resolved, prepared)
-    trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
-    return {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
+    with stages.compiler_put_off():
+        trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
+        return {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
 
 
 def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path | None = None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,20 @@ def resolve_run(config: Config) -> ResolvedRun:
     if problems := check_runnable(config, hardware):
         raise ConfigError(problems)
     return resolve(config, hardware)
+
+
+def import_libraries(config: Config) -> None:
+    """torch, transformers and what else this run is sure to need, and nothing that it may not; seconds less to wait."""
+    from whet.model.startup import import_libraries
+
+    import_libraries(adapter=config.adapter.adapter is not None)
+
+
+def compiler_put_off() -> AbstractContextManager[None]:
+    """Within it, torch.compile is loaded by a run that compiles, and by no other."""
+    from whet.model.startup import compiler_put_off
+
+    return compiler_put_off()
 
 
 def refuse_untrainable(config: Config) -> None:
@@ -181,11 +195,11 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     """
     import torch
 
-    from whet.model.adapters import adapt
     from whet.model.architecture import Unsupported
     from whet.model.attention import isolates_documents
     from whet.model.levers import install_levers
     from whet.model.load import load_model
+    from whet.model.trainable import trainable_summary
 
     config = resolved.config
     loaded = load_model(config, resolved, tokenizer)
@@ -196,7 +210,16 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
         found = f"sample_packing: this model mixes packed documents: {isolates.reason}"
         fix = "write sample_packing: false, or leave attn_implementation to whet"
         raise ModelError(Problem(config.where("sample_packing"), found, fix, "sample_packing"))
-    model = adapt(loaded.model, config, resolved)
+    model: torch.nn.Module = loaded.model
+    if config.adapter.adapter is not None:
+        from whet.model.adapters import adapt
+
+        model = adapt(loaded.model, config, resolved)
+    elif config.model.spectrum_top_fraction is not None:
+        from whet.model.spectrum import train_by_spectrum
+
+        train_by_spectrum(loaded.model, config, resolved)
+    say(str(trainable_summary(model)))
     for sentence in install_levers(model, config, resolved):
         say(sentence)
     return model, not isinstance(isolates, Unsupported)

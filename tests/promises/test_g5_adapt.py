@@ -13,11 +13,12 @@ from transformers.pytorch_utils import Conv1D
 from whet.config.resolve import resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
-from whet.model.adapters import adapt, trainable_summary
+from whet.model.adapters import adapt
 from whet.model.levers import install_levers
 from whet.model.load import load_model
 from whet.model.loss import supervised_logits_loss
 from whet.model.tokenizer import load_tokenizer
+from whet.model.trainable import trainable_summary
 
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8}
 

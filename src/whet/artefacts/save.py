@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.core.errors import ArtefactError, Problem
 from whet.model.loss import innermost
 from whet.model.stops import stop_ids
 from whet.training.fit import without_bars
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def save_model(
@@ -36,7 +38,7 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _ready_to_generate(base), without_bars():
-            if isinstance(model, PeftModel):
+            if model is not base:  # an adapter around it
                 model.save_pretrained(folder, save_embedding_layers=_is_resized(base))
             else:
                 base.save_pretrained(folder)

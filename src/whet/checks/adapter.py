@@ -33,8 +33,8 @@ def check(subject: Subject) -> Iterator[str | Problem]:
 
 
 def _unfrozen(config: Config, patterns: Sequence[str]) -> str:
-    from whet.model.adapters import trainable_summary
     from whet.model.load import freeze_all_but
+    from whet.model.trainable import trainable_summary
 
     model = _shape(config)
     freeze_all_but(model, patterns, config)

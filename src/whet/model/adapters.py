@@ -21,8 +21,8 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
-from whet.model.quantize import count_weights
 from whet.model.spectrum import train_by_spectrum
+from whet.model.startup import unused_put_off
 
 # Ways to start an adapter that leave the base weights as they are, so that base + adapter is the model that was
 # trained. PiSSA, OLoRA, LoftQ and the like change the base.
@@ -30,24 +30,6 @@ _STARTS = ("gaussian", "orthogonal")
 
 # PEFT's own word for what ``lora_target_linear: true`` says.
 _ALL_LINEAR = "all-linear"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainableSummary:
-    """How much of a model is trained."""
-
-    trainable: int
-    total: int
-
-    def __str__(self) -> str:
-        share = 100 * self.trainable / max(self.total, 1)
-        return f"{self.trainable:,} of {self.total:,} parameters are trained ({share:.3g}%)"
-
-
-def trainable_summary(model: torch.nn.Module) -> TrainableSummary:
-    """Count parameters; those packed in 4 bits count as the weights they stand for."""
-    counts = [(count_weights(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return TrainableSummary(sum(n for n, trained in counts if trained), sum(n for n, _ in counts))
 
 
 def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreTrainedModel | PeftModel:
@@ -60,7 +42,6 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     if section.adapter is None:
         if config.model.spectrum_top_fraction is not None:
             train_by_spectrum(model, config, resolved)
-        say(str(trainable_summary(model)))
         return model
     cast = True if section.peft_autocast_adapter_dtype is None else section.peft_autocast_adapter_dtype
     if section.lora_model_dir:
@@ -68,7 +49,7 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     else:
         lora = lora_config(model, config)
         try:
-            with tying_understood():
+            with tying_understood(), unused_put_off():
                 adapted = get_peft_model(model, lora, autocast_adapter_dtype=cast)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ModelError(Problem(config.where("adapter"), f"PEFT refuses this adapter: {error}", "change it",
@@ -77,7 +58,6 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
         _train_in_float32(adapted)
     if section.lora_modules_to_save and _shares_embedding_with_head(model, section.lora_modules_to_save):
         say("embedding and head are one tensor in the base model; lora_modules_to_save trains them apart from here on")
-    say(str(trainable_summary(adapted)))
     return adapted
 
 

@@ -29,6 +29,9 @@ LEVERS: tuple[str, ...] = (
 )
 """``"module:function"``, in order."""
 
+FOR_ADAPTERS = frozenset({"whet.model.kernels.install_lora:install"})
+"""Those that have nothing to do without an adapter, and import PEFT; a run without one does not."""
+
 
 def install_levers(model: torch.nn.Module, config: Config, resolved: ResolvedRun) -> list[str]:
     """Every lever, one after the other; what each had to say.
@@ -37,7 +40,7 @@ def install_levers(model: torch.nn.Module, config: Config, resolved: ResolvedRun
         ModelError: the config asks for a lever that this model, machine or combination cannot have.
     """
     said = []
-    for lever in LEVERS:
+    for lever in LEVERS if config.adapter.adapter else (lever for lever in LEVERS if lever not in FOR_ADAPTERS):
         module, function = lever.split(":")
         sentence = getattr(importlib.import_module(module), function)(model, config, resolved)
         if sentence is not None:

@@ -14,10 +14,10 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
-from whet.model.adapters import trainable_summary
 from whet.model.attention import NAME
 from whet.model.load import LoadedModel, load_model
 from whet.model.tokenizer import load_tokenizer
+from whet.model.trainable import trainable_summary
 
 
 def resolved(config: Config) -> ResolvedRun:

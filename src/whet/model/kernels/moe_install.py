@@ -10,12 +10,12 @@ several at once). Keys of the state, saving, loading and merging stay PEFT's.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.lora.layer import ParamWrapper
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from whet.config import Config
@@ -24,6 +24,9 @@ from whet.core.errors import ModelError, Problem
 from whet.model.kernels.moe import AnyGate, Form, Gate, LowRank, Projection, SiluGate
 from whet.model.kernels.moe_function import run_experts
 from whet.model.kernels.moe_grouped import choose_form
+
+if TYPE_CHECKING:  # a run without an adapter does not load PEFT
+    from peft.tuners.lora.layer import ParamWrapper
 
 NAME = "whet_experts"
 """Of our implementation in transformers' experts interface."""
@@ -134,6 +137,10 @@ def experts_of(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 
 def wrappers_of(model: torch.nn.Module) -> Iterator[ParamWrapper]:
     """The outermost wrapper of each layer's experts that we can compute."""
+    if "peft" not in sys.modules:
+        return
+    from peft.tuners.lora.layer import ParamWrapper
+
     inner = {id(module.base_layer) for module in model.modules() if isinstance(module, ParamWrapper)}
     for module in model.modules():
         if isinstance(module, ParamWrapper) and id(module) not in inner:
@@ -192,6 +199,8 @@ def _up_name(experts: Any) -> str:
 
 def _low_rank(outermost: ParamWrapper) -> dict[str, LowRank] | None:
     """Adapters by the name of their parameter; None where only PEFT's own way does what its state asks for."""
+    from peft.tuners.lora.layer import ParamWrapper
+
     found: dict[str, LowRank] = {}
     wrapper = outermost
     while isinstance(wrapper, ParamWrapper):
