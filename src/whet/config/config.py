@@ -18,6 +18,7 @@ from whet.config.schema import (
     ExpertsSection,
     KernelsSection,
     LoopSection,
+    LossSection,
     MemorySection,
     MethodSection,
     ModelSection,
@@ -63,6 +64,7 @@ class Config(BaseModel):
     attention: AttentionSection = AttentionSection()
     kernels: KernelsSection = KernelsSection()
     experts: ExpertsSection = ExpertsSection()
+    loss: LossSection = LossSection()
     distributed: DistributedSection = DistributedSection()
     method: MethodSection = MethodSection()
     tracking: TrackingSection = TrackingSection()

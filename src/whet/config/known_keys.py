@@ -76,14 +76,8 @@ REFUSED: dict[str, str] = _table(
             processor_type processor_kwargs image_size image_resize_algorithm role_boundaries freeze_mm_modules""",
         "remove the line: numbers are the same without it, only speed and memory differ": """
             lora_embedding_kernel
-            flash_attn_cross_entropy flash_attn_cross_entropy_loss
             liger_rms_norm_gated liger_swiglu liger_glu_activation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
-        "remove the line: logits are computed for supervised tokens alone, which saves the same memory": """
-            cut_cross_entropy chunked_cross_entropy chunked_cross_entropy_num_chunks liger_cross_entropy
-            liger_fused_linear_cross_entropy liger_use_token_scaling""",
-        "no plugin of Axolotl runs here: remove the line; what liger and cut_cross_entropy do for speed and memory "
-        "changes no number, the others have no counterpart": "plugins",
         "write load_in_4bit or load_in_8bit": """
             model_quantization_config model_quantization_config_kwargs
             nonexpert_quantization
@@ -142,8 +136,7 @@ REFUSED: dict[str, str] = _table(
             qgalore_queue_size""",
         "adamw_anyprecision is not built: write optimizer: optimi_adamw": "torchdistx_path",
         # losses
-        "the plain cross-entropy is what is built: remove the line": """
-            use_eaft eaft_alpha eaft_k
+        "learning from another model's probabilities, or by diffusion, is not built: remove the line": """
             diffusion kd_trainer kd_ce_alpha kd_alpha kd_temperature kd_beta
             kd_normalize_topk kd_online_server_base_url kd_online_topk kd_online_server kd_online_timeout
             kd_temperature_min""",
@@ -262,8 +255,6 @@ OFF: dict[str, Any] = {
     "qgalore_cos_threshold": 0.4,
     "qgalore_gamma_proj": 2,
     "qgalore_queue_size": 5,
-    "eaft_alpha": 1.0,
-    "eaft_k": 20,
     "ray_num_workers": 1,
     "resources_per_worker": {"GPU": 1},
     "otel_metrics_host": "localhost",
@@ -312,7 +303,7 @@ ROW_NO_EFFECT: dict[str, str] = _table(
 def asks_for_nothing(key: str, value: Any) -> bool:
     """Whether a key that is not ours is written as off.
 
-    >>> asks_for_nothing("fp8", False), asks_for_nothing("eaft_k", 20), asks_for_nothing("eaft_k", 21)
+    >>> asks_for_nothing("fp8", False), asks_for_nothing("qgalore_rank", 256), asks_for_nothing("qgalore_rank", 8)
     (True, True, False)
     """
     return value is None or value is False or value in ("", [], {}) or (key in OFF and value == OFF[key])

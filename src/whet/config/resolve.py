@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from whet.config.config import Config
+from whet.config.heads import CHUNKED, CUT, LIGER, PACKAGES, PLUGINS, Head
 from whet.config.names import ATTENTION_MAPPED, ATTENTION_SHORT, FLASH_ATTENTION
 from whet.core.errors import ConfigError, Problem
 from whet.core.types import Hardware
@@ -42,6 +43,7 @@ class ResolvedRun:
         pad_to_multiple_of: length every row is padded to a multiple of, or None.
         attn_implementation: "auto", or the name that was asked for and can run here.
         experts_implementation: who computes the experts of a mixture model; "auto" where nothing was asked for.
+        head: who computes the output head and the loss: "whet", "liger" or "cut_cross_entropy".
         gradient_checkpointing: whether activations are computed again in the backward pass.
         gradient_checkpointing_kwargs: its arguments; ``use_reentrant`` is False unless written otherwise.
         activation_offloading: "none", "host", "legacy", "disk" or "hidden_states".
@@ -77,6 +79,7 @@ class ResolvedRun:
     pad_to_multiple_of: int | None
     attn_implementation: str
     experts_implementation: str
+    head: Head
     gradient_checkpointing: bool
     gradient_checkpointing_kwargs: Mapping[str, Any]
     activation_offloading: str
@@ -128,6 +131,7 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         pad_to_multiple_of=config.packing.pad_to_multiple_of,
         attn_implementation=_attention(config, hardware, choices),
         experts_implementation=next(iter(wanted_experts(config).values()), "auto"),
+        head=_head(config, hardware, choices),
         gradient_checkpointing=bool(config.memory.gradient_checkpointing),
         gradient_checkpointing_kwargs=MappingProxyType(
             {"use_reentrant": False, **(config.memory.gradient_checkpointing_kwargs or {})}
@@ -269,6 +273,22 @@ def _layer_offloading(config: Config, hardware: Hardware, choices: dict[str, str
     return wanted and reason is None
 
 
+def _head(config: Config, hardware: Hardware, choices: dict[str, str]) -> Head:
+    loss = config.loss
+    if loss.plugins:
+        choices["plugins"] = "; ".join(f"{name.rsplit('.', 1)[-1]}: {PLUGINS[name]}" for name in loss.plugins)
+    if loss.flash_attn_cross_entropy or loss.flash_attn_cross_entropy_loss:
+        choices["flash_attn_cross_entropy"] = "true -> whet's own head, whose loss is fused with it on every device"
+    if loss.liger_use_token_scaling:
+        choices["liger_use_token_scaling"] = "true -> use_dft: each token is weighted by its own probability"
+    key, head = next(iter(asked_heads(config).items()), ("", CHUNKED))
+    if head == CHUNKED or hardware.device == "cuda":
+        return head
+    package = PACKAGES[head][0].replace("_", "-")
+    choices[key] = f"true -> whet's own head: {package} runs on CUDA alone; numbers and memory are the same"
+    return CHUNKED
+
+
 def _compile(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:
     if config.memory.torch_compile != "auto":
         return config.memory.torch_compile
@@ -314,3 +334,15 @@ def wanted_experts(config: Config) -> dict[str, str]:
         "moe_grouped_backend": "auto" if section.moe_grouped_backend == "auto" else "whet_experts",
     }
     return {key: name for key, name in found.items() if name != "auto"}
+
+
+def asked_heads(config: Config) -> dict[str, Head]:
+    """Each key that asks for a head -> the one it asks for; one key at most may."""
+    loss = config.loss
+    asked: tuple[tuple[str, bool | None, Head], ...] = (
+        ("cut_cross_entropy", loss.cut_cross_entropy, CUT),
+        ("chunked_cross_entropy", loss.chunked_cross_entropy, CHUNKED),
+        ("liger_cross_entropy", loss.liger_cross_entropy, LIGER),
+        ("liger_fused_linear_cross_entropy", loss.liger_fused_linear_cross_entropy, LIGER),
+    )
+    return {key: head for key, is_asked, head in asked if is_asked}

@@ -25,6 +25,7 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
     Raises:
         ConfigError: optimizer or scheduler arguments that do not fit, or a tracker that is not installed.
     """
+    from whet.model.loss_plan import plan_loss
     from whet.training.arguments import training_arguments
     from whet.training.callbacks.choose import add_callbacks
     from whet.training.optimizers import build_optimizer
@@ -48,6 +49,7 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
             else None
         ),
         tokenizer=inputs.tokenizer,
+        loss=plan_loss(resolved.config, resolved, inputs.model),
         make_optimizer=lambda model: build_optimizer(model, resolved.config, args),
         make_scheduler=lambda optimizer, steps: build_scheduler(optimizer, schedule),
     )

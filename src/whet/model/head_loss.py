@@ -6,8 +6,7 @@ at once. That makes three matrix products where recomputing the logits in the ba
 most that is held beside the results is one chunk, whatever the vocabulary. The gradients are of the sum itself; the
 backward pass multiplies them by what comes from above.
 
-Shapes: N supervised positions, H hidden size, V vocabulary, C positions of a chunk, R rows of a block within it (what
-fits a CPU's cache), K rank of a LoRA on the head.
+Shapes: N supervised positions, H hidden size, V vocabulary, C positions of a chunk, K rank of a LoRA on the head.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from whet.model.head_softmax import make_softmax
 from whet.model.loss_terms import PLAIN, LogitForm, LossTerms, loss_of_logits
 
 CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
 """Most bytes of a chunk's logits. On two cores in fp32 (N 1,700, V 128,000, H 512) chunks of 64, 128, 256 and 512
 positions took 3.9, 2.8, 2.6 and 2.5 s; 128 MiB are 262 positions there."""
-
-BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
-"""Bytes in fp32 of the rows whose softmax is computed at a time; on a CPU all passes but the first meet its cache."""
 
 WEIGHT_BYTES = 8 * 2**20
 """Bytes of the part of a 16-bit weight's gradient that a CPU computes at a time before adding it up in fp32. All of it
@@ -68,7 +65,7 @@ def head_loss(
     Returns:
         The sum, an fp32 scalar with a graph, and fp32[N], detached.
     """
-    compute = _compute_dtype(hidden_NH, head.weight)
+    compute = product_dtype(hidden_NH, head.weight)
     if chunk_rows is None:
         chunk_rows = rows_of_chunk(len(targets_N), head.weight.shape[0], compute, hidden_NH.device)
     plan = _Plan(form or LogitForm(), terms, max(chunk_rows, 1), compute, torch.is_grad_enabled())
@@ -112,7 +109,7 @@ class _Plan:
     wants_gradients: bool
 
 
-def _compute_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+def product_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
     """Of the matrix products: autocast's, or the weight's own."""
     if torch.is_autocast_enabled(hidden.device.type):
         return torch.get_autocast_dtype(hidden.device.type)
@@ -165,7 +162,7 @@ def _sum_over_chunks(
     per_token = hidden_NH.new_empty(num_positions, dtype=torch.float32)
     each = per_token if plan.terms.is_plain else torch.empty_like(per_token)
     buffer_CV = hidden_NH.new_empty(min(plan.chunk_rows, num_positions), vocabulary)
-    softmax = _Softmax(buffer_CV, plan)
+    softmax = make_softmax(buffer_CV, plan.form, plan.terms)
     for start in range(0, num_positions, plan.chunk_rows):
         chunk = slice(start, min(start + plan.chunk_rows, num_positions))
         product_CV = buffer_CV[: chunk.stop - start]
@@ -177,101 +174,6 @@ def _sum_over_chunks(
         softmax.run(product_CV, targets_N[chunk], per_token[chunk], each[chunk], gradient=sums.any)
         sums.add(chunk, product_CV)
     return each.sum(), per_token
-
-
-class _Softmax:
-    """Losses of a chunk's logits and, in their place, the gradient; a block of rows at a time on a CPU."""
-
-    def __init__(self, buffer_CV: torch.Tensor, plan: _Plan) -> None:
-        rows, vocabulary = buffer_CV.shape
-        fitting = BLOCK_BYTES.get(buffer_CV.device.type, BLOCK_BYTES["cpu"]) // (4 * vocabulary)
-        rows = max(min(rows, max(fitting, 2 * torch.get_num_threads())), 1)
-        self._plan, self._rows = plan, rows
-        self._log_p_RV = buffer_CV.new_empty(rows, vocabulary, dtype=torch.float32)
-        self._logits_RV = None if plan.form.is_plain else torch.empty_like(self._log_p_RV)
-
-    def run(
-        self,
-        product_CV: torch.Tensor,
-        targets_C: torch.Tensor,
-        ce_C: torch.Tensor,
-        each_C: torch.Tensor,
-        gradient: bool,
-    ) -> None:
-        """Write the cross-entropy and the loss of each position; replace the product by the gradient where wanted."""
-        for start in range(0, len(product_CV), self._rows):
-            block = slice(start, start + self._rows)
-            self._block(product_CV[block], targets_C[block, None], ce_C[block], each_C[block], gradient)
-
-    def _block(
-        self,
-        product_RV: torch.Tensor,
-        targets_R1: torch.Tensor,
-        ce_R: torch.Tensor,
-        each_R: torch.Tensor,
-        gradient: bool,
-    ) -> None:
-        terms, form = self._plan.terms, self._plan.form
-        logits_RV = self._logits(product_RV)
-        log_p_RV = self._log_p_RV[: len(product_RV)]
-        torch.log_softmax(logits_RV, -1, dtype=torch.float32, out=log_p_RV)
-        log_p_R = log_p_RV.gather(-1, targets_R1)[:, 0]
-        torch.neg(log_p_R, out=ce_R)
-        weights_R = lse_R = None
-        if not terms.is_plain:
-            weights_R = terms.weights(logits_RV, log_p_R)
-            lse_R = logits_RV.gather(-1, targets_R1)[:, 0].float() - log_p_R if terms.z_loss else None
-            each_R.copy_(_combined(terms, ce_R, log_p_RV, weights_R, lse_R))
-        if gradient:
-            # The product is needed no more: in fp32 the probabilities go straight into its place.
-            in_place = product_RV.dtype == torch.float32 and form.is_plain
-            p_RV = torch.exp(log_p_RV, out=product_RV if in_place else log_p_RV)
-            _to_gradient(p_RV, targets_R1, terms, weights_R, lse_R)
-            if form.scale != 1.0:
-                p_RV.mul_(form.scale)
-            if form.softcap is not None:
-                p_RV.mul_(logits_RV.div_(form.softcap).square_().neg_().add_(1.0))
-            if not in_place:
-                product_RV.copy_(p_RV)
-
-    def _logits(self, product_RV: torch.Tensor) -> torch.Tensor:
-        if self._logits_RV is None:
-            return product_RV
-        form, logits_RV = self._plan.form, self._logits_RV[: len(product_RV)]
-        torch.mul(product_RV, form.scale, out=logits_RV)
-        return logits_RV if form.softcap is None else logits_RV.div_(form.softcap).tanh_().mul_(form.softcap)
-
-
-def _combined(
-    terms: LossTerms,
-    ce_R: torch.Tensor,
-    log_p_RV: torch.Tensor,
-    weights_R: torch.Tensor | None,
-    lse_R: torch.Tensor | None,
-) -> torch.Tensor:
-    each = ce_R
-    if terms.label_smoothing:
-        each = (1 - terms.label_smoothing) * each - terms.label_smoothing * log_p_RV.mean(-1)
-    if weights_R is not None:
-        each = weights_R * each
-    return each if lse_R is None else each + terms.z_loss * lse_R**2
-
-
-def _to_gradient(
-    p_RV: torch.Tensor,
-    targets_R1: torch.Tensor,
-    terms: LossTerms,
-    weights_R: torch.Tensor | None,
-    lse_R: torch.Tensor | None,
-) -> None:
-    """In place, from probabilities to ``(w + 2 z lse) p - w (e / V + (1 - e) onehot)``."""
-    w_R = p_RV.new_ones(len(p_RV)) if weights_R is None else weights_R
-    if weights_R is not None or lse_R is not None:
-        factor_R = w_R if lse_R is None else w_R + 2 * terms.z_loss * lse_R
-        p_RV.mul_(factor_R[:, None])
-    if terms.label_smoothing:
-        p_RV.sub_((w_R * (terms.label_smoothing / p_RV.shape[1]))[:, None])
-    p_RV.scatter_add_(-1, targets_R1, (w_R * (terms.label_smoothing - 1))[:, None])
 
 
 class _Gradients:

@@ -22,7 +22,8 @@ import torch
 from torch.nn.functional import linear
 
 from whet.model.head_loss import HeadWeights, head_loss
-from whet.model.loss_terms import LogitForm, LossTerms
+from whet.model.head_packages import PACKAGE_HEADS
+from whet.model.loss_terms import LogitForm, LossPlan
 
 PROBE_TOKENS = 4
 FAILURES = (ArithmeticError, AttributeError, AssertionError, LookupError, NotImplementedError, RuntimeError, TypeError)
@@ -65,14 +66,14 @@ class HeadSeam:
 
     def __init__(self, head: torch.nn.Module, form: LogitForm) -> None:
         self.head, self.form = head, form
-        self._job: tuple[torch.Tensor, torch.Tensor, LossTerms] | None = None
+        self._job: tuple[torch.Tensor, torch.Tensor, LossPlan] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
         # One object for all calls: torch.compile would compile anew for each new one.
         disable: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] = torch.compiler.disable
         self._answer = disable(self._loss_in_place_of_logits)
 
     def loss(
-        self, forward: Callable[[], Any], positions_N: torch.Tensor, targets_N: torch.Tensor, terms: LossTerms
+        self, forward: Callable[[], Any], positions_N: torch.Tensor, targets_N: torch.Tensor, plan: LossPlan
     ) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Run a forward with the head taken over.
 
@@ -82,7 +83,7 @@ class HeadSeam:
         Returns:
             What `head_loss` returns, and the model's output, whose logits mean nothing.
         """
-        self._job, self._result = (positions_N, targets_N, terms), None
+        self._job, self._result = (positions_N, targets_N, plan), None
         try:
             with answering(self.head, self._answer):
                 output = forward()
@@ -94,11 +95,17 @@ class HeadSeam:
 
     def _loss_in_place_of_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         assert self._job is not None
-        positions_N, targets_N, terms = self._job
+        positions_N, targets_N, plan = self._job
         parts = read_head(self.head)
         assert isinstance(parts, HeadParts)
         hidden_NH = hidden.flatten(0, -2).index_select(0, positions_N)
-        self._result = head_loss(hidden_NH, parts.weights_for(hidden_NH), targets_N, self.form, terms)
+        head = parts.weights_for(hidden_NH)
+        if plan.head in PACKAGE_HEADS and len(targets_N):
+            per_token = PACKAGE_HEADS[plan.head](hidden_NH, head, targets_N, self.form)
+            self._result = per_token.sum(), per_token.detach()
+        else:
+            rows = -(-len(targets_N) // plan.num_chunks) if plan.num_chunks else None
+            self._result = head_loss(hidden_NH, head, targets_N, self.form, plan.terms, chunk_rows=rows)
         # Joined to the graph: DistributedDataParallel finds the parameters of a step by what the model returns.
         return self._result[0].expand(*hidden.shape[:-1], 1)
 

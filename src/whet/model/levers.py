@@ -23,6 +23,7 @@ LEVERS: tuple[str, ...] = (
     "whet.model.kernels.install_lora:install",
     "whet.model.kernels.layers:install",
     "whet.model.memory.tiled_mlp:install",
+    "whet.model.loss_plan:install",
     "whet.model.memory.checkpointing:install",
     "whet.model.memory.offloading:install",
     "whet.model.memory.layer_offloading:install",

@@ -19,7 +19,8 @@ import torch
 
 from whet.core.types import IGNORED
 from whet.model.head_seam import HeadSeam, seam_of
-from whet.model.loss_terms import PLAIN, LossTerms, loss_of_logits
+from whet.model.loss_terms import EVALUATION, LossPlan, LossTerms, loss_of_logits
+from whet.model.router_loss import router_loss
 
 MODEL_INPUTS = (
     "input_ids",
@@ -53,25 +54,30 @@ class LossParts:
     positions: torch.Tensor
 
 
-def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any], terms: LossTerms = PLAIN) -> LossParts:
+def supervised_logits_loss(model: torch.nn.Module, batch: Mapping[str, Any], plan: LossPlan = EVALUATION) -> LossParts:
     """The next-token loss of one micro-batch.
 
     Args:
         model: a causal language model of transformers, bare or wrapped by PEFT or DistributedDataParallel.
         batch: ``input_ids`` int64[B, T], ``labels`` int64[B, T] with -100 where a token is no target, and any other of
             ``MODEL_INPUTS``. The first token of each document is no target, so none is predicted from another document.
-        terms: what the loss of a token is.
+        plan: what is summed, and who computes it.
     """
     labels_BT: torch.Tensor = batch["labels"]
     rows, columns = (labels_BT[:, 1:] != IGNORED).nonzero(as_tuple=True)
     targets_N = labels_BT[rows, columns + 1]
     positions_N = rows * labels_BT.shape[1] + columns
-    seam = seam_of(innermost(model))
+    inner = innermost(model)
+    seam, inputs = seam_of(inner), model_inputs(model, batch)
+    if plan.router_coefficient:
+        inputs["output_router_logits"] = True
     if isinstance(seam, HeadSeam):
-        inputs = model_inputs(model, batch)
-        total, per_token, _ = seam.loss(lambda: model(**inputs, use_cache=False), positions_N, targets_N, terms)
+        total, per_token, output = seam.loss(lambda: _forward(model, inputs), positions_N, targets_N, plan)
     else:
-        total, per_token = _loss_of_own_logits(_logits_at(model, batch, rows, columns), targets_N, terms)
+        output, logits_NV = _logits_at(model, inputs, rows, columns)
+        total, per_token = _loss_of_own_logits(logits_NV, targets_N, plan.terms)
+    if plan.router_coefficient and (balance := router_loss(inner, batch, output)) is not None:
+        total = total + balance.float() * (plan.router_coefficient * targets_N.numel())
     return LossParts(total, targets_N.numel(), per_token, positions_N)
 
 
@@ -111,24 +117,24 @@ def innermost(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _logits_at(
-    model: torch.nn.Module, batch: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
-    """[N, V] logits at ``(rows[n], columns[n])``; of one arbitrary position when N is 0."""
-    inputs = model_inputs(model, batch)
+    model: torch.nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
+) -> tuple[Any, torch.Tensor]:
+    """The output, and [N, V] logits at ``(rows[n], columns[n])``; of one arbitrary position when N is 0."""
     names, _ = _parameters(type(innermost(model)).forward)
     if columns.numel() == 0:
         rows, columns = rows.new_zeros(1), columns.new_zeros(1)
     if "logits_to_keep" not in names:
-        return _forward(model, inputs)[rows, columns]
+        output = _forward(model, inputs)
+        return output, output.logits[rows, columns]
     # One list of columns serves all rows; in the flattened layout there is one row and nothing is computed in vain.
     kept, index_in_kept = torch.unique(columns, return_inverse=True)
-    logits = _forward(model, {**inputs, "logits_to_keep": kept})
-    return logits[0] if logits.shape[0] == 1 else logits[rows, index_in_kept]
+    output = _forward(model, {**inputs, "logits_to_keep": kept})
+    logits = output.logits
+    return output, logits[0] if logits.shape[0] == 1 else logits[rows, index_in_kept]
 
 
-def _forward(model: torch.nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits
+def _forward(model: torch.nn.Module, inputs: Mapping[str, Any]) -> Any:
+    return model(**inputs, use_cache=False)
 
 
 @cache

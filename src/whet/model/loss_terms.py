@@ -29,6 +29,11 @@ class LogitForm:
         """Whether the logits are the product itself."""
         return self.scale == 1.0 and self.softcap is None
 
+    def __str__(self) -> str:
+        scaled = "" if self.scale == 1.0 else f"scaled by {self.scale:g}"
+        capped = "" if self.softcap is None else f"capped at {self.softcap:g}"
+        return " and ".join(each for each in (scaled, capped) if each)
+
     def apply(self, product: torch.Tensor) -> torch.Tensor:
         """The model's logits, fp32 where they are not the product itself."""
         if self.is_plain:
@@ -76,6 +81,27 @@ class LossTerms:
 
 
 PLAIN = LossTerms()
+
+
+@dataclass(frozen=True, slots=True)
+class LossPlan:
+    """How a micro-batch's loss is computed.
+
+    Attributes:
+        terms: what the loss of a token is.
+        head: "whet", "liger" or "cut_cross_entropy".
+        num_chunks: how many chunks of positions the head works in; None takes as few as its budget of bytes allows.
+        router_coefficient: of the load-balancing loss of a mixture's routers; 0 without.
+    """
+
+    terms: LossTerms = PLAIN
+    head: Literal["whet", "liger", "cut_cross_entropy"] = "whet"
+    num_chunks: int | None = None
+    router_coefficient: float = 0.0
+
+
+EVALUATION = LossPlan()
+"""The plain cross-entropy, whatever was trained on."""
 
 
 def normalised_entropy(logits_RV: torch.Tensor, k: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from transformers import (
 
 from whet.data.batch import Batch
 from whet.model.loss import supervised_logits_loss
+from whet.model.loss_terms import EVALUATION, LossPlan
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import Samples, TrainingSamples
@@ -49,6 +50,7 @@ class WhetTrainer(Trainer):
         make_optimizer: builds the optimizer of a model's trainable parameters.
         make_scheduler: builds its learning rate schedule for a number of steps.
         callbacks: run after transformers' own.
+        loss: what is summed over the supervised tokens in training, and who computes it.
     """
 
     # The loss returned by `compute_loss` is normalised over the whole step. Read by transformers from 5.18 on.
@@ -70,8 +72,9 @@ class WhetTrainer(Trainer):
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
         callbacks: Sequence[TrainerCallback] = (),
+        loss: LossPlan = EVALUATION,
     ) -> None:
-        self.train_samples, self.eval_samples = train, evaluation
+        self.train_samples, self.eval_samples, self.loss_plan = train, evaluation, loss
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.throughput = Throughput(tokens_until=lambda step: train.tokens_until(step, self.args))
         self.dataset_losses = DatasetLosses(train.split)
@@ -126,7 +129,7 @@ class WhetTrainer(Trainer):
         """
         assert num_items_in_batch is not None
         assert not return_outputs, "evaluation does not come through here"
-        parts = supervised_logits_loss(model, inputs)
+        parts = supervised_logits_loss(model, inputs, self.loss_plan)
         self.dataset_losses.add(inputs, parts)
         self.step_losses.append((parts.total.detach(), inputs["example_ids"]))
         if (optimizer := in_backward(self.optimizer)) is not None:

@@ -574,6 +574,21 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"optimizer": "grokadamw", "grokfast_lamb": 2.0},
         "grokfast_lamb is written, and grokadamw filters gradients itself",
     ),
+    (
+        "one_head",
+        {"cut_cross_entropy": True, "chunked_cross_entropy": True},
+        "cut_cross_entropy and chunked_cross_entropy are all true -> keep one of them",
+    ),
+    ("chunks_are_asked_for", {"chunked_cross_entropy_num_chunks": 4}, "and chunked_cross_entropy is not -> add"),
+    ("token_scaling_is_ligers", {"liger_use_token_scaling": True}, "write use_dft: true, which is the same"),
+    ("tokens_have_one_weight", {"use_eaft": True, "use_dft": True}, "use_dft is true, and so is use_eaft"),
+    ("a_preference_has_its_own_loss", {**DPO, "use_dft": True}, "use_dft is about supervised fine-tuning"),
+    ("a_preference_has_its_own_loss", {**DPO, "label_smoothing": 0.1}, "-> write dpo_label_smoothing"),
+    (
+        "plugins_are_known",
+        {"plugins": ["axolotl.integrations.grokfast.GrokfastPlugin"]},
+        "plugins: 'axolotl.integrations.grokfast.GrokfastPlugin' has no counterpart here -> remove it",
+    ),
     ("the_scheduler_exists", {"lr_scheduler": "cosin"}, "lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?"),
     ("the_adapter_exists", {**LORA, "adapter": "loar"}, "adapter: there is no 'loar' -> did you mean 'lora'?"),
     ("the_adapter_start_exists", {**LORA, "peft_init_lora_weights": "gausian"}, "did you mean 'gaussian'?"),
@@ -662,6 +677,7 @@ NOTED: list[tuple[str, Mapping[str, Any], str]] = [
     ("wandb_options_need_a_project", {"wandb_name": "x"}, "there is no wandb_project"),
     ("hub_options_need_a_repository", {"hub_revision": "x"}, "there is no hub_model_id"),
     ("patience_needs_a_threshold", {"loss_watchdog_patience": 2}, "there is no loss_watchdog_threshold"),
+    ("entropy_options_need_eaft", {"eaft_k": 7}, "eaft_k changes nothing: use_eaft is off -> add `use_eaft: true`"),
     ("shares_need_a_mix", {"mixing_by": "samples"}, "mixing_by changes nothing: no share is asked for"),
     ("buffer_needs_a_stream", {"streaming_multipack_buffer_size": 5}, "changes nothing: streaming is off -> add"),
     (
@@ -804,6 +820,8 @@ GOOD: list[Mapping[str, Any]] = [
     {"datasets": [{**ROW, "epochs": 0.5}, ROW], "order": "sequential"},
     {"phases": [{"share": 0.3, "weights": {"org/d": 1}}, {"share": 0.7, "weights": {"d": 1, "d-2": 0}}]},
     {"lr_scheduler": "rex", "cosine_min_lr_ratio": 0.1},
+    {"plugins": ["axolotl.integrations.liger.LigerPlugin"], "liger_fused_linear_cross_entropy": True},
+    {"use_eaft": True, "eaft_alpha": 0.5, "eaft_k": 10, "label_smoothing": 0.1, "z_loss_coefficient": 1e-4},
     {**DPO, "rl_beta": 0.2, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [0.8, 0.2]},
     {"datasets": [{"path": "org/d"}, {"path": "org/e", "type": "alpaca:chat"}, {"path": "x/y", "type": "sharegpt"}]},
 ]
@@ -846,4 +864,4 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
         "optimizer: lomo changes weights before 2 processes have averaged their gradients"
     ]
     assert "2 processes" in runnable({"optimizer_in_backward": True, "max_grad_norm": 0}, two)[0]
-    assert len(RUN_RULES) == 9
+    assert len(RUN_RULES) == 11, "two more are in tests/unit/model/test_loss_plan.py"

@@ -46,9 +46,12 @@ def test_the_head_sees_supervised_positions_only(monkeypatch: pytest.MonkeyPatch
     batch = packed_batch(LENGTHS)
     model = tiny_model(attention=NAME)
     seen: list[torch.Size] = []
-    monkeypatch.setattr(
-        head_seam, "head_loss", lambda hidden, *rest: seen.append(hidden.shape) or head_loss(hidden, *rest)
-    )
+
+    def watched(hidden: torch.Tensor, *rest: Any, **how: Any) -> Any:
+        seen.append(hidden.shape)
+        return head_loss(hidden, *rest, **how)
+
+    monkeypatch.setattr(head_seam, "head_loss", watched)
     parts = supervised_logits_loss(model, batch)
     assert seen == [torch.Size([parts.count, 32])]
 

@@ -11,6 +11,7 @@ from whet.config.rules.base import Rule
 from whet.config.rules.data import DATA_RULES
 from whet.config.rules.experts import EXPERTS_RULES
 from whet.config.rules.loop import LOOP_RULES
+from whet.config.rules.loss import LOSS_RULES
 from whet.config.rules.machine import MACHINE_RULES, check_runnable
 from whet.config.rules.memory import MEMORY_RULES
 from whet.config.rules.mixing import MIXING_RULES
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     *EXPERTS_RULES,
     *QUANTISATION_RULES,
     *TRAINING_RULES,
+    *LOSS_RULES,
     *MEMORY_RULES,
     *OPTIMIZER_RULES,
     *PARTIAL_RULES,

@@ -12,6 +12,7 @@ from pathlib import Path
 from whet.config.config import Config
 from whet.config.optimizers import IN_BACKWARD
 from whet.config.rules.base import Rule, at
+from whet.config.rules.loss import cut_cross_entropy_needs_16_bits, the_head_that_is_asked_for_is_installed
 from whet.core.errors import Problem
 from whet.core.types import Hardware
 
@@ -159,4 +160,6 @@ RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     updates_in_backward_are_for_one_process,
     a_step_in_backward_is_one_pass_of_one_process,
     the_base_model_is_not_written_over,
+    the_head_that_is_asked_for_is_installed,
+    cut_cross_entropy_needs_16_bits,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at, first_set
+from whet.config.rules.loss import entropy_options_need_eaft
 from whet.config.rules.mixing import MIXING_REMARKS
 from whet.config.rules.optimizer import averages_take_the_place_of_decay
 from whet.config.rules.streaming import STREAMING_REMARKS
@@ -81,6 +82,7 @@ REMARKS: tuple[Rule, ...] = (
     evaluations_without_rows,
     checkpointing_options_need_checkpointing,
     compile_options_need_compiling,
+    entropy_options_need_eaft,
     wandb_options_need_a_project,
     hub_options_need_a_repository,
     patience_needs_a_threshold,

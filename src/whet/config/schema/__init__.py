@@ -19,6 +19,7 @@ from whet.config.schema.distributed import DistributedSection, FsdpConfig
 from whet.config.schema.experts import ExpertsSection
 from whet.config.schema.kernels import KernelsSection
 from whet.config.schema.loop import LoopSection
+from whet.config.schema.loss import LossSection
 from whet.config.schema.memory import MemorySection, SelectiveCheckpointing
 from whet.config.schema.method import MethodSection
 from whet.config.schema.model import ModelSection
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[Section]] = {
     "attention": AttentionSection,
     "kernels": KernelsSection,
     "experts": ExpertsSection,
+    "loss": LossSection,
     "distributed": DistributedSection,
     "method": MethodSection,
     "tracking": TrackingSection,
@@ -84,6 +86,7 @@ __all__ = [
     "FsdpConfig",
     "KernelsSection",
     "LoopSection",
+    "LossSection",
     "LrGroup",
     "MemorySection",
     "MethodSection",
