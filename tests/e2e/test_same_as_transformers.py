@@ -21,6 +21,8 @@ from whet.model.attention import NAME
 from whet.model.levers import install_levers
 
 TOLERANCE = 1e-5
+ADAM_EPSILON = 1e-5
+"""With Adam's own 1e-8 a gradient that is rounding alone moves a weight as far as any other."""
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
 
 
@@ -75,7 +77,8 @@ def test_the_loss_curve_of_an_epoch_is_that_of_transformers(
         "sequence_len": 64,
         "sample_packing": packed,
         "micro_batch_size": 2,
-        "learning_rate": 1e-2,
+        "learning_rate": 5e-3,
+        "adam_epsilon": ADAM_EPSILON,
         "lr_scheduler": "constant",
         "warmup_steps": 0,
         "weight_decay": 0.01,
@@ -98,7 +101,8 @@ def test_the_loss_curve_of_an_epoch_is_that_of_transformers(
     args = TrainingArguments(
         output_dir=str(tmp_path / "theirs"),
         max_steps=len(batches),
-        learning_rate=1e-2,
+        learning_rate=5e-3,
+        adam_epsilon=ADAM_EPSILON,
         lr_scheduler_type="constant",
         weight_decay=0.01,
         optim="adamw_torch",
@@ -115,4 +119,4 @@ def test_the_loss_curve_of_an_epoch_is_that_of_transformers(
     assert len(curves[0]) == len(curves[1]) == len(batches) >= 10
     for mine, other in zip(*curves, strict=True):
         assert abs(mine - other) <= TOLERANCE * other
-    assert min(curves[0]) < curves[0][0] - 0.2, "nothing was learned, so nothing was compared"
+    assert min(curves[0]) < curves[0][0] - 0.1, "nothing was learned, so nothing was compared"
