@@ -355,6 +355,8 @@ def performance() -> str:
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     if not results:
         return "\n\n".join([*lines, "There is no result yet: `benchmarks/results/` is empty."]) + "\n"
+    training = [result for result in results if "memory_ratio" in result]
+    results = [result for result in results if result not in training]
     rows = [
         (
             f"[{result['name']}](../benchmarks/{_script_of(result['name'])})",
@@ -366,9 +368,53 @@ def performance() -> str:
         for result in results
     ]
     lines.append(_table(("benchmark", "ours", "peer", "ratio", "goal"), rows))
+    lines += _training(training)
     for result in results:
         lines += [f"## {result['name']}", *_details(result)]
     return "\n\n".join(lines) + "\n"
+
+
+def _training(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cells of benchmarks/train.py side by side."""
+    if not results:
+        return []
+    machines = sorted({str(result["machine"]) for result in results})
+    versions = ", ".join(f"{name} {version}" for name, version in results[0]["versions"].items())
+    rows = []
+    for result in sorted(results, key=lambda each: _order_of_cell(each["arguments"]["cell"])):
+        cell = result["arguments"]["cell"]
+        spread = f"{min(result['ours_each_round']):,} to {max(result['ours_each_round']):,}"
+        padded = result.get("peer_without_packing")
+        rows.append(
+            (
+                f"{cell['layers']} x {cell['hidden']}",
+                f"{cell['vocab']:,}",
+                f"{cell['sequence_len']:,}",
+                "bf16" if cell["bf16"] else "fp32",
+                f"LoRA {cell['lora_r']}" if cell["lora_r"] else "full",
+                f"{result['ours']:,.0f} ({spread})",
+                f"{result['peer']:,.0f}",
+                "" if padded is None else f"{padded:,.0f}",
+                f"**{result['ratio']:.2f}**",
+                "" if cell["goal"] is None else f"{cell['goal']:g}",
+                f"{result['ours_peak_bytes'] / 1e9:.2f} / {result['peer_peak_bytes'] / 1e9:.2f}",
+            )
+        )
+    header = ("layers x hidden", "vocabulary", "sequence", "precision", "trained", "whet (rounds)", "TRL packed")
+    header += ("TRL padded", "ratio", "asked for", "peak GB, ours / TRL")
+    return [
+        "## Training on a CPU, against TRL",
+        "Supervised tokens a second of `whet train` and of TRL's SFTTrainer ([train.py](../benchmarks/train.py)): the "
+        "same rows of Python documentation, once over, the same model, template, AdamW and precision. The ratio is to "
+        "TRL packed. What bounds it is told in [engine.md](engine.md).",
+        f"On {'; '.join(machines)}; medians of {min(each['rounds'] for each in results)} alternated rounds or more; "
+        f"{versions}.",
+        _table(header, rows),
+    ]
+
+
+def _order_of_cell(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return cell["bf16"], cell["vocab"], cell["lora_r"], cell["hidden"], cell["sequence_len"]
 
 
 def _details(result: Mapping[str, Any]) -> list[str]:
