@@ -18,6 +18,8 @@ from tests.models import MIXTURES, make_config, packed_batch, tiny_model
 from whet.config.resolve import resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
+from whet.model.architecture import Supported
+from whet.model.attention import isolates_documents
 from whet.model.kernels.moe import AnyGate, Form, Gate, Loop, LowRank, Projection, SiluGate
 from whet.model.kernels.moe_function import run_experts
 from whet.model.kernels.moe_grouped import Segments, TorchProducts, choose_form
@@ -146,6 +148,13 @@ def test_a_copy_of_the_model_runs_on_its_own_weights() -> None:
                 parameter.zero_()
     ids = packed_batch((9,))["input_ids"]
     assert not near(twin(input_ids=ids).logits, model(input_ids=ids).logits, 1e-2)
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_packed_documents_stay_apart(architecture: str) -> None:
+    model = tiny_model(architecture, attention="whet_documents")
+    take_over(model, LOOP)
+    assert isinstance(isolates_documents(model), Supported)
 
 
 def projections(num_experts: int, hidden: int, width: int, rank: int, *, transposed: bool, biased: bool) -> Any:

@@ -276,17 +276,18 @@ class Loop:
         for expert, rows in routes.segments():
             tokens_N = routes.tokens_S[rows]
             dout_NH = dout_TH.index_select(0, tokens_N)
-            g_NF, _ = _project_back(dout_NH, down, expert)  # of h, before the router's weight
+            g_NF, doutb_NR = _project_back(dout_NH, down, expert)  # of h, before the router's weight
             weights_N1 = weights_S[rows, None]
             h_NF, du_NU = gate.backward(kept.u_SU[rows], g_NF * weights_N1)
             d_weights_S[rows] = (h_NF * g_NF).sum(-1, dtype=d_weights_S.dtype)
             if down.bias_EO is not None:
                 d_weights_S[rows] += (dout_NH @ down.bias_EO[expert].to(dout_NH.dtype)).to(d_weights_S.dtype)
             dy_NH = dout_NH * weights_N1
-            _gather_gradients(d_down, expert, h_NF, dy_NH, None if kept.ha_SR is None else kept.ha_SR[rows], down)
+            dyb_NR = None if doutb_NR is None else doutb_NR * weights_N1
+            _gather_gradients(d_down, expert, h_NF, dy_NH, _part(kept.ha_SR, rows), dyb_NR)
             dx_NH, dub_NR = _project_back(du_NU, up, expert)
             x_NH = x_TH.index_select(0, tokens_N) if d_up.needs_input else None
-            _gather_gradients(d_up, expert, x_NH, du_NU, None if kept.xa_SR is None else kept.xa_SR[rows], up, dub_NR)
+            _gather_gradients(d_up, expert, x_NH, du_NU, _part(kept.xa_SR, rows), dub_NR)
             dx_TH.index_add_(0, tokens_N, dx_NH.to(dx_TH.dtype))
         return dx_TH, d_weights_S
 
@@ -301,6 +302,10 @@ def _room(x_TH: torch.Tensor, num_rows: int, up: Stack, down: Stack) -> Kept:
 def _put(into_SR: torch.Tensor | None, rows: slice, values_NR: torch.Tensor | None) -> None:
     if into_SR is not None and values_NR is not None:
         into_SR[rows] = values_NR
+
+
+def _part(of_SR: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    return None if of_SR is None else of_SR[rows]
 
 
 def _project(
@@ -333,15 +338,24 @@ def _gather_gradients(
     x_NI: torch.Tensor | None,
     dy_NO: torch.Tensor,
     xa_NR: torch.Tensor | None,
-    stack: Stack,
-    dyb_NR: torch.Tensor | None = None,
+    dyb_NR: torch.Tensor | None,
 ) -> None:
-    """The gradients of one expert's weights from its rows of input and of gradient."""
+    """The gradients of one expert's weights from its rows of input and of gradient, and their rank-wide products."""
     if into.weight_EIO is not None and x_NI is not None:
-        into.weight_EIO[expert] = x_NI.T @ dy_NO
+        _put_product(into.weight_EIO[expert], x_NI, dy_NO)
     if into.bias_EO is not None:
         into.bias_EO[expert] = dy_NO.sum(0)
-    if into.a_ERI is not None and x_NI is not None and stack.b_EOR is not None:
-        into.a_ERI[expert] = (dy_NO @ stack.b_EOR[expert] if dyb_NR is None else dyb_NR).T @ x_NI
+    if into.a_ERI is not None and x_NI is not None and dyb_NR is not None:
+        _put_product(into.a_ERI[expert], dyb_NR, x_NI)
     if into.b_EOR is not None and xa_NR is not None:
-        into.b_EOR[expert] = dy_NO.T @ xa_NR
+        _put_product(into.b_EOR[expert], dy_NO, xa_NR)
+
+
+def _put_product(into_MN: torch.Tensor, x_SM: torch.Tensor, y_SN: torch.Tensor) -> None:
+    """x^T y, written where it belongs without a copy where types allow it, whichever way the place is laid out."""
+    if into_MN.dtype != x_SM.dtype:
+        into_MN.copy_(x_SM.T @ y_SN)
+    elif into_MN.stride(-1) == 1:
+        torch.mm(x_SM.T, y_SN, out=into_MN)
+    else:
+        torch.mm(y_SN.T, x_SM, out=into_MN.T)

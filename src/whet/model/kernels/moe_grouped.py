@@ -78,16 +78,17 @@ class Segments:
         ranks = [None if stack.a_ERI is None else stack.a_ERI.shape[1] for stack in (up, down)]
         up, down = _with_whole_words(up), _with_whole_words(down)
         dout_SH = dout_TH[routes.tokens_S]
-        g_SF, _ = self._project_back(dout_SH, down, routes)  # of h, before the router's weight
+        g_SF, doutb_SR = self._project_back(dout_SH, down, routes)  # of h, before the router's weight
         h_SF, du_SU = gate.backward(kept.u_SU, g_SF * weights_S[:, None])
         d_weights_S = (h_SF * g_SF).sum(-1, dtype=wide(x_TH.dtype))
         if down.bias_EO is not None:
             d_weights_S += (dout_SH * down.bias_EO[_experts(routes)].to(dout_SH.dtype)).sum(-1, dtype=d_weights_S.dtype)
-        self._fill(d_down, h_SF, dout_SH.mul_(weights_S[:, None]), kept.ha_SR, down, routes, ranks[1])
+        dyb_SR = None if doutb_SR is None else doutb_SR * weights_S[:, None]
+        self._fill(d_down, h_SF, dout_SH.mul_(weights_S[:, None]), kept.ha_SR, dyb_SR, down, routes, ranks[1])
         del h_SF, g_SF, dout_SH
         dx_SH, dub_SR = self._project_back(du_SU, up, routes)
         x_SH = x_TH[routes.tokens_S] if d_up.needs_input else None
-        self._fill(d_up, x_SH, du_SU, kept.xa_SR, up, routes, ranks[0], dub_SR)
+        self._fill(d_up, x_SH, du_SU, kept.xa_SR, dub_SR, up, routes, ranks[0])
         return _sum_per_token(dx_SH, routes, len(x_TH)), d_weights_S
 
     def _project(self, x_SI: torch.Tensor, stack: Stack, routes: Routes) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -116,10 +117,10 @@ class Segments:
         x_SI: torch.Tensor | None,
         dy_SO: torch.Tensor,
         xa_SR: torch.Tensor | None,
+        dyb_SR: torch.Tensor | None,
         stack: Stack,
         routes: Routes,
         rank: int | None,
-        dyb_SR: torch.Tensor | None = None,
     ) -> None:
         """The gradients that are wanted of a projection; ``rank`` is the adapter's own, before it was widened."""
         wants_weight, wants_bias, wants_a, wants_b = into.wanted
@@ -131,8 +132,7 @@ class Segments:
         if wants_bias and stack.bias_EO is not None:
             room = torch.zeros(stack.bias_EO.shape, dtype=wide(dy_SO.dtype), device=dy_SO.device)
             into.bias_EO = room.index_add_(0, _experts(routes), dy_SO.to(room.dtype))
-        if wants_a and x_SI is not None and stack.b_EOR is not None:
-            dyb_SR = self.products.rows(dy_SO, stack.b_EOR, routes.ends_E) if dyb_SR is None else dyb_SR
+        if wants_a and x_SI is not None and dyb_SR is not None:
             into.a_ERI = self.products.columns(dyb_SR, x_SI, routes.ends_E)[:, :rank]
         if wants_b and xa_SR is not None:
             into.b_EOR = self.products.columns(dy_SO, xa_SR, routes.ends_E)[..., :rank]
