@@ -1,4 +1,4 @@
-"""Write the pages that can be read off the code: docs/config-keys.md, docs/performance.md, and README's table.
+"""Write the pages that can be read off the code: docs/config-keys.md, performance.md, memory.md, and README's table.
 
 python docs/make_tables.py            # write them
 python docs/make_tables.py --check    # exit code 1, naming the files, if any is out of date
@@ -88,6 +88,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "config-keys.md": config_keys(),
         DOCS / "performance.md": performance(),
+        DOCS / "memory.md": memory(),
         readme: with_block(readme.read_text(encoding="utf-8"), "supported", supported()),
         formats: with_block(formats.read_text(encoding="utf-8"), "instruction types", instruction_types()),
     }
@@ -353,6 +354,7 @@ def performance() -> str:
         "1 is in our favour.",
     ]
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    results = [result for result in results if "levers" not in result]  # has a page of its own
     if not results:
         return "\n\n".join([*lines, "There is no result yet: `benchmarks/results/` is empty."]) + "\n"
     training = [result for result in results if "memory_ratio" in result]
@@ -440,6 +442,67 @@ def _script_of(name: str) -> str:
     """The script that a result comes from: `train-packed` is one of train.py."""
     scripts = sorted((path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")), key=len, reverse=True)
     return next((f"{stem}.py" for stem in scripts if name.startswith(stem)), "")
+
+
+# --- docs/memory.md --------------------------------------------------------------------------------------------------
+
+
+def memory() -> str:
+    """What each memory lever saves and costs, as benchmarks/levers.py has counted."""
+    path = RESULTS / "levers.json"
+    if not path.is_file():
+        return f"# Memory\n\n{GENERATED}\n\nThere is no result of benchmarks/levers.py yet.\n"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    shape, levers = result["shape"], result["levers"]
+    parts = [
+        "# Memory",
+        GENERATED,
+        "What each lever saves and costs, counted by [benchmarks/levers.py](../benchmarks/levers.py); the numbers are "
+        "in [levers.json](../benchmarks/results/levers.json), for programs. "
+        f"A Llama of {shape['layers']} layers, hidden {shape['hidden']}, intermediate {shape['intermediate']:,}, "
+        f"vocabulary {shape['vocabulary']:,}, {shape['dtype']}, one row of {shape['tokens']:,} tokens in documents of "
+        f"{shape['document']}; LoRA with rank {shape['lora_r']} on all linear layers. Bytes are tensors, each storage "
+        "once: no allocator's reserve, no workspace of a library. What a GPU would offload was offloaded by the CPU.",
+        "**kept** is what forward leaves for backward; **a layer** its part that each layer adds, a token; **peak** "
+        "the most alive in the step, gradients included, weights and states not; **host** what waits elsewhere; "
+        "**time** a step on the CPU against none; empty where it was not measured.",
+    ]
+    for kind, title in (("full", "All weights trained"), ("lora", "LoRA")):
+        rows = [_lever_row(lever, kind) for lever in levers if kind in lever["measured"]]
+        terms = ("peak MB", "weights MB", "gradients MB", "states MB", "host MB")
+        header = ("lever", "keys", "kept MB", "a layer, bytes a token", *terms, "time")
+        parts += [f"## {title}", _table(header, rows)]
+    notes = [
+        (lever["lever"], _cell(lever["formula"]), lever["results_are_the_same"], _cell(lever["needs"]))
+        for lever in levers
+    ]
+    parts += [
+        "## How the bytes grow",
+        "T tokens of a row, L layers, H hidden, I intermediate, W trained weights, b bytes of a number.",
+        _table(("lever", "bytes", "results are the same", "needs"), notes),
+        "## Optimizer states",
+        "Bytes for each trained weight, after a step of the model above with half its layers; 8-bit states of "
+        "bitsandbytes leave embeddings and small tensors in 32 bits. `paged_*` have the same bytes, in memory that "
+        "CUDA may move to the host; paging itself was not measured.",
+        _table(("optimizer", "bytes a weight"), [_optimizer_row(row) for row in result["optimizers"]]),
+        f"Counted on {result['machine']}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lever_row(lever: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    figures = lever["measured"][kind]
+    keys = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in lever["keys"].items())
+    megabytes = ["" if figures[name] is None else f"{figures[name] / 1e6:,.1f}"
+                 for name in ("kept", "peak", "parameters", "gradients", "states", "host")]  # fmt: skip
+    kept, *others = megabytes
+    factor = figures["time_factor"]
+    per_layer = f"{figures['kept_per_token_and_layer']:,.0f}"
+    return (lever["lever"], keys, kept, per_layer, *others, "" if factor is None else f"{factor:.2f}")
+
+
+def _optimizer_row(row: Mapping[str, Any]) -> tuple[str, str]:
+    return f"`{row['name']}`", f"{row['bytes_per_weight']:.3f}" if "bytes_per_weight" in row else _cell(row["failed"])
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from whet.model.loss import supervised_logits_loss
 from whet.model.memory.accounting import LiveBytes
 
 LENGTHS = (40, 17, 39)
+LORA_TARGETS = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def model_with(lora: bool = False, architecture: str = "llama", dropout: float =
     model = tiny_model(architecture, attention=NAME, **{"num_hidden_layers": 4, **size})
     if lora:
         torch.manual_seed(1)
-        targets = ["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
-        settings = LoraConfig(r=4, lora_dropout=dropout, target_modules=targets, init_lora_weights=False)
+        settings = LoraConfig(r=4, lora_dropout=dropout, target_modules=list(LORA_TARGETS), init_lora_weights=False)
         model = get_peft_model(model, settings)
     return model.train()
 

@@ -31,7 +31,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        # Weak references keep the address of a freed storage from being given to another.
+        self._known = {storage._cdata: StorageWeakRef(storage) for storage in map(_storage, known)}  # type: ignore[no-untyped-call]
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
 
@@ -46,7 +47,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         return results
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        # A weak reference keeps the address of a freed storage from being given to another.
         address = storage._cdata
         if address not in self._known and address not in self._alive:
             self._alive[address] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
@@ -55,6 +55,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         """Bytes alive now."""
         self._alive = {at: entry for at, entry in self._alive.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
         return sum(num_bytes for _, num_bytes in self._alive.values())
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:

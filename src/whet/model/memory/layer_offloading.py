@@ -103,6 +103,7 @@ class LayerWeights:
         self._users = 0
         self._away = False
         self._held = False
+        self.is_computed_again = False
 
     def prefetch(self) -> None:
         """Start to bring them, unless they are here or on their way."""
@@ -161,6 +162,8 @@ def offload(layers: Sequence[torch.nn.Module], fetcher: Fetcher) -> None:
 
 def _enter(own: LayerWeights, after: LayerWeights | None, module: torch.nn.Module, arguments: Any) -> None:
     own.enter()
+    if own.is_computed_again:  # before transformers 5.20 a layer's hooks are inside its checkpoint
+        return
     own.let_go()  # the first layer's are held from the backward pass before
     if after is not None:
         after.prefetch()
@@ -183,13 +186,18 @@ def _checkpointed(
 
     def with_weights(*arguments: Any) -> Any:
         nonlocal is_again
-        if is_again:
-            own.hold()
-            if after is not None:
-                after.let_go()
-            if before is not None:
-                before.prefetch()
-        is_again = True
-        return function(*arguments)
+        if not is_again:
+            is_again = True
+            return function(*arguments)
+        own.hold()
+        if after is not None:
+            after.let_go()
+        if before is not None:
+            before.prefetch()
+        own.is_computed_again = True
+        try:
+            return function(*arguments)
+        finally:
+            own.is_computed_again = False
 
     return inner(with_weights, *rest)
