@@ -53,6 +53,7 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/million.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packing.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/levers.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/loss.py
 
 docs: install-dev
 	$(BIN)/python docs/make_tables.py

@@ -12,6 +12,7 @@ told computes its logits itself (`whet.model.loss`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,9 +69,8 @@ class HeadSeam:
         self.head, self.form = head, form
         self._job: tuple[torch.Tensor, torch.Tensor, LossPlan] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
-        # One object for all calls: torch.compile would compile anew for each new one.
-        disable: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] = torch.compiler.disable
-        self._answer = disable(self._loss_in_place_of_logits)
+        self._answer: Callable[[torch.Tensor], torch.Tensor] = self._loss_in_place_of_logits
+        self._is_for_compiled = False
 
     def loss(
         self, forward: Callable[[], Any], positions_N: torch.Tensor, targets_N: torch.Tensor, plan: LossPlan
@@ -83,6 +83,7 @@ class HeadSeam:
         Returns:
             What `head_loss` returns, and the model's output, whose logits mean nothing.
         """
+        self._prepare_for_compiled()
         self._job, self._result = (positions_N, targets_N, plan), None
         try:
             with answering(self.head, self._answer):
@@ -92,6 +93,15 @@ class HeadSeam:
             return *result, output
         finally:
             self._job = self._result = None
+
+    def _prepare_for_compiled(self) -> None:
+        """Keep torch.compile out of the loss, by one object for all calls, for it compiles anew for each new one.
+
+        Its package takes a second to import, so a run that compiles nothing is spared it.
+        """
+        if not self._is_for_compiled and "torch._dynamo" in sys.modules:
+            disable: Callable[[Any], Callable[[torch.Tensor], torch.Tensor]] = torch.compiler.disable
+            self._answer, self._is_for_compiled = disable(self._loss_in_place_of_logits), True
 
     def _loss_in_place_of_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         assert self._job is not None
