@@ -127,7 +127,6 @@ REFUSED: dict[str, str] = _table(
         # loop
         "write save_steps or saves_per_epoch": "dynamic_checkpoint",
         "profile with torch.profiler around `whet train`": "profiler_steps profiler_steps_start",
-        "write torch_compile and torch_compile_mode": "torch_compile_options",
         "write learning_rate and lr_scheduler: cosine": "lr_div_factor",
         # optimizers
         "Q-GaLore is not built: write optimizer: galore_adamw_8bit": """

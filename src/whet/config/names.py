@@ -139,6 +139,20 @@ ATTENTION_REFUSED = {
 }
 """Names whose numbers are others -> why they are not computed."""
 
+COMPILE_OPTIONS = (
+    "coordinate_descent_tuning",
+    "coordinate_descent_check_all_directions",
+    "shape_padding",
+    "epilogue_fusion",
+    "max_autotune_gemm",
+    "fx_graph_cache",
+    "assume_aligned_inputs",
+    "comprehensive_padding",
+    "decompose_mem_bound_mm",
+    "triton.cudagraphs",
+)
+"""Keys of `torch_compile_options`: those of inductor that change speed alone."""
+
 STYLED_TYPES = (
     "alpaca",
     "alpaca_chat",

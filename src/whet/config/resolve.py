@@ -138,7 +138,7 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         ),
         activation_offloading=_activation_offloading(config, hardware, choices),
         layer_offloading=_layer_offloading(config, hardware, choices),
-        torch_compile=_compile(config, hardware, choices),
+        torch_compile=_compile(config, choices),
         optimizer=config.optimizer.optimizer,
         lr_scheduler=config.optimizer.lr_scheduler,
         report_to=_trackers(config),
@@ -289,13 +289,17 @@ def _head(config: Config, hardware: Hardware, choices: dict[str, str]) -> Head:
     return CHUNKED
 
 
-def _compile(config: Config, hardware: Hardware, choices: dict[str, str]) -> bool:
+def _compile(config: Config, choices: dict[str, str]) -> bool:
+    """Whether layers may be compiled; with `auto` the run decides when it knows its own speed."""
     if config.memory.torch_compile != "auto":
         return config.memory.torch_compile
-    choices["torch_compile"] = (
-        "auto -> on: CUDA" if hardware.device == "cuda" else "auto -> off: compiling pays on CUDA alone as a rule"
-    )
-    return hardware.device == "cuda"
+    reason = None
+    if not (config.packing.pad_to_sequence_len or config.packing.pad_to_multiple_of):
+        reason = "rows differ in length, and each length would be compiled (pad_to_sequence_len: true fixes them)"
+    elif config.adapter.adapter:
+        reason = "an adapter's layers have fused kernels of their own"
+    choices["torch_compile"] = f"auto -> off: {reason}" if reason else "auto -> after some steps, if it repays its time"
+    return reason is None
 
 
 def _trackers(config: Config) -> tuple[str, ...]:

@@ -77,9 +77,6 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "activation_checkpointing": _is_checkpointed_by_trl(resolved),
         "activation_checkpointing_kwargs": _checkpointing_kwargs(resolved),
         "torch_empty_cache_steps": _empty_cache_steps(config),
-        "torch_compile": resolved.torch_compile,
-        "torch_compile_backend": config.memory.torch_compile_backend if resolved.torch_compile else None,
-        "torch_compile_mode": config.memory.torch_compile_mode if resolved.torch_compile else None,
         # Devices
         "use_cpu": resolved.device == "cpu",
         "ddp_backend": "gloo" if resolved.device == "cpu" and resolved.world_size > 1 else None,

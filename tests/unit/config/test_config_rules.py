@@ -364,6 +364,16 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "activation_offloading is disk, and gradient_checkpointing is offload",
     ),
     (
+        "compile_options_are_known",
+        {"torch_compile": True, "torch_compile_options": {"debug": True}},
+        "torch_compile_options: debug is none of them",
+    ),
+    (
+        "compile_options_are_known",
+        {"torch_compile": True, "torch_compile_mode": "default", "torch_compile_options": {"shape_padding": True}},
+        "and so is torch_compile_mode",
+    ),
+    (
         "offloaded_inputs_are_those_of_checkpoints",
         {"activation_offloading": "hidden_states"},
         "add `gradient_checkpointing: true`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whet.config.config import Config
+from whet.config.names import COMPILE_OPTIONS
 from whet.config.optimizers import IN_BACKWARD, ONE_BY_ONE, ROUNDED
 from whet.config.rules.base import Rule, at, clash
 from whet.core.errors import Problem
@@ -211,7 +212,19 @@ def _is_reentrant(config: Config) -> bool:
     return bool((config.memory.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
 
 
+def compile_options_are_known(config: Config) -> Problem | None:
+    options = config.memory.torch_compile_options or {}
+    key = "torch_compile_options"
+    unknown = next((name for name in options if name not in COMPILE_OPTIONS), None)
+    if unknown is not None:
+        return at(config, key, f"{key}: {unknown} is none of them", f"choose among {', '.join(COMPILE_OPTIONS)}")
+    if options and config.memory.torch_compile_mode is not None:
+        return at(config, key, f"{key} are written, and so is torch_compile_mode, which stands for some", "keep one")
+    return None
+
+
 MEMORY_RULES: tuple[Rule, ...] = (
+    compile_options_are_known,
     activations_go_to_one_place,
     offloaded_inputs_are_those_of_checkpoints,
     offloaded_checkpoints_are_not_reentrant,

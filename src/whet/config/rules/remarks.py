@@ -45,7 +45,7 @@ def checkpointing_options_need_checkpointing(config: Config) -> Problem | None:
 
 
 def compile_options_need_compiling(config: Config) -> Problem | None:
-    key = first_set(config, ("torch_compile_backend", "torch_compile_mode"))
+    key = first_set(config, ("torch_compile_backend", "torch_compile_mode", "torch_compile_options"))
     if key is None or config.memory.torch_compile:
         return None
     return at(config, key, f"{key} changes nothing: torch_compile is off", "add `torch_compile: true`, or remove it")

@@ -64,8 +64,13 @@ class MemorySection(Section):
         None, ge=-1, description="Collect Python's garbage every so many steps; -1: at epochs' ends and evaluations."
     )
     gc_steps: int | None = Field(None, ge=-1, description="Old: torch_empty_cache_steps and gc_collect_steps in one.")
-    torch_compile: bool | Literal["auto"] = Field(False, description="Compile the model.")
+    torch_compile: bool | Literal["auto"] = Field(
+        False, description="Compile the repeated layers; auto: where rows have one length and the steps repay it."
+    )
     torch_compile_backend: str | None = Field(None, description="Backend of torch.compile.")
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
         None, description="Mode of torch.compile."
+    )
+    torch_compile_options: dict[str, bool | int | float | str] | None = Field(
+        None, description="Options of the inductor backend, such as epilogue_fusion."
     )

@@ -52,6 +52,10 @@ def add_callbacks(
         gradient_norm=norm.take,
     )
     chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
+    if resolved.torch_compile:
+        from whet.training.callbacks.compiling import CompileLayers  # imports torch's compiler
+
+        chosen.append(CompileLayers(resolved))
     if resolved.optimizer in SCHEDULE_FREE:
         chosen.append(AverageAtEpochEnd())
     if loop.neftune_noise_alpha is not None:

@@ -1,0 +1,295 @@
+"""Tokens per second, share of the peak (MFU) and peak memory on one GPU, whet against a plain Trainer with PEFT.
+
+Needs a GPU and no network: the models have true shapes and random weights, the rows are random ids, the same for both.
+Each measurement is a process of its own. Results are kept in benchmarks/results/gpu-<case>.json.
+
+    python benchmarks/gpu.py                         # every case, until --minutes are over
+    python benchmarks/gpu.py --cases llama-8b-lora-4k qwen3-0.6b-full-4k
+    python benchmarks/gpu.py --tiny                  # on the CPU, in this process: proves that the script works
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from common import report  # noqa: E402
+from gpu_models import (  # noqa: E402
+    CASES,
+    EXPERTS,
+    TINY,
+    TINY_MOE,
+    Case,
+    active_weights,
+    build_model,
+    flops_per_token,
+    sheet_tflops,
+)
+
+WARMUP = 2
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--minutes", type=float, default=9.5, help="begin nothing new after so long")
+    parser.add_argument("--rows", type=int, help="of a forward pass, instead of the case's")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--one", action="store_true", help="measure the first case and contestant in this process")
+    options = parser.parse_args(arguments)
+    if options.one:
+        measured = measure(CASES[options.cases[0]], options.contestants[0], options.rows)
+        print(json.dumps(measured))
+        return measured
+    began, results = time.monotonic(), {}
+    for name in options.cases:
+        measured = {}
+        for contestant in options.contestants:
+            if (time.monotonic() - began) / 60 > options.minutes:
+                measured[contestant] = {"error": f"not begun: {options.minutes} minutes were over"}
+            elif options.tiny:
+                measured[contestant] = measure(tiny(CASES[name]), contestant, options.rows)
+            else:
+                measured[contestant] = in_a_process(name, contestant, options.rows)
+            print(f"{name} {contestant}: {json.dumps(measured[contestant])}", flush=True)
+        if not options.tiny:
+            keep(name, measured)
+        results[name] = measured
+    return results
+
+
+def tiny(case: Case) -> Case:
+    """The same job in little, for a CPU."""
+    shape = {**case.shape, **TINY, **(TINY_MOE if "num_experts" in case.shape else {})}
+    return replace(case, shape=shape, sequence_len=64, steps=2)
+
+
+def in_a_process(case: str, contestant: str, rows: int | None) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", "--cases", case, "--contestants", contestant]
+    command += ["--rows", str(rows)] if rows else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = [line for line in done.stderr.strip().splitlines() if line][-1:] or ["no message"]
+        return {"error": last[0][:300]}
+    measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def keep(name: str, measured: dict[str, dict[str, Any]]) -> None:
+    """One JSON line, and the file."""
+    ours, peer = (measured.get(who, {}).get("tokens_per_second") for who in ("whet", "plain"))
+    if ours is None and peer is None:
+        return
+    report(
+        f"gpu-{name}",
+        ours=ours,
+        peer=peer,
+        ratio=ours / peer if ours and peer else None,
+        goal=CASES[name].goal or "faster than the plain Trainer, in no more memory",
+        unit="tokens/s",
+        peer_name="transformers Trainer and PEFT, sdpa, the same ids",
+        device=measured.get("whet", {}).get("device") or measured.get("plain", {}).get("device"),
+        **{f"{who}_measured": figures for who, figures in measured.items()},
+    )
+
+
+# --- One measurement -------------------------------------------------------------------------------------------------
+
+
+def measure(case: Case, contestant: str, rows: int | None = None) -> dict[str, Any]:
+    """Train ``WARMUP + case.steps`` steps; figures of the latter."""
+    import torch
+
+    case = replace(case, rows=rows or case.rows)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        clock, model, said = CONTESTANTS[contestant](case, Path(folder), device)
+    seconds = clock[-1] - clock[WARMUP - 1]
+    tokens = case.rows * case.sequence_len * case.steps
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    flops = flops_per_token(model.config, case, active_weights(model), trained) * tokens / seconds
+    figures: dict[str, Any] = {
+        "tokens_per_second": tokens / seconds,
+        "step_seconds": seconds / case.steps,
+        "tflops": flops / 1e12,
+        "tokens_per_step": case.rows * case.sequence_len,
+        "said": said,
+    }
+    if device == "cpu":
+        return {**figures, "device": "cpu"}
+    name = torch.cuda.get_device_name()
+    sheet, product = sheet_tflops(name), measured_product()
+    return {
+        **figures,
+        "device": name,
+        "mfu_of_data_sheet": flops / 1e12 / sheet if sheet else None,
+        "mfu_of_measured_product": flops / 1e12 / product,
+        "measured_product_tflops": product,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+    }
+
+
+def measured_product(size: int = 8192, rounds: int = 20) -> float:
+    """TFLOP/s of a square bfloat16 product, the best of three timings."""
+    import torch
+
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(rounds):
+            left @ right
+        end.record()
+        torch.cuda.synchronize()
+        best = min(best, begin.elapsed_time(end) / 1e3 / rounds)
+    return 2 * size**3 / best / 1e12
+
+
+def clock_callback(times: list[float]) -> Any:
+    import torch
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+    return Clock()
+
+
+def random_rows(case: Case) -> list[Any]:
+    """Ids int32[sequence_len] of every row of the run."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    num = case.rows * (WARMUP + case.steps)
+    return [random.integers(8, case.shape["vocab_size"], case.sequence_len).astype(np.int32) for _ in range(num)]
+
+
+def run_whet(case: Case, folder: Path, device: str) -> tuple[list[float], Any, list[str]]:
+    """As `whet train` goes on from a loaded model: adapter, levers, the method's trainer."""
+    import numpy as np
+    import torch
+    from tests.tiny_training import make_config, make_inputs, write_prepared
+
+    from whet.config.resolve import resolve
+    from whet.core.types import Hardware
+    from whet.methods.sft import build_trainer
+    from whet.model.adapters import adapt
+    from whet.model.attention import NAME, choose_attention
+    from whet.model.levers import install_levers
+    from whet.model.quantize import prepare_quantized
+
+    on_gpu = device == "cuda"
+    keys: dict[str, Any] = {
+        "output_dir": str(folder / "out"),
+        "sequence_len": case.sequence_len,
+        "sample_packing": True,
+        "micro_batch_size": case.rows,
+        "max_steps": WARMUP + case.steps,
+        "optimizer": case.optimizer,
+        "learning_rate": 1e-5,
+        "gradient_checkpointing": case.recompute,
+        "save_strategy": "no",
+        "logging_steps": WARMUP + case.steps,
+        "shuffle_merged_datasets": False,
+    }
+    if case.lora:
+        keys |= {"adapter": "lora", "lora_r": 16, "lora_alpha": 32, "lora_target_modules": case.targets}
+        keys |= {"lora_target_parameters": EXPERTS} if case.experts else {}
+        keys |= {"load_in_4bit": True} if case.nf4 else {}
+    keys |= {"bfloat16" if case.pure else "bf16": True} if on_gpu else {"bf16": False}
+    capability = torch.cuda.get_device_capability() if on_gpu else None
+    name = torch.cuda.get_device_name() if on_gpu else "a CPU"
+    hardware = Hardware(device, name, bf16=on_gpu, num_cpus=2, compute_capability=capability)
+    resolved = resolve(make_config(**keys), hardware)
+    model = build_model(case, device, getattr(torch, resolved.dtype), NAME)
+    if case.nf4:
+        prepare_quantized(model)
+    if case.recompute:
+        _enable_recompute(model)
+    said = [choose_attention("auto", model.config, device).why]
+    model = adapt(model, resolved.config, resolved)
+    said += install_levers(model, resolved.config, resolved)
+    every_token = np.ones(case.sequence_len, dtype=bool)
+    every_token[0] = False
+    prepared = write_prepared(folder / "prepared", [(ids, every_token) for ids in random_rows(case)])
+    trainer = build_trainer(make_inputs(prepared, resolved, model))
+    times: list[float] = []
+    trainer.add_callback(clock_callback(times))
+    trainer.train()
+    return times, model, said
+
+
+def run_plain(case: Case, folder: Path, device: str) -> tuple[list[float], Any, list[str]]:
+    """transformers.Trainer with PEFT and sdpa, the same rows in the same order."""
+    import torch
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    on_gpu = device == "cuda"
+    half = on_gpu and (case.lora or case.pure)
+    model = build_model(case, device, torch.bfloat16 if half else torch.float32, "sdpa")
+    if case.lora:
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+        if case.nf4:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        experts = {"target_parameters": list(EXPERTS)} if case.experts else {}
+        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=list(case.targets), **experts))
+    if case.recompute:
+        _enable_recompute(model)
+    rows = [ids.tolist() for ids in random_rows(case)]
+    arguments = TrainingArguments(
+        output_dir=str(folder / "plain"),
+        per_device_train_batch_size=case.rows,
+        max_steps=WARMUP + case.steps,
+        optim=case.optimizer,
+        learning_rate=1e-5,
+        bf16=on_gpu and not case.pure,
+        use_cpu=not on_gpu,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=WARMUP + case.steps,
+        disable_tqdm=True,
+    )
+    times: list[float] = []
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+        data_collator=default_data_collator,
+        callbacks=[clock_callback(times)],
+    )
+    trainer.train()
+    return times, model, []
+
+
+def _enable_recompute(model: Any) -> None:
+    # Renamed in transformers 5.23.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
+CONTESTANTS = {"whet": run_whet, "plain": run_plain}
+
+
+if __name__ == "__main__":
+    main()
