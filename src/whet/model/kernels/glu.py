@@ -1,7 +1,7 @@
 """Gated linear units: act(gate) * up (https://arxiv.org/abs/2002.05202), without keeping what can be had again.
 
-Autograd would keep gate, act(gate) and up; the two inputs are enough. The plain form below writes into buffers it is
-given and computes a few rows at a time where the caller does, so that they stay in a CPU's cache.
+Autograd would keep gate, act(gate) and up; the two inputs are enough. What is computed is written into buffers that the
+caller has, for a new buffer costs a CPU more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -76,10 +76,13 @@ def glu_forward(activation: Activation, gate: Tensor, up: Tensor, out: Tensor) -
     return out.mul_(up)
 
 
-def glu_backward_(activation: Activation, grad: Tensor, gate: Tensor, up: Tensor, scratch: Tensor) -> None:
-    """From the gradient of act(gate) * up: that of ``gate``, into ``grad``, and that of ``up``, into ``scratch``."""
-    activation.apply(gate, scratch)
-    scratch.mul_(grad)
+def glu_backward_(activation: Activation, grad: Tensor, gate: Tensor, up: Tensor, activated: Tensor) -> None:
+    """From the gradient of act(gate) * up: that of ``gate``, into ``grad``, and that of ``up``, into ``activated``.
+
+    Args:
+        activated: act(gate).
+    """
+    activated.mul_(grad)
     activation.backward(grad.mul_(up), gate, grad)
 
 
@@ -94,8 +97,9 @@ class _Glu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        d_gate, d_up = grad.clone(), torch.empty_like(up)
-        glu_backward_(ctx.activation, d_gate, gate, up, d_up)
+        d_gate, d_up = grad.clone(), torch.empty_like(gate)
+        ctx.activation.apply(gate, d_up)
+        glu_backward_(ctx.activation, d_gate, gate, up, activated=d_up)
         return None, d_gate, d_up
 
 

@@ -49,14 +49,16 @@ class _LoRAMlp(torch.autograd.Function):
         (gate, up), down = ctx.mlp.projections[:2], ctx.mlp.projections[2]
         three, rows = in_threes(flat), x_NI.shape[0]
         outer = Group((down,), three[2:], ctx.seeds[2:], dtype=ctx.dtype, rows=rows, backward=True)
-        h_NM = glu_forward(ctx.mlp.activation, gate_NM, up_NM, torch.empty_like(gate_NM))
-        dh_NM = torch.empty_like(h_NM)
+        act_NM, dh_NM = torch.empty_like(gate_NM), torch.empty_like(gate_NM)
+        ctx.mlp.activation.apply(gate_NM, act_NM)
+        h_NM = act_NM * up_NM
         outer.backward(h_NM, (grad_NO,), (y_NO,), dh_NM)
         of_down = outer.gradients()
-        glu_backward_(ctx.mlp.activation, dh_NM, gate_NM, up_NM, scratch=h_NM)
+        del h_NM, outer
+        glu_backward_(ctx.mlp.activation, dh_NM, gate_NM, up_NM, activated=act_NM)
         inner = Group((gate, up), three[:2], ctx.seeds[:2], dtype=ctx.dtype, rows=rows, backward=True)
         dx_NI = torch.empty_like(x_NI, dtype=ctx.dtype) if ctx.needs_input_grad[0] else None
-        inner.backward(x_NI.to(ctx.dtype), (dh_NM, h_NM), (gate_NM, up_NM), dx_NI)
+        inner.backward(x_NI.to(ctx.dtype), (dh_NM, act_NM), (gate_NM, up_NM), dx_NI)
         return dx_NI, None, None, *inner.gradients(), *of_down
 
 
