@@ -60,6 +60,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     checkpoint = stages.find_checkpoint(resolved, resume)
     with stages.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         stages.open_repository(resolved)
+        stages.refuse_untrainable_storage(config)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
         said = {key: value for key, value in prepared.manifest.items() if key not in ("chunks", "hashes")}

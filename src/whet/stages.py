@@ -88,6 +88,18 @@ def refuse_unquantized(config: Config) -> None:
         raise ConfigError(Problem(config.where("quantization"), found, fix, "quantization"))
 
 
+def refuse_untrainable_storage(config: Config) -> None:
+    """Before data is prepared and weights are read: a base model that is stored quantised is not trained in full.
+
+    Raises:
+        ModelError: it is, or a package that reads it is missing.
+    """
+    from whet.model.load import load_model_config
+    from whet.model.stored import refuse_untrainable_storage
+
+    refuse_untrainable_storage(config, load_model_config(config))
+
+
 def open_output(resolved: ResolvedRun) -> Path:
     """The output folder, made if it is not there and tried by writing to it.
 

@@ -19,6 +19,8 @@ def check(subject: Subject) -> Iterator[str | Problem]:
     if resolved.quantization != "none":
         key = "load_in_4bit" if config.quant.load_in_4bit else "load_in_8bit"
         wanted.append(("bitsandbytes", "qlora", key))
+    few_bits = {"qat": config.quant.qat, "quantization": config.quant.quantization, "fp8": config.precision.fp8}
+    wanted += [("torchao", "torchao", key) for key, asked in few_bits.items() if asked]
     if resolved.method != "sft":
         wanted.append(("trl", "preference", "rl"))
     wanted += [(_TRACKERS[name], name, f"use_{name}") for name in resolved.report_to if name in _TRACKERS]

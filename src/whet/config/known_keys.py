@@ -78,14 +78,9 @@ REFUSED: dict[str, str] = _table(
             lora_embedding_kernel
             liger_rms_norm_gated liger_swiglu liger_glu_activation
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
-        "write load_in_4bit or load_in_8bit": """
-            model_quantization_config model_quantization_config_kwargs
-            nonexpert_quantization
-            gptq gptq_groupsize gptq_model_v1 gptq_disable_exllama
-            bnb_4bit_quant_storage llm_int8_threshold""",
+        "write load_in_4bit or load_in_8bit": "nonexpert_quantization",
+        "write fp8: true alone: nothing is sharded here": "fp8_enable_fsdp_float8_all_gather",
         "write bf16, fp16, bfloat16 or float32": """
-            fp8 fp8_enable_fsdp_float8_all_gather
-            torch_dtype
             dsv4_fp8_nonexpert_mode dsv4_bf16_all
             dsv4_fp4_grouped_mode gemma4_fp8_nonexpert gemma4_nf4_nonexpert nvfp4_merge_aware
             nvfp4_merge_aware_start_step""",
@@ -106,7 +101,6 @@ REFUSED: dict[str, str] = _table(
         # tokenizer
         "use the tokenizer.json of the model": "tokenizer_use_mistral_common",
         "name the ids in peft_trainable_token_indices": "fix_untrained_tokens",
-        "write float32: true": "embeddings_skip_upcast fp32_norms fp32_norm_classes",
         # adapters
         "write adapter: lora with lora_r": """
             mora peft_layer_replication""",
@@ -195,6 +189,7 @@ reason to refuse the preparation, for training is refused as a whole."""
 
 NO_EFFECT: dict[str, str] = _table(
     {
+        "the model's config.json says how it is stored": "gptq_groupsize gptq_model_v1 gptq_disable_exllama",
         "rows come from a memory-mapped file, which needs no setting": """
             dataset_keep_in_memory num_dataset_shards_to_save low_cpu_mem_usage preprocess_iterable""",
         "packs are planned over all rows at once, which needs no hint": """

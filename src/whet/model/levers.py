@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from whet.config.resolve import ResolvedRun
 
 LEVERS: tuple[str, ...] = (
+    "whet.model.norms_in_float32:install",
     "whet.model.qat:install",
+    "whet.model.float8:install",
     "whet.model.memory.host_allocator:install",
     "whet.model.kernels.moe_install:install",
     "whet.model.kernels.install_lora:install",

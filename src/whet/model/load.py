@@ -21,6 +21,7 @@ from whet.model.architecture import Architecture, read_architecture
 from whet.model.attention import AttentionChoice, choose_attention
 from whet.model.quantize import prepare_quantized, quantization_config
 from whet.model.source import cannot_load, locate
+from whet.model.stored import stored_format
 from whet.model.tokenizer import highest_id
 
 
@@ -58,11 +59,11 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     model = _load(source, config, resolved, model_config, attention)
     fit_embeddings(model, tokenizer, config)
     if resolved.quantization != "none":
-        prepare_quantized(model)
+        prepare_quantized(model, embedding_stays=config.quant.embeddings_skip_upcast)
     if config.model.unfrozen_parameters:
         freeze_all_but(model, config.model.unfrozen_parameters, config)
     _prepare_for_training(model, tokenizer)
-    if not _placement(config, resolved):
+    if not _placement(config, resolved, stored_format(model_config) is not None):
         model.to(_device(resolved))
     return LoadedModel(model, architecture, attention, source)
 
@@ -158,7 +159,7 @@ def _load(
             dtype=dtype,
             quantization_config=quantization_config(config, resolved),
             **chosen,
-            **_placement(config, resolved),
+            **_placement(config, resolved, stored_format(model_config) is not None),
             **_hub_options(config),
             **(config.model.overrides_of_model_kwargs or {}),
         )
@@ -217,7 +218,7 @@ def _random(
     return model
 
 
-def _placement(config: Config, resolved: ResolvedRun) -> dict[str, Any]:
+def _placement(config: Config, resolved: ResolvedRun, is_stored: bool) -> dict[str, Any]:
     """Where the weights go while loading; nothing to say for those that are loaded on the CPU and moved as a whole.
 
     Quantised ones go to their device at once: they are packed for it.
@@ -228,7 +229,7 @@ def _placement(config: Config, resolved: ResolvedRun) -> dict[str, Any]:
         return {"device_map": section.device_map, **memory}
     if section.max_memory is not None:
         return {"device_map": "auto", "max_memory": section.max_memory}
-    if resolved.quantization == "none":
+    if resolved.quantization == "none" and not is_stored:
         return {}
     return {"device_map": {"": _device(resolved)}}
 

@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 import torch
+import transformers
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from whet.config import Config
@@ -13,7 +14,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
 
 
-def quantization_config(config: Config, resolved: ResolvedRun) -> BitsAndBytesConfig | None:
+def quantization_config(config: Config, resolved: ResolvedRun) -> Any:
     """How transformers shall quantise the linear layers while loading; None when the run is not quantised.
 
     4-bit layers multiply in ``bnb_4bit_compute_dtype``, by default the run's own compute type.
@@ -21,6 +22,8 @@ def quantization_config(config: Config, resolved: ResolvedRun) -> BitsAndBytesCo
     Raises:
         ModelError: bitsandbytes is not installed, or refuses an argument.
     """
+    if config.quant.model_quantization_config is not None:
+        return _of_the_model(config)
     if resolved.quantization == "none":
         return None
     key = "load_in_8bit" if resolved.quantization == "int8" else "load_in_4bit"
@@ -29,6 +32,8 @@ def quantization_config(config: Config, resolved: ResolvedRun) -> BitsAndBytesCo
             Problem(config.where(key), f"{key} needs the package bitsandbytes", "pip install bitsandbytes", key)
         )
     options: dict[str, Any] = {"load_in_8bit": True}
+    if config.quant.llm_int8_threshold is not None:
+        options["llm_int8_threshold"] = config.quant.llm_int8_threshold
     if resolved.quantization != "int8":
         compute = config.quant.bnb_4bit_compute_dtype or resolved.autocast_dtype or resolved.dtype
         options = {
@@ -37,6 +42,8 @@ def quantization_config(config: Config, resolved: ResolvedRun) -> BitsAndBytesCo
             "bnb_4bit_compute_dtype": getattr(torch, compute),
             "bnb_4bit_use_double_quant": config.quant.bnb_4bit_use_double_quant,
         }
+        if config.quant.bnb_4bit_quant_storage is not None:
+            options["bnb_4bit_quant_storage"] = getattr(torch, config.quant.bnb_4bit_quant_storage)
     options.update(config.quant.bnb_config_kwargs or {})
     try:
         return BitsAndBytesConfig(**options)
@@ -47,16 +54,31 @@ def quantization_config(config: Config, resolved: ResolvedRun) -> BitsAndBytesCo
         ) from error  # fmt: skip
 
 
-def prepare_quantized(model: PreTrainedModel) -> None:
+def _of_the_model(config: Config) -> Any:
+    """What `model_quantization_config` names, made with its arguments."""
+    name, arguments = str(config.quant.model_quantization_config), config.quant.model_quantization_config_kwargs or {}
+    try:
+        return getattr(transformers, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        key = "model_quantization_config_kwargs"
+        found = f"{name} refuses its arguments: {error}"
+        raise ModelError(Problem(config.where(key), found, "correct them", key)) from error
+
+
+def prepare_quantized(model: PreTrainedModel, *, embedding_stays: bool = False) -> None:
     """Freeze a quantised model and keep its other weights (norms, embeddings, head) in float32.
 
     These are few, and their rounding in 16 bits would add to that of the quantised layers (QLoRA,
     https://arxiv.org/abs/2305.14314, section 4 trains in the same way).
+
+    Args:
+        embedding_stays: leave the input embedding in its 16 bits.
     """
     _keep_layout(model)
+    kept = model.get_input_embeddings().weight if embedding_stays else None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-        if parameter.dtype in (torch.float16, torch.bfloat16) and not _is_packed(parameter):
+        if parameter is not kept and parameter.dtype in (torch.float16, torch.bfloat16) and not _is_packed(parameter):
             parameter.data = parameter.data.to(torch.float32)
 
 

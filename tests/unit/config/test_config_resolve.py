@@ -35,6 +35,9 @@ LORA = {"adapter": "lora", "lora_target_linear": True}
         (NEW, {}, "float32", "bfloat16"),
         (NEW, LORA, "bfloat16", "bfloat16"),
         (NEW, {"bf16": False}, "float32", None),
+        (NEW, {"torch_dtype": "bfloat16"}, "bfloat16", "bfloat16"),
+        (CPU, {"torch_dtype": "bfloat16"}, "bfloat16", None),
+        (CPU, {"bf16": True, "torch_dtype": "float32", **LORA}, "float32", "bfloat16"),
         (NEW, {"bf16": "full"}, "float32", "bfloat16"),
         (NEW, {"float32": True}, "float32", None),
         (NEW, {"fp16": True}, "float32", "float16"),
@@ -51,7 +54,8 @@ def test_precision_follows_the_config_and_the_machine(
 
 
 def test_what_was_chosen_is_explained() -> None:
-    assert run(CPU).choices["bf16"].startswith("auto -> float32: a CPU")
+    assert run(CPU).choices["bf16"].startswith("auto -> float32: this CPU has no bfloat16 arithmetic")
+    assert "this CPU multiplies bfloat16 in hardware, faster" in run(Hardware("cpu", bf16=True)).choices["bf16"]
     assert run(NEW).choices["bf16"] == "auto -> mixed precision in bfloat16: H100 computes in it"
     assert "T4 has no bfloat16" in run(OLD).choices["bf16"]
     assert "bf16" not in run(NEW, bf16=True).choices

@@ -26,6 +26,48 @@ STREAM = {"streaming": True, "max_steps": 10}
 
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     (
+        "weights_have_one_type",
+        {"bfloat16": True, "torch_dtype": "float32"},
+        "torch_dtype is float32, and bfloat16 is true -> remove one of the two",
+    ),
+    (
+        "weights_have_one_type",
+        {"fp16": True, "torch_dtype": "float16"},
+        "fp16 scales the gradients of float32 weights alone -> remove the line",
+    ),
+    ("products_in_8_bits_train_full_weights", {"fp8": True, **LORA}, "fp8 is true, and with an adapter the products"),
+    (
+        "products_in_8_bits_train_full_weights",
+        {"fp8": True, "qat": {"weight_dtype": "int8"}},
+        "qat is written, and so is fp8",
+    ),
+    ("norm_classes_need_fp32_norms", {"fp32_norm_classes": ["RMSNorm"]}, "fp32_norms is not -> add `fp32_norms: true`"),
+    (
+        "eight_bit_options_need_8bit",
+        {"llm_int8_threshold": 4.0},
+        "llm_int8_threshold is written, and load_in_8bit is not -> add",
+    ),
+    (
+        "embeddings_are_upcast_beside_few_bits",
+        {"embeddings_skip_upcast": True},
+        "embeddings_skip_upcast changes nothing",
+    ),
+    (
+        "a_base_is_quantised_once",
+        {"model_quantization_config_kwargs": {"dequantize": True}},
+        "and model_quantization_config is not -> add",
+    ),
+    (
+        "a_base_is_quantised_once",
+        {"model_quantization_config": "Mxfp4Config", "load_in_4bit": True, **LORA},
+        "model_quantization_config is written, and load_in_4bit is true -> keep one",
+    ),
+    (
+        "a_base_is_quantised_once",
+        {"model_quantization_config": "FineGrainedFP8Config"},
+        "quantised weights cannot be trained -> add `model_quantization_config_kwargs: {dequantize: true}`",
+    ),
+    (
         "weights_and_activations_go_together",
         {"quantization": {"weight_dtype": "int8", "activation_dtype": "fp8"}},
         "quantization: activation_dtype fp8 does not go with weight_dtype int8 -> write none or activation_dtype: int8",
@@ -874,4 +916,9 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
         "optimizer: lomo changes weights before 2 processes have averaged their gradients"
     ]
     assert "2 processes" in runnable({"optimizer_in_backward": True, "max_grad_norm": 0}, two)[0]
-    assert len(RUN_RULES) == 11, "two more are in tests/unit/model/test_loss_plan.py"
+    assert runnable({"torch_dtype": "float16"}, cpu) == ["torch_dtype is float16, in which a CPU does not train"]
+    ada = Hardware("cuda", "L4", bf16=True, compute_capability=(8, 9))
+    assert "fp8: a CPU has no products in 8-bit floats" in runnable({"fp8": True}, cpu)[0]
+    assert "fp8: T4 has no products in 8-bit floats" in runnable({"fp8": True}, old)[0]
+    assert runnable({"fp8": True}, ada) == []
+    assert len(RUN_RULES) == 12, "two more are in tests/unit/model/test_loss_plan.py"

@@ -138,6 +138,32 @@ def test_a_gradient_scaler_is_left_its_overflows() -> None:
     assert guard.skipped == []
 
 
+def test_a_gradient_scaler_finds_its_scale_and_then_trains(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 with loss scaling, on a CPU: `fp16` is refused there for its speed, and its logic is the same."""
+    trainer, resolved, _ = poisoned(prepared, tmp_path, set(), "loss", max_steps=12)
+    accelerator = trainer.accelerator
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    monkeypatch.setattr(accelerator, "native_amp", True)
+    monkeypatch.setitem(accelerator.state.__dict__, "_mixed_precision", "fp16")
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    skipped: list[bool] = []
+
+    class Watch(TrainerCallback):
+        def on_optimizer_step(self, *args: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            skipped.append(bool(optimizer.step_was_skipped))
+
+    trainer.add_callback(Watch())
+    assert fit(trainer, resolved).steps == 12
+    assert skipped[0], "the scale is too high at first"
+    assert not skipped[-1], skipped
+    assert accelerator.scaler.get_scale() < 2.0**22
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert bool(torch.isfinite(after).all())
+    assert not torch.equal(before, after)
+
+
 class _Plain:
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)

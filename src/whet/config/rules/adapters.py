@@ -37,11 +37,49 @@ def few_bits_need_an_adapter(config: Config) -> Problem | None:
 
 
 def four_bit_options_need_4bit(config: Config) -> Problem | None:
-    keys = ("bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "bnb_4bit_use_double_quant")
+    keys = (
+        "bnb_4bit_quant_type",
+        "bnb_4bit_compute_dtype",
+        "bnb_4bit_use_double_quant",
+        "bnb_4bit_quant_storage",
+    )
     key = first_set(config, keys)
     if key is None or config.quant.load_in_4bit:
         return None
     return at(config, key, f"{key} is written, and load_in_4bit is not", "add `load_in_4bit: true`, or remove the line")
+
+
+def eight_bit_options_need_8bit(config: Config) -> Problem | None:
+    if config.quant.llm_int8_threshold is None or config.quant.load_in_8bit:
+        return None
+    found = "llm_int8_threshold is written, and load_in_8bit is not"
+    return at(config, "llm_int8_threshold", found, "add `load_in_8bit: true`, or remove the line")
+
+
+def embeddings_are_upcast_beside_few_bits(config: Config) -> Problem | None:
+    if not config.quant.embeddings_skip_upcast or config.quant.load_in_4bit or config.quant.load_in_8bit:
+        return None
+    found = "embeddings_skip_upcast changes nothing: only a model loaded in few bits has its embedding in float32"
+    return at(config, "embeddings_skip_upcast", found, "remove the line")
+
+
+def a_base_is_quantised_once(config: Config) -> Problem | None:
+    quant = config.quant
+    if quant.model_quantization_config is None:
+        if quant.model_quantization_config_kwargs is None:
+            return None
+        found = "model_quantization_config_kwargs is written, and model_quantization_config is not"
+        return at(config, "model_quantization_config_kwargs", found, "add `model_quantization_config: Mxfp4Config`")
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if config.value(key):
+            found = f"model_quantization_config is written, and {key} is true"
+            return at(config, "model_quantization_config", found, "keep one of them")
+    is_dequantised = (quant.model_quantization_config_kwargs or {}).get("dequantize")
+    if not config.adapter.adapter and not is_dequantised:
+        found = "model_quantization_config is written, and quantised weights cannot be trained"
+        fix = "add `model_quantization_config_kwargs: {dequantize: true}`, or `adapter: lora`"
+        return at(config, "model_quantization_config", found, fix)
+    return None
 
 
 def adapter_options_need_an_adapter(config: Config) -> Problem | None:
@@ -130,6 +168,9 @@ ADAPTER_RULES: tuple[Rule, ...] = (
     qlora_has_a_4bit_base,
     few_bits_need_an_adapter,
     four_bit_options_need_4bit,
+    eight_bit_options_need_8bit,
+    embeddings_are_upcast_beside_few_bits,
+    a_base_is_quantised_once,
     adapter_options_need_an_adapter,
     the_adapter_has_targets,
     patterns_compile,

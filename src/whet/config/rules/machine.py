@@ -97,11 +97,25 @@ def tensorfloat_needs_its_device(config: Config, hardware: Hardware) -> Problem 
 
 def float16_needs_an_accelerator(config: Config, hardware: Hardware) -> Problem | None:
     key = "fp16" if config.precision.fp16 else "float16"
-    if not config.value(key) or hardware.device != "cpu":
+    if hardware.device != "cpu":
+        return None
+    if config.precision.torch_dtype == "float16":
+        found = "torch_dtype is float16, in which a CPU does not train"
+        return at(config, "torch_dtype", found, "write torch_dtype: bfloat16, or remove the line")
+    if not config.value(key):
         return None
     return at(
         config, key, f"{key} is true, and a CPU does not train in float16", "write bf16: true, or remove the line"
     )
+
+
+def products_in_8_bits_need_their_device(config: Config, hardware: Hardware) -> Problem | None:
+    capability = hardware.compute_capability
+    if not config.precision.fp8 or (capability is not None and capability >= (8, 9)):
+        return None
+    here = "a CPU" if hardware.device == "cpu" else hardware.device_name or "this GPU"
+    found = f"fp8: {here} has no products in 8-bit floats (compute capability 8.9 and above: Ada, Hopper)"
+    return at(config, "fp8", found, "write bf16: true instead")
 
 
 def placement_is_for_one_process(config: Config, hardware: Hardware) -> Problem | None:
@@ -155,6 +169,7 @@ RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     bfloat16_needs_its_device,
     tensorfloat_needs_its_device,
     float16_needs_an_accelerator,
+    products_in_8_bits_need_their_device,
     placement_is_for_one_process,
     layers_are_drawn_in_one_process,
     updates_in_backward_are_for_one_process,

@@ -54,6 +54,34 @@ def precision_is_chosen_once(config: Config) -> Problem | None:
     return at(config, chosen[1], f"{' and '.join(chosen)} are all asked for", "keep one of them")
 
 
+def weights_have_one_type(config: Config) -> Problem | None:
+    precision = config.precision
+    for pure in ("float32", "bfloat16", "float16"):
+        if getattr(precision, pure) and precision.torch_dtype not in (None, pure):
+            found = f"torch_dtype is {precision.torch_dtype}, and {pure} is true"
+            return at(config, "torch_dtype", found, "remove one of the two")
+    if precision.fp16 and precision.torch_dtype == "float16" and not config.adapter.adapter:
+        found = "torch_dtype is float16, and fp16 scales the gradients of float32 weights alone"
+        return at(config, "torch_dtype", found, "remove the line")
+    return None
+
+
+def products_in_8_bits_train_full_weights(config: Config) -> Problem | None:
+    if not config.precision.fp8:
+        return None
+    if config.adapter.adapter:
+        found = "fp8 is true, and with an adapter the products are those of a frozen base"
+        return at(config, "fp8", found, "remove one of the two")
+    return clash(config, "fp8", "qat", "keep one of them")
+
+
+def norm_classes_need_fp32_norms(config: Config) -> Problem | None:
+    if not config.precision.fp32_norm_classes or config.precision.fp32_norms:
+        return None
+    found = "fp32_norm_classes is written, and fp32_norms is not"
+    return at(config, "fp32_norm_classes", found, "add `fp32_norms: true`")
+
+
 def loss_scaling_needs_float32_gradients(config: Config) -> Problem | None:
     if not config.precision.fp16 or config.adapter.peft_autocast_adapter_dtype is not False:
         return None
@@ -140,6 +168,9 @@ TRAINING_RULES: tuple[Rule, ...] = (
     cosine_options_need_a_cosine,
     a_held_rate_has_its_height,
     precision_is_chosen_once,
+    weights_have_one_type,
+    products_in_8_bits_train_full_weights,
+    norm_classes_need_fp32_norms,
     loss_scaling_needs_float32_gradients,
     random_weights_are_trained_in_full,
     weights_are_safetensors,

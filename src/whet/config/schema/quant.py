@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whet.config.schema.base import Natural, Positive, Section
+from whet.config.schema.base import Natural, NaturalNumber, Positive, Section
 
 NumberFormat = Literal["int4", "int8", "fp8", "float8", "float8_e4m3fn", "nvfp4", "mxfp4"]
 """Names of number formats; fp8, float8 and float8_e4m3fn are one."""
@@ -44,6 +44,22 @@ class QuantSection(Section):
         None, description="Type in which 4-bit layers multiply; the run's own type by default."
     )
     bnb_4bit_use_double_quant: bool = Field(True, description="Quantise the scales of the 4-bit blocks too.")
+    bnb_4bit_quant_storage: Literal["uint8", "float32", "float16", "bfloat16"] | None = Field(
+        None, description="Type in which packed 4-bit weights are declared; uint8 by default."
+    )
+    llm_int8_threshold: NaturalNumber | None = Field(
+        None, description="Inputs above it are multiplied in 16 bits by 8-bit layers; 6.0 by default."
+    )
+    embeddings_skip_upcast: bool = Field(
+        False, description="Leave the input embedding of a quantised model in 16 bits; float32 by default."
+    )
+    gptq: bool = Field(False, description="The base model is stored in GPTQ, which its config.json must say.")
+    model_quantization_config: Literal["Mxfp4Config", "FineGrainedFP8Config"] | None = Field(
+        None, description="transformers' class for reading or quantising the base model."
+    )
+    model_quantization_config_kwargs: dict[str, Any] | None = Field(
+        None, description="Its arguments, such as {dequantize: true}."
+    )
     bnb_config_kwargs: dict[str, Any] | None = Field(None, description="Further arguments of BitsAndBytesConfig.")
     qat: QatConfig | None = Field(
         None, description="Quantisation-aware training of the full weights: forward passes see them rounded."
