@@ -208,3 +208,9 @@ def test_the_default_is_one_fused_kernel_for_each_group(tmp_path: Path, decay: f
         optimizer.step()
     found = {event.key: event.count for event in profile.key_averages()}
     assert found["aten::_fused_adamw_"] == calls
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "lion", "muon"])
+def test_a_rate_among_the_arguments_is_an_error_and_not_ignored(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"optim_args.lr would change nothing -> write learning_rate"):
+        build(tmp_path, name, optim_args={"lr": 5.0})

@@ -14,8 +14,10 @@ from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import suggestion
 
 Groups = list[dict[str, Any]]
-OWN_KEYS = frozenset({"params", "lr", "weight_decay", "model"})
-"""Arguments that are keys of their own in the YAML, or whet's to give."""
+OWN_KEYS = {"lr": "write learning_rate", "weight_decay": "write weight_decay, a key of its own"}
+"""Arguments that are keys of their own in the YAML; every group has them already -> what to write."""
+
+_GIVEN = frozenset({"params", "model"})
 
 
 def imported(target: str) -> Any:
@@ -36,8 +38,13 @@ def construct(
         ConfigError: one of `optim_args` is no argument of the class, or it refuses a value.
     """
     own = dict(config.optimizer.optim_args or {})
-    check_arguments(make.__name__, own, set(inspect.signature(make).parameters) - OWN_KEYS, config)
+    check_arguments(make.__name__, own, known_arguments(make), config)
     return called(make, first, {**arguments, **own}, config)
+
+
+def known_arguments(make: type[torch.optim.Optimizer]) -> set[str]:
+    """What `optim_args` may hold."""
+    return set(inspect.signature(make).parameters) - OWN_KEYS.keys() - _GIVEN
 
 
 def check_arguments(name: str, own: Mapping[str, Any], known: set[str], config: Config) -> None:
@@ -46,7 +53,11 @@ def check_arguments(name: str, own: Mapping[str, Any], known: set[str], config: 
         ConfigError: one of `optim_args` is not ``known``.
     """
     problems = [
-        Problem(config.where(("optim_args", each)), f"'{each}' is no argument of {name}", suggestion(each, known))
+        Problem(
+            config.where(("optim_args", each)),
+            f"'{each}' is no argument of {name}" if each not in OWN_KEYS else f"optim_args.{each} would change nothing",
+            OWN_KEYS.get(each) or suggestion(each, known),
+        )
         for each in sorted(own.keys() - known)
     ]
     if problems:

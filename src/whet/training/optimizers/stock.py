@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from whet.config import Config
-from whet.training.optimizers.construct import called, check_arguments
+from whet.training.optimizers.construct import called, check_arguments, known_arguments
 
 _READ_BY_TRANSFORMERS = {"ademamix": frozenset({"beta1", "beta2", "beta3", "alpha", "t_alpha", "t_beta3"})}
 """Part of an optimizer's name -> the `optim_args` that transformers translates; all others are the class's own."""
@@ -23,8 +22,7 @@ def build(
     translated, own = split_arguments(config.optimizer.optimizer, config.optimizer.optim_args or {})
     args.optim_args = ",".join(f"{name}={value}" for name, value in translated.items()) or None
     optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
-    known = set(inspect.signature(optimizer_class).parameters) - {"params"}
-    check_arguments(optimizer_class.__name__, own, known, config)
+    check_arguments(optimizer_class.__name__, own, known_arguments(optimizer_class), config)
     optimizer = called(optimizer_class, groups, {**arguments, **own}, config)
     if arguments.get("optim_bits") == 8:
         _keep_embeddings_in_32_bits(model, optimizer)
