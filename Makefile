@@ -49,6 +49,8 @@ unit: install-dev
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/feeding.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/prepare.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/million.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packing.py

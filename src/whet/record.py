@@ -48,6 +48,7 @@ class RunRecord:
             "versions": installed_versions(),
             "platform": platform.platform(),
         }
+        self._plain: dict[str, Any] = {}  # the sections as JSON knows them; hundreds of keys, written several times
         self._write()
 
     @property
@@ -58,6 +59,7 @@ class RunRecord:
     def note(self, section: str, facts: Any) -> None:
         """Add or replace one section and write the record."""
         self._facts[section] = facts
+        self._plain[section] = _plain(facts)
         self._write()
 
     def finish(self, outcome: str) -> None:
@@ -70,7 +72,9 @@ class RunRecord:
         if self._path is None:
             return
         temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(_plain(self._facts), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps({**self._facts, **self._plain}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, self._path)
 
 

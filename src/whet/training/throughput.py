@@ -29,7 +29,7 @@ class Throughput(TrainerCallback):
         self._clock = clock
         self._tokens_until = tokens_until
         self._step_began = clock()
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         self._counts: list[torch.Tensor] = []
         self.tokens_seen = self.supervised_tokens_seen = 0
 
@@ -40,6 +40,10 @@ class Throughput(TrainerCallback):
     def begin_step(self) -> None:
         """A step begins: its samples are about to be fetched. What came since the last one is not training time."""
         self._step_began = self._clock()
+
+    def end_fetch(self) -> None:
+        """The step's samples are there: what has passed since it began was spent waiting for data."""
+        self._waited += self._clock() - self._step_began
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -52,17 +56,21 @@ class Throughput(TrainerCallback):
         self._steps += 1
 
     def figures(self, device: torch.device) -> dict[str, float]:
-        """Rates over the steps since the last call, totals of the run, and the most memory used so far."""
+        """Rates over the steps since the last call, totals of the run, and the most memory used so far.
+
+        ``data_wait_share`` is the part of the steps' time until their samples were there.
+        """
         tokens, supervised = torch.stack(self._counts).sum(dim=0).tolist() if self._counts else (0, 0)
         self.tokens_seen += tokens
         self.supervised_tokens_seen += supervised
-        seconds, steps = self._seconds, self._steps
+        seconds, waited, steps = self._seconds, self._waited, self._steps
         self._counts.clear()
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         if not steps or seconds <= 0:
             return {}
         return {
             "step_seconds": seconds / steps,
+            "data_wait_share": waited / seconds,
             "tokens_per_second": tokens / seconds,
             "supervised_tokens_per_second": supervised / seconds,
             "tokens_seen": self.tokens_seen,

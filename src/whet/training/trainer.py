@@ -106,6 +106,7 @@ class WhetTrainer(Trainer):
         """The micro-batches of an optimiser step and the number of targets in it, over all ranks."""
         self.throughput.begin_step()
         batches = list(islice(epoch_iterator, num_batches))
+        self.throughput.end_fetch()
         for batch in batches:
             self.dataset_losses.mark(batch)
         num_tokens = sum(map(self.train_samples.num_tokens, batches))

@@ -141,12 +141,15 @@ def test_throughput_counts_training_alone() -> None:
     throughput.on_train_begin(None, state_at(0), None)
     for _ in range(2):
         throughput.begin_step()
+        clock.now += 0.5  # until the samples are there
+        throughput.end_fetch()
         throughput.add(torch.tensor([100, 40]))
-        clock.now += 2.0
+        clock.now += 1.5
         throughput.on_step_end(None, None, None)
         clock.now += 80.0  # an evaluation and a checkpoint
     figures = throughput.figures(torch.device("cpu"))
     assert figures["step_seconds"] == 2.0
+    assert figures["data_wait_share"] == 0.25
     assert figures["tokens_per_second"] == 50.0
     assert figures["supervised_tokens_per_second"] == 20.0
     assert (figures["tokens_seen"], figures["supervised_tokens_seen"]) == (200, 80)
@@ -161,7 +164,15 @@ def test_metrics_are_json_lines(prepared: PreparedSet, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [("train", 1), ("train", 2), ("eval", 2), ("summary", 2)]
     assert lines[0]["loss"] != 9.0
-    assert {"loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second", "epoch"} <= lines[0].keys()
+    assert {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "step_seconds",
+        "data_wait_share",
+        "tokens_per_second",
+        "epoch",
+    } <= lines[0].keys()
 
 
 def test_resuming_rewrites_the_metrics_from_the_checkpoint_on(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ _NAMES = {
     "grad_norm": "gradient norm",
     "tokens_per_second": "tokens/s",
     "supervised_tokens_per_second": "supervised tokens/s",
+    "data_wait_share": "waiting for data",
     "peak_memory_bytes": "memory",
     "rewards/margins": "reward margin",
     "rewards/accuracies": "reward accuracy",
@@ -44,6 +45,8 @@ def format_figure(key: str, value: float) -> str:
         return f"{value:.2e}"
     if key.endswith("_per_second"):
         return f"{value:,.0f}"
+    if key.endswith("_share"):
+        return f"{value:.1%}"
     if key.endswith("_bytes"):
         return format_bytes(value)
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
