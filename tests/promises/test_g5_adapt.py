@@ -136,6 +136,17 @@ def test_a_quantised_base_stays_and_its_adapter_moves(folders: dict[str, Path], 
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
+def test_a_quantised_base_keeps_its_experts_in_16_bits(tmp_path: Path) -> None:
+    """They are most of a mixture's weights, and bitsandbytes leaves them alone."""
+    adapter = {**LORA, "lora_target_modules": ("q_proj",), "lora_target_parameters": ("experts.down_proj",)}
+    sections = {"quant": {"load_in_4bit": True}, "precision": {"bf16": True}}
+    model = adapted(save_tiny_model(tmp_path, "mixtral"), adapter, **sections)
+    stacks = [parameter for name, parameter in model.named_parameters() if name.endswith("_proj")]
+    assert [stack.dtype for stack in stacks] == [torch.bfloat16] * 4
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        assert all(gradient > 0 for gradient in train(model).values())
+
+
 def test_modules_to_save_are_trained_in_full(folders: dict[str, Path]) -> None:
     adapter = {**LORA, "lora_target_modules": ["q_proj"], "lora_modules_to_save": ["embed_tokens", "lm_head"]}
     gradients = train(adapted(folders["llama"], adapter))

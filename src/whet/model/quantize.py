@@ -68,7 +68,8 @@ def _of_the_model(config: Config) -> Any:
 def prepare_quantized(model: PreTrainedModel, *, embedding_stays: bool = False) -> None:
     """Freeze a quantised model and keep its other weights (norms, embeddings, head) in float32.
 
-    These are few, and their rounding in 16 bits would add to that of the quantised layers (QLoRA,
+    The stacked weights of a mixture's experts, which bitsandbytes does not quantise, stay in 16 bits: they are most of
+    the model. The others are few, and their rounding in 16 bits would add to that of the quantised layers (QLoRA,
     https://arxiv.org/abs/2305.14314, section 4 trains in the same way).
 
     Args:
@@ -78,7 +79,8 @@ def prepare_quantized(model: PreTrainedModel, *, embedding_stays: bool = False) 
     kept = model.get_input_embeddings().weight if embedding_stays else None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-        if parameter is not kept and parameter.dtype in (torch.float16, torch.bfloat16) and not _is_packed(parameter):
+        is_half = parameter.dtype in (torch.float16, torch.bfloat16) and not _is_packed(parameter)
+        if is_half and parameter is not kept and parameter.dim() < 3:
             parameter.data = parameter.data.to(torch.float32)
 
 

@@ -300,6 +300,9 @@ def test_the_lever_says_who_computes_what() -> None:
     assert said == "experts: 2 layers by transformers' batched_mm, as asked for"
     assert model.config._experts_implementation == "batched_mm"
     assert lever(tiny_model("llama"), make_config("m")) is None
+    shared = lever(adapted("deepseek_v3"), make_config("m", adapter=ADAPTER))
+    assert shared is not None
+    assert "dense layers and shared experts are not adapted" in shared
 
 
 def test_what_cannot_be_had_is_refused() -> None:

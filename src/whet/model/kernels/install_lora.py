@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch.nn import Module
 
 from whet.config import Config
@@ -197,6 +197,8 @@ def _refusal(group: _Group, verdicts: dict[int, str | None]) -> str | None:
 
 def _install_singles(model: Module, taken: set[int], report: _Report) -> None:
     for layer in model.modules():
+        if isinstance(layer, ParamWrapper):  # a mixture's experts, see `whet.model.kernels.moe_install`
+            continue
         if not isinstance(layer, LoraLayer) or id(layer) in taken or not layer.lora_A:
             continue
         if (reason := why_not(layer)) is not None:

@@ -91,8 +91,13 @@ def _said_of_adapters(config: Config, num_adapted: int) -> str:
             "the adapter leaves them alone: add lora_target_parameters: [experts.gate_up_proj, experts.down_proj] "
             "to adapt them"
         )
-    by_peft = "" if config.adapter.lora_target_parameters else " (PEFT takes the names of lora_target_* for theirs)"
-    return f"adapted in {num_adapted}{by_peft}, beside the weights, with nothing merged"
+    said = f"adapted in {num_adapted}, beside the weights, with nothing merged"
+    if config.adapter.lora_target_parameters or config.adapter.lora_model_dir:
+        return said
+    return (
+        f"{said} (PEFT reads gate_proj, up_proj and down_proj in the targets as the experts' names: dense layers and "
+        "shared experts are not adapted)"
+    )
 
 
 def experts_forward(
