@@ -25,6 +25,7 @@ RENAMED: dict[str, str] = {
     "evaluation_strategy": "eval_strategy",
     "dataset_processes": "dataset_num_proc",
     "pretrain_multipack_buffer_size": "streaming_multipack_buffer_size",
+    "liger_swiglu": "liger_glu_activation",
 }
 """Old spellings: accepted, with a warning."""
 
@@ -75,8 +76,7 @@ REFUSED: dict[str, str] = _table(
         "multimodal training is not built: train the text alone": """
             processor_type processor_kwargs image_size image_resize_algorithm role_boundaries freeze_mm_modules""",
         "remove the line: numbers are the same without it, only speed and memory differ": """
-            lora_embedding_kernel
-            liger_rms_norm_gated liger_swiglu liger_glu_activation
+            liger_rms_norm_gated
             use_dsv4_kernels use_glm_dsa_kernels dsv4_fp8_lora_kernel dsv4_shared_mlp_lora_kernel""",
         "write load_in_4bit or load_in_8bit": "nonexpert_quantization",
         "write fp8: true alone: nothing is sharded here": "fp8_enable_fsdp_float8_all_gather",
@@ -205,6 +205,7 @@ NO_EFFECT: dict[str, str] = _table(
         "there is no table of predictions; `whet inference` talks to the model": "eval_table_size",
         "only sequence_len limits a prompt": "max_prompt_len",
         "PyTorch's own layer normalisation is fused already": "liger_layer_norm",
+        "an adapted embedding looks rows up, which leaves little to fuse": "lora_embedding_kernel",
         "experts are read one at a time, which needs no chunks": "moe_dequant_chunk_size moe_bnb_fast",
         "tiled_mlp always computes the model's own MLP": "tiled_mlp_use_original_mlp",
         "there is one way to merge, and it gives the same weights": "merge_method",

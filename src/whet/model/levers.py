@@ -23,6 +23,7 @@ LEVERS: tuple[str, ...] = (
     "whet.model.memory.host_allocator:install",
     "whet.model.kernels.moe_install:install",
     "whet.model.kernels.install_lora:install",
+    "whet.model.kernels.gated_mlp:install",
     "whet.model.kernels.layers:install",
     "whet.model.memory.tiled_mlp:install",
     "whet.model.loss_plan:install",

@@ -14,3 +14,6 @@ class KernelsSection(Section):
         None, description="Fused RMS normalisation; where it applies by default, false never."
     )
     liger_rope: bool | None = Field(None, description="Rotary embedding without temporaries; as liger_rms_norm.")
+    liger_glu_activation: bool | None = Field(
+        None, description="Gated MLPs that keep less for the backward pass; as liger_rms_norm."
+    )

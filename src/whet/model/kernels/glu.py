@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from whet.model.kernels.base import Kernel, select
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
@@ -70,40 +72,70 @@ def recognise(function: Callable[[Tensor], Tensor]) -> Activation | None:
     return None
 
 
-def glu_forward(activation: Activation, gate: Tensor, up: Tensor, out: Tensor) -> Tensor:
-    """act(gate) * up, into ``out``."""
-    activation.apply(gate, out)
-    return out.mul_(up)
+class Glu(Protocol):
+    """The elementwise half of a gated MLP."""
+
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) * up."""
+        ...
+
+    def again(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor | None]:
+        """For the backward pass: act(gate) * up, and act(gate) where it was made on the way."""
+        ...
+
+    def backward_(self, grad: Tensor, gate: Tensor, up: Tensor, activated: Tensor | None) -> Tensor:
+        """From the gradient of act(gate) * up: that of ``gate``, in the place of ``grad``, and that of ``up``.
+
+        Args:
+            activated: what `again` gave; it is written over. ``gate`` and ``up`` are not: another backward pass through
+                the same graph may want them.
+        """
+        ...
 
 
-def glu_backward_(activation: Activation, grad: Tensor, gate: Tensor, up: Tensor, activated: Tensor) -> None:
-    """From the gradient of act(gate) * up: that of ``gate``, into ``grad``, and that of ``up``, into ``activated``.
+class PlainGlu:
+    """Operators of PyTorch, each a pass of its own."""
 
-    Args:
-        activated: act(gate).
-    """
-    activated.mul_(grad)
-    activation.backward(grad.mul_(up), gate, grad)
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
 
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self._activated(gate).mul_(up)
 
-class _Glu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.activation = activation
-        ctx.save_for_backward(gate, up)
-        return glu_forward(activation, gate, up, torch.empty_like(gate))
+    def again(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        activated = self._activated(gate)
+        return activated * up, activated
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        d_gate, d_up = grad.clone(), torch.empty_like(gate)
-        ctx.activation.apply(gate, d_up)
-        glu_backward_(ctx.activation, d_gate, gate, up, activated=d_up)
-        return None, d_gate, d_up
+    def backward_(self, grad: Tensor, gate: Tensor, up: Tensor, activated: Tensor | None) -> Tensor:
+        activated = self._activated(gate) if activated is None else activated
+        d_up = activated.mul_(grad)
+        self._activation.backward(grad.mul_(up), gate, grad)
+        return d_up
+
+    def _activated(self, gate: Tensor) -> Tensor:
+        activated = torch.empty_like(gate)
+        self._activation.apply(gate, activated)
+        return activated
 
 
-def glu(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
-    """act(gate) * up; the graph keeps the two inputs alone."""
-    result: Tensor = _Glu.apply(activation, gate, up)  # type: ignore[no-untyped-call]
-    return result
+def make_glu(activation: Activation, like: Tensor) -> Glu:
+    """The form for tensors of this device and dtype."""
+    chosen: Glu = select(GLU, device=like.device.type, dtype=like.dtype).function(activation)
+    return chosen
+
+
+def _fused(activation: Activation) -> Glu:
+    from whet.model.kernels.glu_triton import TritonGlu
+
+    return TritonGlu(activation)
+
+
+def _refuses(device: str, dtype: torch.dtype) -> str | None:
+    if device != "cuda":
+        return f"it is a Triton kernel, and this is {device}"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it computes in float32, and this is {dtype}"
+    return None if find_spec("triton") is not None else "triton is not installed"
+
+
+GLU = Kernel("gated linear unit", PlainGlu, _fused, _refuses, 1e-5)

@@ -7,7 +7,6 @@ be called on one tensor, or to be down(act(gate(x)) * up(x)), is computed so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,19 +18,17 @@ from torch.nn import Module
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
-from whet.model.kernels.glu import Activation, recognise
+from whet.model.kernels.instances import GATED, activation_of, replace_forward, why_no_gated_mlp
 from whet.model.kernels.lora_layers import (
     OneInput,
     base_of,
     hide_from_compiler,
     mlp_forward,
-    replace_forward,
     single_forward,
     why_not,
 )
 
 QKV = ("q_proj", "k_proj", "v_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def install(model: Module, config: Config, resolved: ResolvedRun) -> str | None:
@@ -97,7 +94,7 @@ def find_groups(model: Module) -> list[_Group]:
     """Modules with all three children of a group, at least one of them adapted."""
     groups = []
     for parent in model.modules():
-        for key, names in (("lora_qkv_kernel", QKV), ("lora_mlp_kernel", MLP)):
+        for key, names in (("lora_qkv_kernel", QKV), ("lora_mlp_kernel", GATED)):
             layers = tuple(child for name in names if (child := getattr(parent, name, None)) is not None)
             if len(layers) == len(names) and any(isinstance(layer, LoraLayer) for layer in layers):
                 groups.append(_Group(key, parent, layers))
@@ -146,19 +143,7 @@ def _judge_qkv(group: _Group, calls: dict[int, list[torch.Tensor]], verdicts: di
 def _judge_mlp(
     group: _Group, verdicts: dict[int, str | None], mlp: Any, args: tuple[Any, ...], kwargs: Any, y: Any
 ) -> None:
-    verdicts[id(group)] = "its forward is not down(act(gate(x)) * up(x))"
-    if kwargs or len(args) != 1 or not isinstance(y, torch.Tensor) or _activation_of(mlp) is None:
-        return
-    gate, up, down = group.layers
-    expected = down(mlp.act_fn(gate(args[0])) * up(args[0]))
-    limit = (1e-5 if y.dtype == torch.float32 else 1e-2) * y.abs().max()
-    if limit > 0 and expected.shape == y.shape and (expected - y).abs().max() <= limit:
-        verdicts[id(group)] = None
-
-
-def _activation_of(mlp: Module) -> Activation | None:
-    function: Callable[[torch.Tensor], torch.Tensor] | None = getattr(mlp, "act_fn", None)
-    return None if function is None else recognise(function)
+    verdicts[id(group)] = why_no_gated_mlp(mlp, args, kwargs, y)
 
 
 def _install_groups(groups: list[_Group], verdicts: dict[int, str | None], on: set[str], report: _Report) -> set[int]:
@@ -177,7 +162,7 @@ def _install_groups(groups: list[_Group], verdicts: dict[int, str | None], on: s
         if group.key == "lora_qkv_kernel":
             OneInput(group.parent, group.layers)
             continue
-        activation = _activation_of(group.parent)
+        activation = activation_of(group.parent)
         assert activation is not None
         replace_forward(group.parent, mlp_forward(group.parent, activation))
     return done

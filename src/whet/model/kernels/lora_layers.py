@@ -1,7 +1,7 @@
 """PEFT's LoRA layers as the kernels of `lora` and `lora_mlp` take them, and the forwards that take their place.
 
-A forward is replaced on the instance, by `replace_forward`, and there alone. Each looks at its layers every time it is
-called: what it cannot do at that moment (an adapter switched off, merged, two at once) is done by the class's own.
+Each looks at its layers every time it is called: what it cannot do at that moment (an adapter switched off, merged, two
+at once) is done by the class's own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import Module
 
 from whet.model.kernels.base_weight import compute_dtype, output_dtype, unreadable
 from whet.model.kernels.glu import Activation
+from whet.model.kernels.instances import is_watched, own_forward, replace_forward
 from whet.model.kernels.lora import Factors, Projection, lora_linear
 from whet.model.kernels.lora_mlp import Mlp, lora_mlp
 
@@ -24,7 +25,7 @@ _NO_ADAPTER: Factors = (None, None, None)
 
 def why_not(layer: Module) -> str | None:
     """Why a layer stays as PEFT (or the model) has it, in words that follow "because"; None where it need not."""
-    if layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook"):
+    if is_watched(layer):
         return "something watches its calls"
     if not isinstance(layer, LoraLayer):
         return unreadable(layer)
@@ -65,11 +66,6 @@ def as_now(layer: Module) -> tuple[Projection, Factors] | None:
     return Projection(base_of(layer), layer.scaling[name], share), (A, layer.lora_B[name].weight, magnitude)
 
 
-def replace_forward(module: Module, forward: Callable[..., torch.Tensor]) -> None:
-    """Let ``module(...)`` call ``forward``; its class's own is still ``type(module).forward``."""
-    module.forward = forward
-
-
 def hide_from_compiler(model: Module) -> None:
     """Let torch.compile break its graph at the replaced forwards instead of tracing into them."""
     for module in model.modules():
@@ -88,12 +84,6 @@ def single_forward(layer: Module) -> Callable[..., torch.Tensor]:
         return _compute([layer], [now], x)[0]
 
     return forward
-
-
-def own_forward(layer: Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """What the layer's class does."""
-    result: torch.Tensor = type(layer).forward(layer, *args, **kwargs)
-    return result
 
 
 def _compute(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from whet.model.kernels.glu import Activation, glu_backward_, glu_forward
+from whet.model.kernels.glu import Activation, make_glu
 from whet.model.kernels.lora import Factors, Group, Projection, draw_seeds, in_threes
 
 Tensor = torch.Tensor
@@ -36,7 +36,7 @@ class _LoRAMlp(torch.autograd.Function):
         (gate, up), down = mlp.projections[:2], mlp.projections[2]
         inner = Group((gate, up), three[:2], ctx.seeds[:2], dtype=dtype, rows=x_NI.shape[0])
         gate_NM, up_NM = inner.forward(x_NI.to(dtype))
-        h_NM = glu_forward(mlp.activation, gate_NM, up_NM, torch.empty_like(gate_NM))
+        h_NM = make_glu(mlp.activation, gate_NM).forward(gate_NM, up_NM)
         outer = Group((down,), three[2:], ctx.seeds[2:], dtype=dtype, rows=x_NI.shape[0])
         (y_NO,) = outer.forward(h_NM)
         ctx.save_for_backward(x_NI, gate_NM, up_NM, None if three[2][2] is None else y_NO, *flat)
@@ -49,16 +49,15 @@ class _LoRAMlp(torch.autograd.Function):
         (gate, up), down = ctx.mlp.projections[:2], ctx.mlp.projections[2]
         three, rows = in_threes(flat), x_NI.shape[0]
         outer = Group((down,), three[2:], ctx.seeds[2:], dtype=ctx.dtype, rows=rows, backward=True)
-        act_NM, dh_NM = torch.empty_like(gate_NM), torch.empty_like(gate_NM)
-        ctx.mlp.activation.apply(gate_NM, act_NM)
-        h_NM = act_NM * up_NM
+        glu, dh_NM = make_glu(ctx.mlp.activation, gate_NM), torch.empty_like(gate_NM)
+        h_NM, act_NM = glu.again(gate_NM, up_NM)
         outer.backward(h_NM, (grad_NO,), (y_NO,), dh_NM)
         of_down = outer.gradients()
         del h_NM, outer
-        glu_backward_(ctx.mlp.activation, dh_NM, gate_NM, up_NM, activated=act_NM)
+        dup_NM = glu.backward_(dh_NM, gate_NM, up_NM, act_NM)
         inner = Group((gate, up), three[:2], ctx.seeds[:2], dtype=ctx.dtype, rows=rows, backward=True)
         dx_NI = torch.empty_like(x_NI, dtype=ctx.dtype) if ctx.needs_input_grad[0] else None
-        inner.backward(x_NI.to(ctx.dtype), (dh_NM, act_NM), (gate_NM, up_NM), dx_NI)
+        inner.backward(x_NI.to(ctx.dtype), (dh_NM, dup_NM), (gate_NM, up_NM), dx_NI)
         return dx_NI, None, None, *inner.gradients(), *of_down
 
 
