@@ -40,7 +40,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model is a list -> write text",
     ],
     "key without support yet": [
-        "my.yaml:13:1: 'relora' is not supported yet -> write adapter: lora with lora_r",
+        "my.yaml:13:1: 'use_pose' is not supported yet -> PoSE is not built: set sequence_len",
     ],
     "warm-up twice": [
         "my.yaml:13:1: warmup_ratio is written, and so is warmup_steps (my.yaml:10:1) -> keep one of them",

@@ -155,7 +155,7 @@ CASES = [
     Case("unknown chat template", append("chat_template: chatlm\n")),
     Case("word for a number", append("num_epochs: three\n")),
     Case("list for a string", replace("base_model: model", "base_model: [model]")),
-    Case("key without support yet", append("relora: true\n")),
+    Case("key without support yet", append("use_pose: true\n")),
     Case("warm-up twice", append("warmup_ratio: 0.1\n")),
     Case("4-bit without adapter", append("load_in_4bit: true\n")),
     Case("validation share out of range", append("val_set_size: 1.5\n")),

@@ -127,7 +127,7 @@ def test_the_result_is_the_full_model_that_was_trained(prepared: PreparedSet, tm
         live = trainer.model.eval()(ids, use_cache=False).logits
         stages.save(resolved, trainer.model, tiny_tokenizer(), tmp_path)
         still = trainer.model(ids, use_cache=False).logits
-    torch.testing.assert_close(still, live, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(still, live, atol=1e-4, rtol=0)  # G6
     trained = find_trained(resolved.config)
     assert (trained.kind, trained.folder) == ("full", tmp_path)
     assert as_trained(resolved.config, trained).adapter.adapter is None

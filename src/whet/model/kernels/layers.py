@@ -60,9 +60,10 @@ def install_norms(model: torch.nn.Module, device: str) -> str | None:
 
 
 def _norm_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """The forward of a norm of transformers; a call that is not in the weight's own dtype is the family's."""
+    """A norm's forward; a call that is not in the weight's own dtype, or that is compiled, is the family's."""
     weight = self.weight
-    if args or kwargs or hidden_states.dtype != weight.dtype or hidden_states.device != weight.device:
+    elsewhere = hidden_states.dtype != weight.dtype or hidden_states.device != weight.device
+    if args or kwargs or elsewhere or torch.compiler.is_compiling():
         theirs: torch.Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
         return theirs
     if self.whet_weight_offset:
@@ -106,7 +107,8 @@ def install_rotary(model: torch.nn.Module, device: str) -> str | None:
 
 
 def _is_on_cpu(query: torch.Tensor) -> bool:
-    return query.device.type == "cpu"
+    """A compiled model is left alone: the compiler fuses the plain form itself."""
+    return query.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()
