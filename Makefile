@@ -56,6 +56,9 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packing.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/levers.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/loss.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/lora.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/lora.py --hidden-size 512 --num-layers 8
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/moe.py
 
 docs: install-dev
 	$(BIN)/python docs/make_tables.py
