@@ -1,8 +1,8 @@
 """Supervised tokens per second and peak memory of `whet train` against TRL's SFTTrainer, over a table of models.
 
 The same model, tokenizer, template, rows, optimizer, precision and sequence length on the Python-documentation
-conversations, once over, on the CPU. TRL packs, and (where the table says so) also pads, eight rows of one conversation
-to a batch of 2,048 tokens; the comparison is with TRL packed. Both run with OpenMP's own settings.
+conversations, once over, on the CPU. TRL packs; with --padded it also trains eight padded rows of one conversation to a
+batch of 2,048 tokens; the comparison is with TRL packed. Both run with OpenMP's own settings.
 
 Run: python benchmarks/train.py [--only 4x256] [--rounds 3]; each cell writes its own file of results.
 """
@@ -48,7 +48,6 @@ class Cell:
     Attributes:
         rows: conversations that every contestant trains on, once.
         goal: how many times TRL's supervised tokens per second were asked for; None where memory is the question.
-        padded: let TRL also train without packing.
     """
 
     layers: int
@@ -59,7 +58,6 @@ class Cell:
     goal: float | None
     lora_r: int = 0
     bf16: bool = False
-    padded: bool = False
 
     @property
     def name(self) -> str:
@@ -69,7 +67,7 @@ class Cell:
 
 
 CELLS = (
-    Cell(4, 256, 8192, 2048, 120, 3.0, padded=True),
+    Cell(4, 256, 8192, 2048, 120, 3.0),
     Cell(8, 512, 8192, 2048, 60, 1.7),
     Cell(8, 512, 8192, 4096, 84, 2.5),
     Cell(4, 256, 8192, 2048, 120, 3.0, lora_r=16),
@@ -90,15 +88,18 @@ TOKENS_OF_A_CONVERSATION = 256
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--only", action="append", help="part of the names of the cells to run; may be repeated")
+    arguments.add_argument(
+        "--only", action="append", help="part of the names of cells, @ at their end; may be repeated"
+    )
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--padded", action="store_true", help="let TRL also train without packing, in padded rows")
     options = arguments.parse_args()
     for cell in CELLS:
-        if not options.only or any(part in cell.name for part in options.only):
-            compare(cell, options.rounds)
+        if not options.only or any(part in f"{cell.name}@" for part in options.only):
+            compare(cell, options.rounds, padded=options.padded)
 
 
-def compare(cell: Cell, rounds: int) -> None:
+def compare(cell: Cell, rounds: int, *, padded: bool = False) -> None:
     """Run the contestants of one cell in turn and keep the medians."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,12 +109,12 @@ def compare(cell: Cell, rounds: int) -> None:
             Contestant("whet", whet_command(cell, folder, model, rows)),
             Contestant("trl", trl_command(cell, folder, model, rows)),
         ]
-        if cell.padded:
+        if padded:
             contestants.append(Contestant("trl padded", trl_command(cell, folder, model, rows, packed=False)))
         measured = alternate(contestants, rounds, folder)
     ours, peer = (median(measured[name], "supervised_tokens_per_second") for name in ("whet", "trl"))
     memory = {name: median(measured[name], "peak_bytes") for name in ("whet", "trl")}
-    padded = median(measured["trl padded"], "supervised_tokens_per_second") if cell.padded else None
+    without_packing = median(measured["trl padded"], "supervised_tokens_per_second") if padded else None
     speed = "no slower" if cell.goal is None else f"{cell.goal:g} times TRL's supervised tokens/s, packed"
     report(
         cell.name,
@@ -123,7 +124,7 @@ def compare(cell: Cell, rounds: int) -> None:
         ratio=ours / peer,
         goal=f"{speed}, with half its peak memory" if cell.goal is None else speed,
         peer_name="TRL SFTTrainer, packing, assistant_only_loss",
-        peer_without_packing=padded,
+        peer_without_packing=without_packing,
         ours_peak_bytes=memory["whet"],
         peer_peak_bytes=memory["trl"],
         memory_ratio=memory["whet"] / memory["trl"],
