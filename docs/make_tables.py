@@ -26,6 +26,8 @@ from whet.config.schema import (
     LrGroup,
     Phase,
     PromptFormat,
+    QatConfig,
+    QuantizationConfig,
     Section,
     SelectiveCheckpointing,
     SpecialTokens,
@@ -61,6 +63,8 @@ BLOCKS: tuple[tuple[str, type[Section]], ...] = (
     ("`special_tokens`", SpecialTokens),
     ("A row of `phases`", Phase),
     ("A row of `lr_groups`", LrGroup),
+    ("`quantization`", QuantizationConfig),
+    ("`qat`", QatConfig),
     ("`fsdp_config`", FsdpConfig),
     ("`selective_checkpointing`, as a mapping", SelectiveCheckpointing),
 )

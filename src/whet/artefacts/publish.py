@@ -56,7 +56,12 @@ def _rename(partial: Path, output: Path) -> None:
     if output.is_dir():
         old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
         output.rename(old / output.name)
-        partial.rename(output)
+        try:
+            partial.rename(output)
+        except OSError:
+            (old / output.name).rename(output)  # where even that fails, it stays in `old`
+            old.rmdir()
+            raise
         shutil.rmtree(old)
     else:
         partial.rename(output)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.compare import divergences, logits_of
 from whet.artefacts.publish import check_replaceable, published
@@ -133,12 +133,18 @@ def _check_model(folder: Path, config: Config) -> None:
             Problem(config.where("output_dir"), f"'{folder}' is no full model: {holds}",
                     "give the output_dir of a full run, or a merged model (whet merge-lora)", "output_dir")
         )  # fmt: skip
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    stored = _stored_quantization(folder)
     if stored is not None:
         raise ArtefactError(
             Problem(config.where("output_dir"), f"the model in '{folder}' is quantised already "
                     f"({stored.get('quant_method', 'in its own way')})", "give the model before that", "output_dir")
         )  # fmt: skip
+
+
+def _stored_quantization(folder: Path) -> dict[str, Any] | None:
+    """What config.json says; transformers' own reader would run a model's code for it."""
+    stored: dict[str, Any] | None = json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config")
+    return stored
 
 
 def _load(folder: Path, config: Config, resolved: ResolvedRun, **options: Any) -> PreTrainedModel:
@@ -204,7 +210,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 def _check_read_back(
     folder: Path, config: Config, resolved: ResolvedRun, prompts: list[torch.Tensor], written: list[torch.Tensor]
 ) -> None:
-    assert AutoConfig.from_pretrained(folder).quantization_config is not None
+    assert _stored_quantization(folder) is not None
     reloaded = _load(folder, config, resolved)
     for tokens, logits in zip(prompts, written, strict=True):
         difference = float((logits_of(reloaded, tokens) - logits).abs().max())

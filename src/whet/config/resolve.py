@@ -287,6 +287,8 @@ def _head(config: Config, hardware: Hardware, choices: dict[str, str]) -> Head:
         choices["plugins"] = "; ".join(f"{name.rsplit('.', 1)[-1]}: {PLUGINS[name]}" for name in loss.plugins)
     if loss.flash_attn_cross_entropy or loss.flash_attn_cross_entropy_loss:
         choices["flash_attn_cross_entropy"] = "true -> whet's own head, whose loss is fused with it on every device"
+    if loss.chunked_cross_entropy is False and not asked_heads(config):
+        choices["chunked_cross_entropy"] = "false -> whet's own head all the same: its chunks change no numbers"
     if loss.liger_use_token_scaling:
         choices["liger_use_token_scaling"] = "true -> use_dft: each token is weighted by its own probability"
     key, head = next(iter(asked_heads(config).items()), ("", CHUNKED))

@@ -21,7 +21,6 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
-from whet.model.spectrum import train_by_spectrum
 from whet.model.startup import unused_put_off
 
 # Ways to start an adapter that leave the base weights as they are, so that base + adapter is the model that was
@@ -40,8 +39,6 @@ def adapt(model: PreTrainedModel, config: Config, resolved: ResolvedRun) -> PreT
     """
     section = config.adapter
     if section.adapter is None:
-        if config.model.spectrum_top_fraction is not None:
-            train_by_spectrum(model, config, resolved)
         return model
     cast = True if section.peft_autocast_adapter_dtype is None else section.peft_autocast_adapter_dtype
     if section.lora_model_dir:

@@ -245,7 +245,7 @@ def choose_attention(requested: str | None, model_config: PretrainedConfig, devi
     if requested in (None, "auto"):
         if isinstance(capable, Unsupported):
             return AttentionChoice(None, f"transformers' own choice, because {capable.reason}")
-        return AttentionChoice(NAME, f"each document attends to itself, {_kernel(model_config, device)}")
+        return _ours(model_config, device)
     assert requested is not None, "None is handled above"
     if requested == NAME and isinstance(capable, Unsupported):
         raise ModelError(_attention_problem(f"'{NAME}' cannot be used: {capable.reason}", "leave the key out"))
@@ -257,13 +257,25 @@ def choose_attention(requested: str | None, model_config: PretrainedConfig, devi
         )
     package = FLASH_PACKAGES.get(requested)
     if package is not None and find_spec(package) is None and not isinstance(capable, Unsupported):
-        why = f"{package} is not installed; each document attends to itself, {_kernel(model_config, device)}"
-        return AttentionChoice(NAME, f"in place of {requested}: {why}")
+        return _ours(model_config, device, f"in place of {requested}: {package} is not installed; ")
+    if requested == NAME:
+        return _ours(model_config, device, "as written in the config: ")
     return AttentionChoice(requested, "as written in the config")
 
 
 FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 """What transformers imports for these names. PyTorch has the kernel of the first inside."""
+
+
+def _ours(model_config: PretrainedConfig, device: str, why: str = "") -> AttentionChoice:
+    """`whet_documents`; from here on the process has FlashAttention 3 where this GPU and this model have use for it."""
+    kernel = _kernel(model_config, device)
+    if kernel == _VARIABLE_LENGTH and torch.cuda.is_available() and use_flash_attention_3(torch.device("cuda")):
+        kernel = "by FlashAttention 3, which was written for this GPU"
+    return AttentionChoice(NAME, f"{why}each document attends to itself, {kernel}")
+
+
+_VARIABLE_LENGTH = "by PyTorch's variable-length flash kernel"
 
 
 def _kernel(model_config: PretrainedConfig, device: str) -> str:
@@ -275,9 +287,7 @@ def _kernel(model_config: PretrainedConfig, device: str) -> str:
         return "by FlexAttention, for its scores are capped"
     if architecture.head_dim > 256:
         return "one by one, for no variable-length kernel takes heads wider than 256"
-    if torch.cuda.is_available() and use_flash_attention_3(torch.device("cuda")):
-        return "by FlashAttention 3, which was written for this GPU"
-    return "by PyTorch's variable-length flash kernel"
+    return _VARIABLE_LENGTH
 
 
 def _can_use_ours(model_config: PretrainedConfig) -> Capability:

@@ -27,8 +27,16 @@ from whet.model.head_packages import PACKAGE_HEADS
 from whet.model.loss_terms import LogitForm, LossPlan
 
 PROBE_TOKENS = 4
-FAILURES = (ArithmeticError, AttributeError, AssertionError, LookupError, NotImplementedError, RuntimeError, TypeError)
-FAILURES_OF_PROBE = (*FAILURES, ValueError)
+FAILURES_OF_PROBE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What a forward may raise that does not expect to be asked like this; then the model is taken as it is."""
 
 

@@ -34,7 +34,7 @@ def install(model: torch.nn.Module, config: Config, resolved: ResolvedRun) -> st
     halves = [module for module in norms if any(p.dtype != torch.float32 for p in module.parameters(recurse=False))]
     for module in halves:
         module.float()
-        module.register_forward_pre_hook(_widen)
+        module.register_forward_pre_hook(_widen, with_kwargs=True)
         module.register_forward_hook(_narrow)
     return f"fp32_norms: {len(halves)} norms compute and are trained in float32" if halves else None
 
@@ -43,10 +43,13 @@ def _is_named(module: torch.nn.Module, patterns: tuple[str, ...]) -> bool:
     return any(pattern in type(module).__name__ for pattern in patterns) and not list(module.children())
 
 
-def _widen(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    hidden, *others = inputs
-    module.whet_input_dtype = hidden.dtype
-    return (hidden.float(), *others)
+def _widen(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The first argument is what is normed, by its place or by whatever name the family has for it."""
+    first = next(iter((*inputs, *named.values())))
+    module.whet_input_dtype = first.dtype
+    if inputs:
+        return (first.float(), *inputs[1:]), named
+    return (), {**named, next(iter(named)): first.float()}
 
 
 def _narrow(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,11 @@ def original_rotary(home: ModuleType) -> Rotary:
     return getattr(current, _OURS, current)  # type: ignore[no-any-return]
 
 
+def restore_rotary(home: ModuleType) -> None:
+    """Undo `replace_rotary`, for every model of the family in this process."""
+    home.apply_rotary_pos_emb = original_rotary(home)  # type: ignore[attr-defined]
+
+
 def replace_rotary(home: ModuleType, fast: Rotary, applies: Callable[[torch.Tensor], bool]) -> None:
     """Let ``fast`` do what ``apply_rotary_pos_emb`` of ``home`` does, for queries that it ``applies`` to.
 

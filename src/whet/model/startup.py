@@ -106,12 +106,11 @@ def compiler_put_off() -> AbstractContextManager[None]:
     return deferred((COMPILER,))
 
 
-def import_libraries(*, adapter: bool, trains: bool = True) -> None:
+def import_libraries(*, adapter: bool) -> None:
     """Import torch and transformers (and PEFT), and what they import in any run.
 
     Args:
         adapter: whether the run has one.
-        trains: whether there will be a trainer; without, as much as a tokenizer needs.
     """
     with without_collection(), deferred(DEFERRALS if adapter else (*DEFERRALS, PEFT)):
         import torch  # noqa: F401  # first: its operators look through every module that is loaded
@@ -119,8 +118,6 @@ def import_libraries(*, adapter: bool, trains: bool = True) -> None:
 
         with models_listed_once():
             import transformers.models
-        if not trains:
-            return
         import transformers.generation.utils
         import transformers.masking_utils
         import transformers.modeling_layers

@@ -59,6 +59,7 @@ def test_what_was_chosen_is_explained() -> None:
     assert run(NEW).choices["bf16"] == "auto -> mixed precision in bfloat16: H100 computes in it"
     assert "T4 has no bfloat16" in run(OLD).choices["bf16"]
     assert "bf16" not in run(NEW, bf16=True).choices
+    assert run(CPU, chunked_cross_entropy=False).choices["chunked_cross_entropy"].startswith("false -> whet's own head")
     assert (
         "flash attention runs on CUDA alone"
         in run(CPU, attn_implementation="flash_attention_2").choices["attn_implementation"]

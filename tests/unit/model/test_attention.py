@@ -10,6 +10,7 @@ from tests.models import ARCHITECTURES, packed_batch, tiny_config, tiny_model
 from transformers import FalconConfig, Gemma2Config, GptOssConfig, LlamaConfig
 
 from whet.core.errors import ModelError
+from whet.model import attention
 from whet.model.attention import NAME, choose_attention, document_attention
 from whet.model.documents import lengths_from_positions
 from whet.model.masks import causal_band
@@ -151,3 +152,20 @@ def test_flash_attention_without_its_package_is_the_kernel_inside_pytorch() -> N
         "variable-length flash kernel"
     )
     assert choose_attention("auto", Gemma2Config(), "cuda").why.endswith("by FlexAttention, for its scores are capped")
+
+
+@pytest.mark.parametrize("requested", ["auto", NAME, "flash_attention_2"])
+def test_flash_attention_3_is_switched_on_by_the_choice_of_our_own_alone(
+    requested: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switched: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "use_flash_attention_3", lambda device: not switched.append(str(device)))
+    assert choose_attention(requested, LlamaConfig(), "cuda").why.endswith(
+        "FlashAttention 3, which was written for this GPU"
+    )
+    assert switched == ["cuda"]
+    choose_attention("sdpa", LlamaConfig(), "cuda")
+    choose_attention(requested, Gemma2Config(), "cuda")
+    choose_attention(requested, LlamaConfig(), "cpu")
+    assert switched == ["cuda"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def test_norms_in_float32_compute_as_in_a_float32_model(architecture: str) -> No
         out = norm(hidden)
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out, twin(hidden.float()).bfloat16())
+        (name,) = inspect.signature(norm.forward).parameters
+        assert torch.equal(norm(**{name: hidden}), out)
     losses(model, 1)
     assert all(p.dtype == torch.float32 for norm in norms.values() for p in norm.parameters())
 

@@ -12,8 +12,7 @@ from tests.models import tiny_model
 from tests.tiny_training import make_resolved
 
 from whet.core.errors import ModelError
-from whet.model.adapters import adapt
-from whet.model.spectrum import Measured, choose, marchenko_pastur_median, signal_to_noise
+from whet.model.spectrum import Measured, choose, marchenko_pastur_median, signal_to_noise, train_by_spectrum
 
 
 def noise(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -58,7 +57,7 @@ def test_kinds_are_ranked_apart() -> None:
 def test_the_chosen_and_the_ends_are_trained_and_written_down(tmp_path: Path) -> None:
     resolved = make_resolved(tmp_path, spectrum_top_fraction=0.5, spectrum_model_name="x")
     model = tiny_model(num_hidden_layers=4, tie_word_embeddings=False)
-    adapt(model, resolved.config, resolved)
+    train_by_spectrum(model, resolved.config, resolved)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     told = json.loads((tmp_path / "spectrum.json").read_text())["matrices"]
     chosen = {row["name"] for row in told if row["is_trained"]}
@@ -71,4 +70,4 @@ def test_a_model_without_numbered_layers_is_refused(tmp_path: Path) -> None:
     model = tiny_model()
     model.model.layers = torch.nn.ModuleList()
     with pytest.raises(ModelError, match="no numbered layers with matrices -> write unfrozen_parameters"):
-        adapt(model, resolved.config, resolved)
+        train_by_spectrum(model, resolved.config, resolved)

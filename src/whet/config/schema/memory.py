@@ -19,7 +19,7 @@ class SelectiveCheckpointing(Section):
     recompute_layer_types: tuple[str, ...] = Field(
         ("sliding_attention", "chunked_attention"), description="Types of layers that keep nothing."
     )
-    offload: bool = Field(False, description="Keep it in host memory.")
+    offload: bool = Field(False, description="Not built; must be false.")
 
 
 class MemorySection(Section):

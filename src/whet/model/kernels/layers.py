@@ -16,7 +16,7 @@ import torch
 from whet.model.kernels import norms, rotary
 from whet.model.kernels.base import Kernel, select
 from whet.model.loss import innermost
-from whet.model.patches import original_rotary, replace_rotary, rotary_homes
+from whet.model.patches import original_rotary, replace_rotary, restore_rotary, rotary_homes
 
 if TYPE_CHECKING:
     from whet.config import Config
@@ -33,6 +33,9 @@ def install(model: torch.nn.Module, config: Config, resolved: ResolvedRun) -> st
         said.append(install_norms(model, resolved.device))
     if config.kernels.liger_rope is not False:
         said.append(install_rotary(model, resolved.device))
+    else:
+        for home in rotary_homes(model):  # an earlier run of this process may have changed them
+            restore_rotary(home)
     found = [sentence for sentence in said if sentence is not None]
     return f"kernels: {'; '.join(found)}" if found else None
 
@@ -100,10 +103,14 @@ def install_rotary(model: torch.nn.Module, device: str) -> str | None:
     if not select(rotary.ROTARY, device=device, dtype=torch.float32).is_fused:
         return None
     embedding = next((m for m in innermost(model).modules() if type(m).__name__.endswith("RotaryEmbedding")), None)
-    homes = [] if embedding is None else [home for home in rotary_homes(model) if _rotates_halves(home, embedding)]
-    for home in homes:
-        replace_rotary(home, rotary.fast, _is_on_cpu)
-    return "rotary: fused" if homes else None
+    replaced = 0
+    for home in rotary_homes(model):
+        if embedding is not None and _rotates_halves(home, embedding):
+            replace_rotary(home, rotary.fast, _is_on_cpu)
+            replaced += 1
+        else:  # an earlier model of the family may have been of another kind
+            restore_rotary(home)
+    return "rotary: fused" if replaced else None
 
 
 def _is_on_cpu(query: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ arXiv:2506.13996, section 3.1). What stays is the input. The MLP is the model's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -27,14 +27,18 @@ def install(model: torch.nn.Module, config: Config, resolved: ResolvedRun) -> st
     """Compute the MLP of every layer in shards.
 
     Raises:
-        ModelError: no layer has an MLP that works token by token.
+        ModelError: no layer has an MLP, or one of them does not work token by token.
     """
     if not config.memory.tiled_mlp:
         return None
     hidden_size = innermost(model).config.get_text_config(decoder=True).hidden_size  # type: ignore[union-attr,operator]
     mlps = [mlp for layer in repeated_layers(model) if (mlp := _mlp_of(layer)) is not None]
-    if not mlps or not works_token_by_token(mlps[0], hidden_size):
-        found = f"tiled_mlp: no layer of {type(innermost(model)).__name__} has an MLP that works token by token"
+    mixing = next((type(mlp).__name__ for mlp in mlps if not works_token_by_token(mlp, hidden_size)), None)
+    if not mlps or mixing:
+        family = type(innermost(model)).__name__
+        found = f"tiled_mlp: no layer of {family} has an MLP that works token by token"
+        if mixing:
+            found = f"tiled_mlp: {mixing} of {family} does not work token by token"
         raise ModelError(Problem(config.where("tiled_mlp"), found, "remove the line", "tiled_mlp"))
     for mlp in mlps:
         shard(mlp, config.memory.tiled_mlp_num_shards, hidden_size)
@@ -47,28 +51,34 @@ def shard(mlp: torch.nn.Module, num_shards: int | None, hidden_size: int) -> Non
 
     Args:
         num_shards: None for tokens / hidden size, rounded up.
+
+    Methods, not closures: a copy of the model computes with its own weights.
     """
-    whole: Callable[..., torch.Tensor] = mlp.forward
+    mlp.whet_whole = mlp.forward
+    mlp.whet_shards = (num_shards, hidden_size)  # type: ignore[assignment]
+    mlp.forward = MethodType(_in_shards, mlp)
 
-    def in_shards(hidden_BTH: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        number = num_shards or -(-hidden_BTH.shape[-2] // hidden_size)
-        if number == 1 or not torch.is_grad_enabled():
-            return whole(hidden_BTH, *arguments, **keywords)
-        return torch.cat(
-            [
-                checkpoint(whole, part, *arguments, use_reentrant=False, **keywords)
-                for part in hidden_BTH.chunk(number, dim=-2)
-            ],
-            dim=-2,
-        )
 
-    mlp.forward = in_shards
+def _in_shards(self: Any, hidden_BTH: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+    num_shards, hidden_size = self.whet_shards
+    number = num_shards or -(-hidden_BTH.shape[-2] // hidden_size)
+    if number == 1 or not torch.is_grad_enabled():
+        whole: torch.Tensor = self.whet_whole(hidden_BTH, *arguments, **keywords)
+        return whole
+    return torch.cat(
+        [
+            checkpoint(self.whet_whole, part, *arguments, use_reentrant=False, **keywords)
+            for part in hidden_BTH.chunk(number, dim=-2)
+        ],
+        dim=-2,
+    )
 
 
 @torch.no_grad()
 def works_token_by_token(mlp: torch.nn.Module, hidden_size: int) -> bool:
     """Whether four random tokens give the same together and two by two."""
-    floating = next(parameter for parameter in mlp.parameters() if parameter.is_floating_point())
+    like = next((parameter for parameter in mlp.parameters() if parameter.is_floating_point()), None)
+    floating = torch.empty(0, device=next(mlp.parameters()).device) if like is None else like  # all in few bits
     tokens = torch.randn(1, 4, hidden_size, generator=torch.Generator().manual_seed(0)).to(floating)
     was_training = mlp.training
     mlp.eval()

@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
+from tests.levers import resolved_with
 from tests.models import tiny_model
 
 from whet.model.kernels import norms, rotary
 from whet.model.kernels.base import Kernel
-from whet.model.kernels.layers import install_norms, install_rotary
+from whet.model.kernels.layers import install, install_norms, install_rotary
 from whet.model.patches import original_rotary, rotary_homes
 
 
@@ -135,6 +136,16 @@ def test_the_patch_of_rotary_is_needed_and_calls_theirs_for_other_devices() -> N
     assert original is not patched
     angles = torch.ones(1, 3, 4, device="meta")
     assert patched(x, x, angles, angles)[0].device.type == "meta"
+
+
+def test_a_run_that_wants_no_fast_rotation_has_none_after_a_run_that_did() -> None:
+    model = tiny_model("llama")
+    (home,) = rotary_homes(model)
+    install_rotary(model, "cpu")
+    assert home.apply_rotary_pos_emb is not original_rotary(home)
+    resolved = resolved_with(liger_rope=False)
+    install(model, resolved.config, resolved)
+    assert home.apply_rotary_pos_emb is original_rotary(home)
 
 
 @pytest.mark.parametrize("kernel", [norms.RMS_NORM, rotary.ROTARY])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -69,15 +70,38 @@ def test_the_number_of_shards_follows_the_row() -> None:
     assert calls == [32, 17, 16, 32, 32, 32]
 
 
+def test_a_copy_of_the_model_runs_on_its_own_weights() -> None:
+    """As DPO's reference is one; under the shards are the forwards of other levers."""
+    model, resolved = model_with(), resolved_with(**TILED)
+    install_levers(model, resolved.config, resolved)
+    ids = torch.arange(9)[None]
+    twin, before = copy.deepcopy(model), model(input_ids=ids).logits.detach()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.zero_()
+    torch.testing.assert_close(twin(input_ids=ids).logits, before)
+    assert not torch.allclose(model(input_ids=ids).logits, before)
+
+
+class Shifting(torch.nn.Module):
+    """Each token meets the one before."""
+
+    def __init__(self, size: int = 8) -> None:
+        super().__init__()
+        self.linear, self.other = torch.nn.Linear(size, size), torch.nn.Linear(size, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + x.roll(1, dims=1)
+
+
+def test_one_layer_where_tokens_meet_is_enough_to_refuse() -> None:
+    model, resolved = model_with(), resolved_with(**TILED)
+    model.model.layers[2].mlp = Shifting(model.config.hidden_size)
+    with pytest.raises(ModelError, match="Shifting of LlamaForCausalLM does not work token by token"):
+        install_levers(model, resolved.config, resolved)
+
+
 def test_where_tokens_meet_it_is_refused() -> None:
-    class Shifting(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(8, 8)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.linear(x) + x.roll(1, dims=1)
-
     assert not works_token_by_token(Shifting(), 8)
     model, resolved = model_with(), resolved_with(**TILED)
     for layer in model.model.layers:
