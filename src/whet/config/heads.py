@@ -11,7 +11,7 @@ LIGER: Head = "liger"
 CUT: Head = "cut_cross_entropy"
 
 PACKAGES: dict[Head, tuple[str, str]] = {
-    LIGER: ("liger_kernel", "pip install 'whet[kernels]'"),
+    LIGER: ("liger_kernel", "pip install liger-kernel"),
     CUT: ("cut_cross_entropy", "pip install cut-cross-entropy"),
 }
 """Head -> the module that it is in, and what installs it."""

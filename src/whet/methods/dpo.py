@@ -28,7 +28,7 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
     config = inputs.resolved.config
     if find_spec("trl") is None:
         found = "rl: dpo needs the package trl, which is not installed"
-        raise ConfigError(Problem(config.where("rl"), found, 'pip install "whet[preference]"', "rl"))
+        raise ConfigError(Problem(config.where("rl"), found, "pip install trl", "rl"))
     from whet.methods.trl_bridge import dpo_trainer, drop_reference_adapter
     from whet.training.arguments import argument_values
     from whet.training.callbacks.choose import add_callbacks

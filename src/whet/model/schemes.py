@@ -71,7 +71,7 @@ def require_torchao(config: Config, key: str) -> None:
     """
     if importlib.util.find_spec("torchao") is None:
         found = f"{key} needs the package torchao, which is not installed"
-        raise ModelError(Problem(config.where(key), found, "pip install 'whet[torchao]'", key))
+        raise ModelError(Problem(config.where(key), found, "pip install torchao", key))
 
 
 def refusal(scheme: Scheme, hardware: Hardware) -> tuple[str, str] | None:

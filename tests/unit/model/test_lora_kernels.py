@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 from functools import partial
 from types import MethodType
@@ -21,6 +22,7 @@ from whet.core.types import Hardware
 from whet.model.attention import NAME
 from whet.model.kernels.install_lora import install
 from whet.model.kernels.lora import keep_mask
+from whet.model.kernels.lora_layers import hide_from_compiler
 from whet.model.loss import supervised_logits_loss
 from whet.model.memory.accounting import LiveBytes
 
@@ -170,6 +172,27 @@ def test_an_adapter_that_is_switched_off_merged_or_joined_by_another_is_computed
     torch.testing.assert_close(logits(model), with_adapter)
     model.unmerge_adapter()
     torch.testing.assert_close(model.merge_and_unload()(torch.arange(9)[None]).logits, with_adapter)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_copy_of_the_model_runs_on_its_own_weights(compiled: bool) -> None:
+    model = adapted()
+    assert "q+k+v" in str(kernels_on(model))
+    if compiled:
+        hide_from_compiler(model)
+    twin, before = copy.deepcopy(model), logits(model)
+    for kind in ("q_proj", "o_proj", "up_proj"):  # with others, alone, in an MLP
+        with torch.no_grad():
+            for name, parameter in twin.named_parameters():
+                if f"{kind}.lora_B" in name:
+                    parameter.zero_()
+        torch.testing.assert_close(logits(model), before)
+        changed = logits(twin)
+        assert not torch.allclose(changed, before)
+        for layer in twin.modules():  # and it is what PEFT makes of the copy's weights
+            vars(layer).pop("forward", None)
+        torch.testing.assert_close(logits(twin), changed)
+        twin = copy.deepcopy(model)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ at once) is done by the class's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -70,20 +70,20 @@ def hide_from_compiler(model: Module) -> None:
     """Let torch.compile break its graph at the replaced forwards instead of tracing into them."""
     for module in model.modules():
         forward = module.__dict__.get("forward")
-        if getattr(forward, "__module__", None) == __name__:
-            module.forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+        if isinstance(forward, MethodType) and forward.__module__ == __name__:
+            module.forward = MethodType(torch.compiler.disable(forward.__func__), module)  # type: ignore[no-untyped-call]
 
 
 def single_forward(layer: Module) -> Callable[..., torch.Tensor]:
     """The forward of one adapted layer."""
+    return MethodType(_single_forward, layer)
 
-    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        now = None if args or kwargs else as_now(layer)
-        if now is None:
-            return own_forward(layer, x, *args, **kwargs)
-        return _compute([layer], [now], x)[0]
 
-    return forward
+def _single_forward(self: Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    now = None if args or kwargs else as_now(self)
+    if now is None:
+        return own_forward(self, x, *args, **kwargs)
+    return _compute([self], [now], x)[0]
 
 
 def _compute(
@@ -100,7 +100,8 @@ class OneInput:
     """Layers that a module calls one after the other on one tensor: the first call computes all of them.
 
     The results wait for the calls with the same, unchanged tensor, and are dropped when the module's forward ends,
-    however it ends; so nothing is kept that nobody asked for.
+    however it ends; so nothing is kept that nobody asked for. Each layer knows it as ``whet_one_input``; it, its hooks
+    and the layers' forwards are methods and attributes, so that a copy of the module has its own.
     """
 
     def __init__(self, parent: Module, layers: Sequence[Module]) -> None:
@@ -111,8 +112,9 @@ class OneInput:
         self._is_open = False
         parent.register_forward_pre_hook(self._open)
         parent.register_forward_hook(self._close, always_call=True)
-        for layer in self._layers:
-            replace_forward(layer, self._forward_of(layer))
+        for position, layer in enumerate(self._layers):
+            layer.whet_one_input = (self, position)  # type: ignore[assignment]
+            replace_forward(layer, MethodType(_shared_forward, layer))
 
     def _open(self, *_: Any) -> None:
         self._is_open = True
@@ -121,44 +123,51 @@ class OneInput:
         self._is_open, self._x = False, None
         self._waiting.clear()
 
-    def _forward_of(self, layer: Module) -> Callable[..., torch.Tensor]:
-        alone = single_forward(layer) if isinstance(layer, LoraLayer) else partial(own_forward, layer)
-
-        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if args or kwargs or not self._is_open or x.is_inference():
-                return alone(x, *args, **kwargs)
-            if x is self._x and x._version == self._version and id(layer) in self._waiting:
-                return self._waiting.pop(id(layer))
-            if self._waiting or not self._compute_all(x):
-                return alone(x)
-            return self._waiting.pop(id(layer))
-
-        return forward
+    def output_of(self, position: int, x: torch.Tensor) -> torch.Tensor | None:
+        """What the layer in this position makes of ``x``; None where it must be computed alone."""
+        if not self._is_open or x.is_inference():
+            return None
+        if x is self._x and x._version == self._version and position in self._waiting:
+            return self._waiting.pop(position)
+        if self._waiting or not self._compute_all(x):
+            return None
+        return self._waiting.pop(position)
 
     def _compute_all(self, x: torch.Tensor) -> bool:
         now = [as_now(layer) for layer in self._layers]
         ready = [each for each in now if each is not None]
         if len(ready) < len(now):
             return False
-        results = _compute(self._layers, ready, x)
-        self._waiting = {id(layer): y for layer, y in zip(self._layers, results, strict=True)}
+        self._waiting = dict(enumerate(_compute(self._layers, ready, x)))
         self._x, self._version = x, x._version
         return True
 
 
+def _shared_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    shared, position = self.whet_one_input
+    if not args and not kwargs:
+        y: torch.Tensor | None = shared.output_of(position, x)
+        if y is not None:
+            return y
+    if isinstance(self, LoraLayer):
+        return _single_forward(self, x, *args, **kwargs)
+    return own_forward(self, x, *args, **kwargs)
+
+
 def mlp_forward(mlp: Any, activation: Activation) -> Callable[..., torch.Tensor]:
     """The forward of a module that is down_proj(act(gate_proj(x)) * up_proj(x))."""
+    mlp.whet_lora_activation = activation
+    return MethodType(_mlp_forward, mlp)
 
-    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        gate, up, down = (as_now(layer) for layer in layers)
-        if args or kwargs or gate is None or up is None or down is None:
-            return own_forward(mlp, x, *args, **kwargs)
-        if not any(isinstance(layer, LoraLayer) for layer in layers):  # the adapter was merged and taken off
-            return own_forward(mlp, x)
-        base = base_of(layers[0])
-        three = Mlp((gate[0], up[0], down[0]), activation)
-        y = lora_mlp(x, three, (gate[1], up[1], down[1]), compute_dtype(base, x))
-        return y.to(output_dtype(base, x))
 
-    return forward
+def _mlp_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    layers = (self.gate_proj, self.up_proj, self.down_proj)
+    gate, up, down = (as_now(layer) for layer in layers)
+    if args or kwargs or gate is None or up is None or down is None:
+        return own_forward(self, x, *args, **kwargs)
+    if not any(isinstance(layer, LoraLayer) for layer in layers):  # the adapter was merged and taken off
+        return own_forward(self, x)
+    base = base_of(layers[0])
+    three = Mlp((gate[0], up[0], down[0]), self.whet_lora_activation)
+    y = lora_mlp(x, three, (gate[1], up[1], down[1]), compute_dtype(base, x))
+    return y.to(output_dtype(base, x))

@@ -54,7 +54,7 @@ def shard(mlp: torch.nn.Module, num_shards: int | None, hidden_size: int) -> Non
 
     Methods, not closures: a copy of the model computes with its own weights.
     """
-    mlp.whet_whole = mlp.forward
+    mlp.whet_whole = mlp.forward  # type: ignore[assignment]
     mlp.whet_shards = (num_shards, hidden_size)  # type: ignore[assignment]
     mlp.forward = MethodType(_in_shards, mlp)
 
