@@ -62,7 +62,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(yaml: Path) -> N
         "chat_template: chatmll\n"
         "warmup_steps: 10\n"
         "warmup_ratio: 0.1\n"
-        "fp8: true\n"
+        "dsv4_bf16_all: true\n"
         "seed: 4\n"
         "special_tokens:\n"
         "  pad_tokn: x\n"
@@ -86,7 +86,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file(yaml: Path) -> N
         "my.yaml:14:1: lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?",
         "my.yaml:15:1: chat_template: there is no template 'chatmll' -> did you mean 'chatml'?",
         "my.yaml:17:1: warmup_ratio is written, and so is warmup_steps (my.yaml:16:1) -> keep one of them",
-        "my.yaml:18:1: 'fp8' is not supported yet -> write bf16, fp16, bfloat16 or float32",
+        "my.yaml:18:1: 'dsv4_bf16_all' is not supported yet -> write bf16, fp16, bfloat16 or float32",
         "my.yaml:19:1: 'seed' is written twice, first on line 11 -> keep one of the two lines",
         "my.yaml:21:3: unknown key 'special_tokens.pad_tokn' -> did you mean 'pad_token'?",
         "my.yaml:22:1: 'world_size' is found out by the run itself and is no key to write -> remove the line",
