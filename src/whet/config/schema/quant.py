@@ -55,7 +55,7 @@ class QuantSection(Section):
     )
     gptq: bool = Field(False, description="The base model is stored in GPTQ, which its config.json must say.")
     model_quantization_config: Literal["Mxfp4Config", "FineGrainedFP8Config"] | None = Field(
-        None, description="transformers' class for reading or quantising the base model."
+        None, description="Class of transformers for reading or quantising the base model."
     )
     model_quantization_config_kwargs: dict[str, Any] | None = Field(
         None, description="Its arguments, such as {dequantize: true}."
