@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from whet import stages
 from whet.checks.base import Report, Subject, run_checks
 from whet.config import Config, ResolvedRun, check_runnable, check_trainable, resolve
 from whet.core.errors import ConfigError, WhetError
@@ -25,9 +26,11 @@ def check_and_print(config: Config) -> None:
         raise ConfigError(problems)
     resolved = resolve(config, hardware)
     _print_section("config", _config_facts(resolved))
-    for report in run_checks(Subject(config, resolved)):
-        _print_report(report)
-        problems += report.problems
+    stages.import_libraries(config)
+    with stages.compiler_put_off():
+        for report in run_checks(Subject(config, resolved)):
+            _print_report(report)
+            problems += report.problems
     if problems:
         sys.stdout.flush()
         raise WhetError(problems)
