@@ -89,7 +89,7 @@ def _connected(recipe: EncoderRecipe) -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        fix = "pip install 'whet[ray]', or leave prepare_with out"
+        fix = "pip install 'ray[data]', or leave prepare_with out"
         raise DataError(Problem(where, f"prepare_with: ray needs Ray ({error})", fix, "prepare_with")) from error
     if not ray.is_initialized():
         try:

@@ -25,12 +25,12 @@ from whet.data.folders import Entry
 _SAME_SCHEME = {"adl": "az", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}
 """Schemes that are other names of one which fsspec knows."""
 
-_S3 = ("s3fs", "s3", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)")
-_GS = ("gcsfs", "gcs", "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`")
-_AZ = ("adlfs", "azure", "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or a connection string)")
-_OCI = ("ocifs", "oci", "check ~/.oci/config, or set OCIFS_IAM_TYPE")
-_WEB = ("aiohttp", None, "check that the address may be read without a login")
-_STORES: dict[str, tuple[str, str | None, str]] = {
+_S3 = ("s3fs", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)")
+_GS = ("gcsfs", "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`")
+_AZ = ("adlfs", "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or a connection string)")
+_OCI = ("ocifs", "check ~/.oci/config, or set OCIFS_IAM_TYPE")
+_WEB = ("aiohttp", "check that the address may be read without a login")
+_STORES: dict[str, tuple[str, str]] = {
     "s3": _S3,
     "gs": _GS,
     "gcs": _GS,
@@ -39,7 +39,7 @@ _STORES: dict[str, tuple[str, str | None, str]] = {
     "http": _WEB,
     "https": _WEB,
 }
-"""Scheme -> its package, the extra of whet that installs it, and how one is let in."""
+"""Scheme -> its package, and how one is let in."""
 
 _NOT_LET_IN = {"NoCredentialsError", "ClientAuthenticationError", "ConfigFileNotFound", "InvalidConfig"}
 """What the packages raise, beside PermissionError, where one has no access."""
@@ -136,7 +136,7 @@ class Remote:
         if isinstance(error, FileNotFoundError) and self.is_web and isinstance(cause, Exception):
             # fsspec calls a web server's every failure "not found"
             error = error if getattr(cause, "status", None) == 404 else cause
-        package, _, access = _STORES.get(self.scheme, (self.scheme, None, "check how one is let in there"))
+        package, access = _STORES.get(self.scheme, (self.scheme, "check how one is let in there"))
         names = {kind.__name__ for kind in type(error).__mro__}
         text = self._without_secrets(str(error).strip().split("\n")[0])
         if isinstance(error, ImportError):
@@ -332,8 +332,8 @@ def _quieten(logger: logging.Logger) -> None:
 
 
 def _missing_package(scheme: str, where: str, error: Exception) -> Problem:
-    package, extra, _ = _STORES.get(scheme, (None, None, ""))
+    package, _ = _STORES.get(scheme, (None, ""))
     if package is None:
         return Problem(where, f"'{scheme}://' needs a package ({error})", "install it with pip")
-    fix = f"pip install 'whet[{extra}]'" if extra else f"pip install {package}"
+    fix = f"pip install {package}"
     return Problem(where, f"'{scheme}://' needs the package {package}, which is not installed", fix)

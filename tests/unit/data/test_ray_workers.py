@@ -14,7 +14,7 @@ from whet.core.types import Hardware
 from whet.data import chunks
 from whet.data.prepare import prepare
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'whet[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of its own options
 

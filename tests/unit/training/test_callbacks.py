@@ -277,5 +277,5 @@ def test_a_tracker_that_is_not_installed_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: None
 ) -> None:
     monkeypatch.setattr("whet.training.tracking.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"the package wandb is not installed -> pip install \"whet\[wandb\]\""):
+    with pytest.raises(ConfigError, match=r"the package wandb is not installed -> pip install wandb"):
         prepare_tracking(make_resolved(tmp_path, use_wandb=True))
