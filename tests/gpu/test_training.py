@@ -70,4 +70,4 @@ def test_an_adapter_on_4_bits_learns(tmp_path: Path) -> None:
     resolved = on_cuda(tmp_path / "out", **keys)
     loaded = load_model(resolved.config, resolved, tiny_tokenizer())
     seen = losses(trained(tmp_path / "run", loaded.model, **keys))
-    assert sum(seen[-3:]) < 0.98 * sum(seen[:3])
+    assert sum(seen[-3:]) < 0.9 * sum(seen[:3])

@@ -13,6 +13,7 @@ from typing import Any
 from whet.config.config import Config
 from whet.config.heads import CHUNKED, CUT, LIGER, PACKAGES, PLUGINS, Head
 from whet.config.names import ATTENTION_MAPPED, ATTENTION_SHORT, FLASH_ATTENTION
+from whet.config.optimizers import IN_BACKWARD
 from whet.core.errors import ConfigError, Problem
 from whet.core.types import Hardware
 
@@ -49,6 +50,7 @@ class ResolvedRun:
         activation_offloading: "none", "host", "legacy", "disk" or "hidden_states".
         layer_offloading: whether frozen layers' weights wait in host memory.
         torch_compile: whether the model is compiled.
+        max_grad_norm: gradients are scaled down to it; 0 for no limit.
         optimizer, lr_scheduler: their names.
         report_to: trackers, as transformers names them.
         seed: of everything random.
@@ -85,6 +87,7 @@ class ResolvedRun:
     activation_offloading: str
     layer_offloading: bool
     torch_compile: bool
+    max_grad_norm: float
     optimizer: str
     lr_scheduler: str
     report_to: tuple[str, ...]
@@ -139,6 +142,7 @@ def resolve(config: Config, hardware: Hardware) -> ResolvedRun:
         activation_offloading=_activation_offloading(config, hardware, choices),
         layer_offloading=_layer_offloading(config, hardware, choices),
         torch_compile=_compile(config, choices),
+        max_grad_norm=_max_grad_norm(config, choices),
         optimizer=config.optimizer.optimizer,
         lr_scheduler=config.optimizer.lr_scheduler,
         report_to=_trackers(config),
@@ -169,8 +173,8 @@ def _precision(config: Config, hardware: Hardware, choices: dict[str, str]) -> t
 def _dtypes(config: Config, hardware: Hardware, choices: dict[str, str]) -> tuple[str, str | None]:
     """The same, where `torch_dtype` does not say the former.
 
-    Mixed precision keeps a fully trained model's weights in float32; under an adapter the base never moves, so
-    it is loaded in the 16-bit type itself.
+    Mixed precision keeps weights that move in float32. Under an adapter the base does not, so it is loaded in the
+    16-bit type itself; under `relora` it takes in every adapter, most of which 16 bits would round away.
     """
     precision = config.precision
     for pure in ("float32", "bfloat16", "float16"):
@@ -179,7 +183,8 @@ def _dtypes(config: Config, hardware: Hardware, choices: dict[str, str]) -> tupl
     mixed = _mixed_type(config, hardware, choices)
     if mixed is None:
         return "float32", None
-    return (mixed, mixed) if config.adapter.adapter else ("float32", mixed)
+    moves = not config.adapter.adapter or config.adapter.relora
+    return ("float32", mixed) if moves else (mixed, mixed)
 
 
 def _mixed_type(config: Config, hardware: Hardware, choices: dict[str, str]) -> str | None:
@@ -310,6 +315,14 @@ def _compile(config: Config, choices: dict[str, str]) -> bool:
         reason = "an adapter's layers have fused kernels of their own"
     choices["torch_compile"] = f"auto -> off: {reason}" if reason else "auto -> after some steps, if it repays its time"
     return reason is None
+
+
+def _max_grad_norm(config: Config, choices: dict[str, str]) -> float:
+    name, limit = config.optimizer.optimizer, config.loop.max_grad_norm
+    if name not in IN_BACKWARD or not limit:
+        return limit
+    choices["max_grad_norm"] = f"{limit:g} -> 0: {name} has changed the weights when the norm is known"
+    return 0.0
 
 
 def _trackers(config: Config) -> tuple[str, ...]:

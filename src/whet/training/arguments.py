@@ -49,7 +49,7 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "adam_beta1": optimizer.adam_beta1,
         "adam_beta2": optimizer.adam_beta2,
         "adam_epsilon": optimizer.adam_epsilon,
-        "max_grad_norm": loop.max_grad_norm,
+        "max_grad_norm": resolved.max_grad_norm,
         "lr_scheduler_type": _stock_scheduler(resolved.lr_scheduler),
         "warmup_steps": plan.warmup_steps,
         # Logging, evaluating, saving

@@ -35,6 +35,7 @@ class GradientNorm:
 
         Where that is known to change nothing, the gradients are measured and not multiplied by 1 as well: with an
         infinite limit (`max_grad_norm` 0), and on a CPU with a norm below the limit. A GPU would have to be waited for.
+        Where no gradient is left (LOMO frees each in the backward pass), no norm is known, and none is logged.
         """
         clip = accelerator.clip_grad_norm_
 
@@ -47,7 +48,8 @@ class GradientNorm:
                 pass
             elif is_cheap and accelerator.distributed_type in _PLAIN:
                 accelerator.unscale_gradients()
-                norm = _clipped(list(parameters), max_norm, norm_type)
+                trained = [parameter for parameter in parameters if parameter.grad is not None]
+                norm = _clipped(trained, max_norm, norm_type) if trained else None
             else:
                 norm = clip(parameters, max_norm, norm_type)
             self.latest = norm.detach() if isinstance(norm, torch.Tensor) else None
@@ -61,9 +63,8 @@ class GradientNorm:
         return norm
 
 
-def _clipped(parameters: list[torch.nn.Parameter], limit: float, norm_type: float) -> torch.Tensor:
+def _clipped(trained: list[torch.nn.Parameter], limit: float, norm_type: float) -> torch.Tensor:
     """The norm of the gradients before they are clipped, as PyTorch clips them except where it would multiply by 1."""
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, norm_type)
     if not math.isinf(limit) and not bool(limit / (norm + 1e-6) >= 1):

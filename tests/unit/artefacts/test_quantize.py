@@ -44,27 +44,47 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 RUNS_ON_A_CPU: list[tuple[dict[str, Any], float]] = [
-    ({"weight_dtype": "int8"}, 0.02),
-    ({"weight_dtype": "int8", "group_size": 32}, 0.02),
-    ({"weight_dtype": "int8", "activation_dtype": "int8"}, 0.05),
-    ({"weight_dtype": "int8", "quantize_embedding": True}, 0.05),
-    ({"weight_dtype": "int4", "group_size": 16}, 3),
-    ({"weight_dtype": "int4", "activation_dtype": "int8"}, 3),
-    ({"weight_dtype": "int4", "quantize_embedding": True}, 3),
-    ({"weight_dtype": "float8_e4m3fn"}, 0.2),
-    ({"weight_dtype": "nvfp4"}, 3),
+    ({"weight_dtype": "int8"}, 1 / 255),
+    ({"weight_dtype": "int8", "group_size": 32}, 1 / 255),
+    ({"weight_dtype": "int8", "activation_dtype": "int8"}, 1 / 255),
+    ({"weight_dtype": "int8", "quantize_embedding": True}, 1 / 255),
+    ({"weight_dtype": "int4", "group_size": 16}, 1 / 15),
+    ({"weight_dtype": "int4", "activation_dtype": "int8"}, 1 / 15),
+    ({"weight_dtype": "int4", "quantize_embedding": True}, 1 / 15),
+    ({"weight_dtype": "float8_e4m3fn"}, 1 / 16),
+    ({"weight_dtype": "nvfp4"}, 1 / 6),
 ]
-"""A block, and the mean KL in nats per token that it must stay below on random weights, ten times wider than usual."""
+"""A block, and half the widest step between its numbers as a share of the largest: what rounding may change."""
 
 
-@pytest.mark.parametrize(("block", "limit"), RUNS_ON_A_CPU, ids=lambda value: str(value))
-def test_a_quantised_model_is_near_the_model(model: Path, tmp_path: Path, block: dict[str, Any], limit: float) -> None:
+@pytest.mark.parametrize(("block", "half_a_step"), RUNS_ON_A_CPU, ids=lambda value: str(value))
+@torch.no_grad()
+def test_a_quantised_model_is_the_model_with_rounded_weights(
+    model: Path, tmp_path: Path, block: dict[str, Any], half_a_step: float
+) -> None:
+    """Each weight is moved by half a step at most, and the model computes what a plain one with these weights does."""
     result = quantized(model, tmp_path / "out", **block)
-    assert 0 < result.mean_kl < limit
     assert result.quantized_bytes < result.model_bytes
     record = json.loads((tmp_path / "out" / MARKER).read_text(encoding="utf-8"))
     assert record["mean_kl"] == result.mean_kl
-    assert 0 < float((logits(tmp_path / "out") - logits(model)).abs().max()) < 10 * max(1.0, limit)
+    loaded, plain = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (tmp_path / "out", model))
+    unrounded, rounded = plain(TOKENS).logits, loaded(TOKENS).logits.float()
+    num_rounded = 0
+    for name, parameter in loaded.named_parameters():
+        weight = plain.get_parameter(name)
+        if type(parameter.data) is torch.Tensor:
+            assert torch.equal(parameter, weight), name
+            continue
+        num_rounded += 1
+        values = parameter.data.dequantize()
+        assert 0 < float((values - weight).abs().max()) <= 1.001 * half_a_step * float(weight.abs().max()), name
+        weight.copy_(values)
+    assert num_rounded == 14 + ("quantize_embedding" in block)
+    # int8 inputs are rounded where they arise, which a plain model does not do: there only near, and not on a par.
+    share = 0.1 if "activation_dtype" in block else 1e-5
+    torch.testing.assert_close(rounded, plain(TOKENS).logits, rtol=0, atol=share * float(unrounded.abs().max()))
+    assert 0 < result.mean_kl
+    assert not torch.equal(rounded, unrounded)
 
 
 def test_an_embedding_in_int8_leaves_the_head_as_it_is(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ LORA = {"adapter": "lora", "lora_target_linear": True}
         (CPU, {}, "float32", None),
         (CPU, {"bf16": True}, "float32", "bfloat16"),
         (CPU, {"bf16": True, **LORA}, "bfloat16", "bfloat16"),
+        (CPU, {"bf16": True, **LORA, "relora": True, "jagged_restart_steps": 9}, "float32", "bfloat16"),
         (CPU, {"bfloat16": True}, "bfloat16", None),
         (NEW, {}, "float32", "bfloat16"),
         (NEW, LORA, "bfloat16", "bfloat16"),
@@ -125,6 +126,13 @@ def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
 )
 def test_a_tracker_is_used_when_it_is_asked_for(values: dict[str, Any], trackers: tuple[str, ...]) -> None:
     assert run(CPU, **values).report_to == trackers
+
+
+def test_no_gradient_is_clipped_where_none_is_left() -> None:
+    lomo = run(optimizer="lomo")
+    assert lomo.max_grad_norm == 0
+    assert lomo.choices["max_grad_norm"].startswith("1 -> 0: lomo has changed the weights")
+    assert run(optimizer="sgd").max_grad_norm == 1
 
 
 def test_what_is_not_written_follows_from_what_is() -> None:

@@ -607,6 +607,25 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "relora starts adapters anew, which PEFT cannot do with orthogonal -> write true or gaussian",
     ),
     (
+        "restarted_adapters_move_float32_weights",
+        {**RELORA, "bfloat16": True},
+        "16 bits would round most of each adapter away -> write bf16: true, mixed precision over float32 weights",
+    ),
+    (
+        "restarted_adapters_move_float32_weights",
+        {**RELORA, "bf16": True, "torch_dtype": "bfloat16"},
+        "torch_dtype is bfloat16: relora merges into the base weights, and 16 bits would round most of each adapter",
+    ),
+    (
+        "evaluations_measure_one_model",
+        {
+            "qat": {"weight_dtype": "int4", "fake_quant_after_n_steps": 9},
+            "early_stopping_patience": 2,
+            "val_set_size": 0.1,
+        },
+        "those of the first 9 steps are of the model without rounding (fake_quant_after_n_steps) -> remove fake_qu",
+    ),
+    (
         "restarted_adapters_have_adams_state",
         {**RELORA, "optimizer": "sgd"},
         "relora prunes Adam's running means, and optimizer is sgd -> write adamw_torch or",

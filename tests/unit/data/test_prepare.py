@@ -786,7 +786,7 @@ def test_a_killed_preparation_leaves_no_set_and_the_next_one_goes_on_from_there(
         t.run(t.config_of("a.jsonl", type="chat_template", sequence_len=256))
     """
     monkeypatch.setattr(module, "code_identity", lambda: "the same")  # though somebody may edit it meanwhile
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
     child = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, check=False)
     folder = in_empty_folder / "last_run_prepared"
     assert child.returncode == 9

@@ -93,6 +93,31 @@ def test_a_bad_step_changes_nothing_and_is_told(
     assert "the step was skipped, the weights are as before" in messages[0]
 
 
+def test_what_was_stepped_in_the_backward_pass_is_not_called_skipped(
+    prepared: PreparedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bad gradient is of the head alone; the other weights have been stepped when the guard looks."""
+    keys = {"optimizer": "sgd", "optimizer_in_backward": True, "max_grad_norm": 0.0, "max_steps": 3}
+    trainer, resolved, poison = poisoned(prepared, tmp_path, {2}, "gradient", **keys)
+    with caplog.at_level(logging.WARNING, logger="whet"):
+        fit(trainer, resolved)
+    assert not torch.equal(poison.weights[2], poison.weights[3])
+    (message,) = [record.message for record in caplog.records]
+    assert "the weights are as before" not in message
+    assert "optimizer_in_backward had stepped the other weights by then" in message
+
+
+def test_lomo_stops_at_once_and_logs_no_norm_that_nobody_knows(prepared: PreparedSet, tmp_path: Path) -> None:
+    keys = {"optimizer": "lomo", "max_steps": 5, "save_strategy": "no"}
+    trainer, resolved, _ = poisoned(prepared, tmp_path, {3}, "loss", **keys)
+    assert trainer.args.max_grad_norm == 0
+    with pytest.raises(TrainingStopped, match=r"step 3: the loss is nan.*has changed the weights with it.*are lost"):
+        fit(trainer, resolved)
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(steps) == 2
+    assert not any("grad_norm" in entry for entry in steps)
+
+
 def test_the_rows_of_the_bad_step_are_named(
     prepared: PreparedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,43 @@ def test_grokfast_adds_the_running_mean_of_the_gradient(tmp_path: Path) -> None:
             optimizer.step()
     torch.testing.assert_close(weight.detach(), expected)
     torch.testing.assert_close(other, weight)
+
+
+def test_an_optimizer_without_hooks_keeps_the_means_of_grokfast(tmp_path: Path) -> None:
+    """bitsandbytes' load_state_dict calls none."""
+    models = [tiny_model(hidden_size=64) for _ in range(2)]
+    one, other = (build(tmp_path, "adamw_8bit", model=each, grokfast_alpha=0.5) for each in models)
+    for parameter in models[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    one.step()
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    means, loaded = one.state_dict()["grokfast"], other.state_dict()["grokfast"]
+    assert means
+    torch.testing.assert_close(loaded, means, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["dion", "adafactor", "sinkgd", "muon", "came_pytorch", "adamw_8bit"])
+def test_a_resumed_optimizer_of_bfloat16_weights_is_the_optimizer(tmp_path: Path, name: str) -> None:
+    """State in float32 comes back in float32, so the next step is the same to the bit."""
+
+    def step(model: torch.nn.Module, optimizer: Any, number: int) -> None:
+        random = torch.Generator().manual_seed(number)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random).to(parameter)
+        optimizer.step()
+
+    model = tiny_model(hidden_size=64).to(torch.bfloat16)
+    whole = build(tmp_path, name, model=model, bfloat16=True)
+    step(model, whole, 1)
+    saved, copied = copy.deepcopy(whole.state_dict()), copy.deepcopy(model)
+    step(model, whole, 2)
+    resumed = build(tmp_path, name, model=copied, bfloat16=True)
+    resumed.load_state_dict(saved)
+    step(copied, resumed, 2)
+    for (each, one), other in zip(model.named_parameters(), copied.named_parameters(), strict=True):
+        assert torch.equal(one, other[1]), each
+    for one, other in zip(model.parameters(), copied.parameters(), strict=True):
+        torch.testing.assert_close(whole.state[one], resumed.state[other], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["muon", "schedule_free_adamw", "galore_adamw", "came_pytorch", "lion"])

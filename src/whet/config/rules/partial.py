@@ -73,6 +73,21 @@ def restarted_adapters_can_be_merged(config: Config) -> Problem | None:
     return None
 
 
+def restarted_adapters_move_float32_weights(config: Config) -> Problem | None:
+    """bfloat16 has 8 bits of precision: most of what an adapter has learnt is below half a step of a base weight."""
+    if not config.adapter.relora:
+        return None
+    precision = config.precision
+    found = "relora merges into the base weights, and 16 bits would round most of each adapter away"
+    for key in ("bfloat16", "float16"):
+        if config.value(key):
+            mixed = {"bfloat16": "bf16: true", "float16": "fp16: true"}[key]
+            return at(config, key, f"{key} is true: {found}", f"write {mixed}, mixed precision over float32 weights")
+    if precision.torch_dtype in ("bfloat16", "float16"):
+        return at(config, "torch_dtype", f"torch_dtype is {precision.torch_dtype}: {found}", "remove the line")
+    return None
+
+
 def restarted_adapters_have_adams_state(config: Config) -> Problem | None:
     name = config.optimizer.optimizer
     if not config.adapter.relora or name in ADAM_STATES:
@@ -104,6 +119,7 @@ PARTIAL_RULES: tuple[Rule, ...] = (
     drawn_layers_have_an_optimizer_that_lets_them_rest,
     restarts_of_the_adapter_have_an_interval,
     restarted_adapters_can_be_merged,
+    restarted_adapters_move_float32_weights,
     restarted_adapters_have_adams_state,
     restarted_adapters_have_a_falling_rate,
     restart_options_need_restarts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whet.config.config import Config
-from whet.config.names import FEW_BITS, FEW_BITS_GROUPS, few_bits_name
+from whet.config.names import FEW_BITS, FEW_BITS_GROUPS, FOLLOW_EVALUATIONS, few_bits_name
 from whet.config.rules.base import Rule, at
 from whet.config.schema import QuantizationConfig
 from whet.core.errors import Problem
@@ -88,6 +88,25 @@ def rounding_is_trained_into_full_weights(config: Config) -> Problem | None:
     return None
 
 
+def evaluations_measure_one_model(config: Config) -> Problem | None:
+    """Before `fake_quant_after_n_steps` the model is evaluated without the rounding it will have."""
+    qat, loop = config.quant.qat, config.loop
+    if qat is None or not qat.fake_quant_after_n_steps:
+        return None
+    compared = {
+        "load_best_model_at_end": loop.load_best_model_at_end,
+        "early_stopping_patience": loop.early_stopping_patience is not None,
+        "save_strategy": loop.save_strategy == "best",
+        "lr_scheduler": config.optimizer.lr_scheduler in FOLLOW_EVALUATIONS,
+    }
+    for key, is_written in compared.items():
+        if is_written:
+            found = f"{key} compares evaluations, and those of the first {qat.fake_quant_after_n_steps} steps are of "
+            found += "the model without rounding (fake_quant_after_n_steps)"
+            return at(config, key, found, "remove fake_quant_after_n_steps from qat, or this line")
+    return None
+
+
 QUANTISATION_RULES: tuple[Rule, ...] = (
     weights_and_activations_go_together,
     the_group_fits_the_format,
@@ -95,4 +114,5 @@ QUANTISATION_RULES: tuple[Rule, ...] = (
     embeddings_are_integers,
     what_is_trained_for_is_what_is_written,
     rounding_is_trained_into_full_weights,
+    evaluations_measure_one_model,
 )

@@ -82,6 +82,8 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     product_ptr += row * stride
     target = tl.load(target_ptr + row)
+    # Read before the reductions, which are barriers: later another warp may have put a gradient in its place.
+    of_target = _logits(tl.load(product_ptr + target), scale, softcap, HAS_SOFTCAP)
     lanes = tl.arange(0, BLOCK)
     # Each lane keeps its own running maximum and sum; they meet once, at the end.
     top = tl.full((BLOCK,), -1e30, tl.float32)
@@ -95,7 +97,6 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
         top = higher
     highest = tl.max(top, 0)
     lse = highest + tl.log(tl.sum(total * tl.exp(top - highest), 0))
-    of_target = _logits(tl.load(product_ptr + target), scale, softcap, HAS_SOFTCAP)
     tl.store(loss_ptr + row, lse - of_target)
     if GRADIENT:
         for start in range(0, vocabulary, BLOCK):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from whet.config.optimizers import SCHEDULE_FREE
+from whet.config.optimizers import IN_BACKWARD, SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.callbacks.garbage import CollectGarbage
@@ -50,6 +51,7 @@ def add_callbacks(
         resolved.output_dir,
         scaler=lambda: trainer.accelerator.scaler is not None,
         gradient_norm=norm.take,
+        in_backward=_in_backward(resolved),
     )
     chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
     if resolved.torch_compile:
@@ -84,6 +86,13 @@ def add_callbacks(
     chosen.append(PublishCheckpoints(loop.save_total_limit))
     for callback in chosen:
         trainer.add_callback(callback)
+
+
+def _in_backward(resolved: ResolvedRun) -> Literal["", "protected", "unprotected"]:
+    """See `NonFiniteGuard`."""
+    if resolved.optimizer in IN_BACKWARD:
+        return "unprotected"
+    return "protected" if resolved.config.memory.optimizer_in_backward else ""
 
 
 def _norm_in_backward(trainer: Trainer) -> torch.Tensor | None:

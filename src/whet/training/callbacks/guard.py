@@ -1,10 +1,11 @@
-"""A step whose loss or gradient is no number changes nothing; three in a row end the run."""
+"""A step whose loss or gradient is no number is dropped where it can be; three in a row end the run."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,14 +19,20 @@ LIMIT = 3
 
 ROWS_SHOWN = 8
 
+_SKIPPED = "the step was skipped, the weights are as before"
+_PARTLY_STEPPED = (
+    "optimizer_in_backward had stepped the other weights by then; those with such a gradient were stepped with 0"
+)
 _NEVER_GOOD = "no step of the run was good: check the base model's weights, then these rows and learning_rate"
 
 
 class NonFiniteGuard(TrainerCallback):
     """Looks at every step before the optimizer does.
 
-    A bad step's gradients are dropped, so that weights and optimizer state stay finite. With float16 loss scaling, a
-    gradient that overflows is part of finding the scale and left to the scaler; only the loss counts then.
+    A bad step's gradients are dropped, so that weights and optimizer state stay finite. An optimizer that steps in the
+    backward pass is too fast for that: what has become of the weights is then said, and LOMO's run ends.
+    With float16 loss scaling, a gradient that overflows is part of finding the scale and left to the scaler; only the
+    loss counts then.
 
     Args:
         step_loss: the current step's loss on this rank, as a scalar on the device; None where no one knows it.
@@ -34,6 +41,9 @@ class NonFiniteGuard(TrainerCallback):
         gradient_norm: the norm of this step's gradients as clipping has computed it; None where nobody did, and then
             the guard computes it.
         output_dir: where the last good checkpoint is.
+        in_backward: the optimizer's way to change weights before the guard looks: "" for none, "protected" where it
+            drops a step whose loss is no number by itself (`optimizer_in_backward`), "unprotected" where weights are
+            lost then (LOMO).
     """
 
     def __init__(
@@ -43,9 +53,11 @@ class NonFiniteGuard(TrainerCallback):
         output_dir: str,
         scaler: Callable[[], bool] = lambda: False,
         gradient_norm: Callable[[], torch.Tensor | None] = lambda: None,
+        in_backward: Literal["", "protected", "unprotected"] = "",
     ) -> None:
         self._step_loss, self._rows, self._scaler = step_loss, rows, scaler
         self._gradient_norm = gradient_norm
+        self._in_backward = in_backward
         self._output_dir = output_dir
         self._latest: deque[StepFigures] = deque(maxlen=LIMIT)
         self.skipped: list[int] = []
@@ -104,11 +116,14 @@ class NonFiniteGuard(TrainerCallback):
         shown = ", ".join(rows[:ROWS_SHOWN]) + (f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else "")
         found = f"{figures.what_is_wrong()}; its rows: {shown}" if rows else figures.what_is_wrong()
         where = f"step {figures.step}"
+        cure = f"lower learning_rate, or look at these rows; earlier checkpoints are kept in {self._output_dir}"
+        if self._in_backward == "unprotected":
+            found += "; the optimizer has changed the weights with it in the backward pass already, and they are lost"
+            raise TrainingStopped(Problem(where, found, cure))
         if trailing_non_finite(self._latest) < LIMIT:
-            warn(Problem(where, f"{found}", "the step was skipped, the weights are as before"))
+            partly = self._in_backward == "protected" and math.isfinite(figures.loss)
+            warn(Problem(where, found, _PARTLY_STEPPED if partly else _SKIPPED))
             return
         if figures.step == LIMIT:
             cure = _NEVER_GOOD
-        else:
-            cure = f"lower learning_rate, or look at these rows; earlier checkpoints are kept in {self._output_dir}"
         raise TrainingStopped(Problem(where, f"{LIMIT} steps in a row could not be used ({found})", cure))

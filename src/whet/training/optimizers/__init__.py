@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from whet.config import Config
+    from whet.training.optimizers.construct import Groups
 
 _HERE = "whet.training.optimizers"
 _STOCK = (
@@ -58,6 +59,7 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
     """
     from whet.training.optimizers.gradient_filter import filter_gradients
     from whet.training.optimizers.groups import parameter_groups
+    from whet.training.optimizers.loading import keep_types
 
     name, where = config.optimizer.optimizer, config.where("optimizer")
     build = OPTIMIZERS.load(name, where)
@@ -68,16 +70,22 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
     if name.startswith("paged_") and device == "cpu":
         warn(Problem(where, f"'{name}' is not paged on a CPU, where there is nothing to page from", "nothing to do"))
     groups, memory = parameter_groups(model, config), config.memory
+
+    def built(own: Groups) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = build(model, own, config, args)
+        keep_types(optimizer)
+        return optimizer
+
     if memory.optimizer_in_backward or memory.stochastic_rounding:
         from whet.training.optimizers.each_parameter import EachParameter
         from whet.training.optimizers.rounding import Rounding
 
         return EachParameter(
             groups,
-            lambda own: build(model, own, config, args),
+            built,
             in_backward=memory.optimizer_in_backward,
             rounding=Rounding(config.loop.seed) if memory.stochastic_rounding else None,
         )
-    optimizer: torch.optim.Optimizer = build(model, groups, config, args)
+    optimizer = built(groups)
     filter_gradients(optimizer, config)
     return optimizer

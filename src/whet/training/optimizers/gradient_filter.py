@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from whet.config import Config
+from whet.training.optimizers.loading import after_loading
 
 ALPHA, LAMB = 0.98, 2.0
 """Values of the paper's EMA filter, for the key of the two that is not written."""
@@ -41,12 +42,12 @@ def filter_gradients(optimizer: torch.optim.Optimizer, config: Config) -> None:
     def when_saved(of: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         saved[_KEY] = {index: means[each] for index, each in enumerate(parameters(of)) if each in means}
 
-    def before_load(of: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-        held = parameters(of)
+    def when_loaded(saved: dict[str, Any]) -> None:
+        held = parameters(optimizer)
         means.clear()
         for index, mean in saved.get(_KEY, {}).items():
             means[held[index]] = mean.to(held[index].device).clone()
 
     optimizer.register_step_pre_hook(before_step)
     optimizer.register_state_dict_post_hook(when_saved)
-    optimizer.register_load_state_dict_pre_hook(before_load)
+    after_loading(optimizer, when_loaded)
