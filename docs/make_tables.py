@@ -124,10 +124,15 @@ def supported() -> str:
         ("methods", f"supervised fine-tuning; {_codes(methods)}"),
         (
             "what is trained",
-            f"every weight, some (`unfrozen_parameters`), or {_codes(names.ADAPTERS)}; DoRA, rsLoRA, LoRA+",
+            f"every weight, some (`unfrozen_parameters`), or {_codes(names.ADAPTERS)}; DoRA, rsLoRA, LoRA+; "
+            "ReLoRA, LISA, Spectrum; experts (`lora_target_parameters`)",
         ),
         ("quantised base", "`load_in_4bit` (nf4, fp4, double quantisation) and `load_in_8bit`, by bitsandbytes"),
-        ("precision", "float32; mixed precision in bfloat16 or float16; pure bfloat16 or float16"),
+        (
+            "precision",
+            "float32; mixed precision in bfloat16 or float16; pure bfloat16 or float16; "
+            "`fp8` (torchao, untried on a GPU); `qat`, `whet quantize`",
+        ),
         ("rows", f"{_codes(supervised_types())}, token ids"),
         ("preference rows", f"`prompt`, `chosen`, `rejected`; {_codes(preference_types())}"),
         (
