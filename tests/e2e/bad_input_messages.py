@@ -120,7 +120,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model: the weights of 'model' have other sizes than its config says -> take back what overrides_of_model_config changes, or write reinit_weights: true",
     ],
     "config.json is a list": [
-        "my.yaml:1:1: base_model: the folder 'model' holds no tokenizer that can be loaded (transformers.configuration_utils.PreTrainedConfig() argument after ** must be a mapping, not list) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+        "my.yaml:1:1: base_model: the folder 'model' holds no model config that can be loaded (Unrecognized model in model. Should have a `model_type` key in its config.json.) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
     ],
     "tokenizer_config.json is a list": [
         "my.yaml:1:1: base_model: the folder 'model' holds no tokenizer that can be loaded ('list' object has no attribute 'get') -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",

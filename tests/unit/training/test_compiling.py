@@ -31,7 +31,7 @@ def test_compiled_layers_train_the_same_weights(tmp_path: Path, caplog: pytest.L
         compiled = trained(tmp_path / "compiled", torch_compile=True, torch_compile_backend="eager")
     assert plain.keys() == compiled.keys()
     for name, tensor in plain.items():
-        torch.testing.assert_close(compiled[name], tensor, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(compiled[name], tensor, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert "torch_compile: 2 layers, each by itself" in caplog.messages
     assert any(line.endswith("graphs in the first 4 steps, 0 compiled again later") for line in caplog.messages)
 

@@ -133,7 +133,7 @@ def test_the_result_is_the_full_model_that_was_trained(prepared: PreparedSet, tm
     assert as_trained(resolved.config, trained).adapter.adapter is None
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=NAME)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(ids, use_cache=False).logits, live, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(loaded(ids, use_cache=False).logits, live, atol=1e-4, rtol=0)
     with pytest.raises(ConfigError, match="is a full model: its adapters are merged already -> use that folder"):
         stages.merge_adapter(resolved, tmp_path)
 

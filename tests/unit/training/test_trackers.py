@@ -66,7 +66,7 @@ def test_wandb_offline(run: Any, tmp_path: Path) -> None:
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*-abc123")
     (file,) = folder.glob("run-abc123.wandb")
     written = _payload_of_log(file.read_bytes())
-    found = [float(number) for number in re.findall(rb"train/loss[^0-9]{1,4}([0-9.]+)", written)]
+    found = [float(number) for number in re.findall(rb"(?s)train/loss.{1,4}?([0-9]+\.[0-9]+)", written)]
     assert all(any(loss == pytest.approx(each) for each in found) for loss in losses)
 
 
