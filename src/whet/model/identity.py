@@ -1,0 +1,291 @@
+"""Which base model it was, by its weights: what an adapter needs beneath it, wherever it goes.
+
+Two digests, because reading a large model takes minutes and no step waits for it:
+
+* ``weights``: SHA-256 over the digests of all weight files. Files of the hub's cache carry theirs in their name, small
+  ones are read at once, and those of a large local model are read in the background and remembered (by path, size and
+  time of change);
+* ``sample``: SHA-256 over each file's size, header and `BLOCKS` blocks spread evenly over it; some milliseconds, always
+  there. Training in full changes nearly every weight, so another model differs in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from whet.config import Config
+from whet.core.disk import sha256
+from whet.model.source import locate
+
+IDENTITY_NAME = "whet-base.json"
+"""Stands beside ``adapter_config.json``, in the output folder and in each checkpoint."""
+
+BLOCKS, BLOCK_BYTES = 64, 4096
+AT_ONCE_BYTES = 64 << 20
+"""Weights up to this size are read at once: a tenth of a second."""
+
+_SCHEMA = 1
+_LARGEST_HEADER = 64 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """A model's weights.
+
+    Attributes:
+        name: what the config calls it.
+        sample: see the top of this file.
+        weights: the same; None until all bytes are read.
+        num_bytes: of the weight files.
+        revision: the commit of a hub model.
+    """
+
+    name: str
+    sample: str
+    weights: str | None
+    num_bytes: int
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        digest = f"sha256 {self.weights[:16]}" if self.weights else f"sample {self.sample[:16]}"
+        return f"'{self.name}' ({digest}, {self.num_bytes:,} bytes)"
+
+
+def same_weights(one: BaseIdentity, other: BaseIdentity) -> bool:
+    """Whether two identities are of the same weights, by all bytes where both know them, else by the sample."""
+    if one.weights is not None and other.weights is not None:
+        return one.weights == other.weights
+    return one.sample == other.sample
+
+
+def identify(config: Config, *, complete: bool = False) -> BaseIdentity | None:
+    """The identity of the config's ``base_model``; None where it has no weights (``reinit_weights``), or none are here
+    (a hub model that was not downloaded, or one that `locate` does not find).
+
+    Args:
+        complete: read all bytes, however long that takes; else only where it takes no time.
+
+    Raises:
+        ModelError: ``base_model`` can only be a folder, and there is none.
+    """
+    if config.model.reinit_weights:
+        return None
+    name = config.model.base_model
+    kwargs = config.model.overrides_of_model_kwargs or {}
+    return identify_weights(
+        locate(name, config, "base_model"),
+        name=name,
+        revision=config.model.revision_of_model,
+        subfolder=str(kwargs.get("subfolder") or ""),
+        complete=complete,
+    )
+
+
+def identify_weights(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    complete: bool = False,
+) -> BaseIdentity | None:
+    """The identity of the weights in a folder, or in the hub's cache; nothing is downloaded.
+
+    Args:
+        source: a folder or hub id.
+        name: how it is called; ``source`` if not given.
+        revision: of a hub model.
+        subfolder: inside it.
+        complete: see `identify`.
+    """
+    folder = _folder(source, revision, subfolder)
+    if folder is None:
+        return None
+    files = weight_files(folder)
+    if not files:
+        return None
+    num_bytes = sum(file.stat().st_size for file in files)
+    names = [file.name for file in files]
+    digests: list[str | None]
+    if complete or num_bytes <= AT_ONCE_BYTES:
+        digests = [_digest(file) for file in files]
+    else:
+        digests = [_known_digest(file) for file in files]
+    return BaseIdentity(
+        name=str(name or source),
+        sample=_combined(names, [_sampled(file) for file in files]),
+        weights=_combined(names, [digest for digest in digests if digest]) if all(digests) else None,
+        num_bytes=num_bytes,
+        revision=_commit(folder),
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads from a folder, by name: those of the index, else the single one, else all."""
+    for index in _INDEXES:
+        if (folder / index).is_file():
+            shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            return sorted(folder / name for name in shards if Path(name).name == name and (folder / name).is_file())
+        single = folder / _SINGLE[_INDEXES.index(index)]
+        if single.is_file():
+            return [single]
+    return sorted(folder.glob("*.safetensors"))
+
+
+class Identifying:
+    """An identity that becomes complete in the background.
+
+    Args:
+        identity: what is known at once; None is never anything else.
+        config: of the run, to read the rest by.
+    """
+
+    def __init__(self, identity: BaseIdentity | None, config: Config) -> None:
+        self._identity = identity
+        self._thread: threading.Thread | None = None
+        if identity is not None and identity.weights is None:
+            self._thread = threading.Thread(target=self._complete, args=(config,), daemon=True, name="whet-identity")
+            self._thread.start()
+
+    @property
+    def so_far(self) -> BaseIdentity | None:
+        """What is known now; waits for nothing."""
+        return self._identity
+
+    def result(self) -> BaseIdentity | None:
+        """The complete identity, once it is known; the sample alone where the files can no longer be read."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._identity
+
+    def _complete(self, config: Config) -> None:
+        try:
+            complete = identify(config, complete=True)
+        except OSError:  # the weights were moved away under the run; what was loaded stays known by its sample
+            return
+        if complete is not None and self._identity is not None and complete.sample == self._identity.sample:
+            self._identity = replace(self._identity, weights=complete.weights)
+
+
+def write_identity(folder: Path, identity: BaseIdentity) -> Path:
+    """Put an identity beside an adapter."""
+    path = folder / IDENTITY_NAME
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps({"schema": _SCHEMA, **asdict(identity)}, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def read_identity(folder: Path) -> BaseIdentity | None:
+    """The identity that stands beside an adapter; None where there is none, or none that can be read."""
+    try:
+        return identity_of(json.loads((folder / IDENTITY_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def identity_of(values: Mapping[str, Any] | None) -> BaseIdentity | None:
+    """An identity as JSON has it, in `IDENTITY_NAME`, a checkpoint or a run's record; None where it is none."""
+    if not isinstance(values, Mapping):
+        return None
+    known = {name: values.get(name) for name in ("name", "sample", "weights", "num_bytes", "revision")}
+    is_whole = isinstance(known["name"], str) and isinstance(known["sample"], str) and known["num_bytes"] is not None
+    return BaseIdentity(**known) if is_whole else None  # type: ignore[arg-type]
+
+
+def _folder(source: str | Path, revision: str | None, subfolder: str) -> Path | None:
+    if Path(source).is_dir():
+        return Path(source) / subfolder
+    for name in ("config.json", *_INDEXES, *_SINGLE):
+        inside = f"{subfolder}/{name}" if subfolder else name
+        try:
+            found = try_to_load_from_cache(str(source), inside, revision=revision)
+        except HFValidationError:  # a path, and there is nothing
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit in ``models--org--name/snapshots/<commit>/<subfolder>``, the layout of the hub's cache."""
+    parts = folder.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+
+
+def _combined(names: Sequence[str], digests: Sequence[str]) -> str:
+    lines = "".join(f"{name} {digest}\n" for name, digest in zip(names, digests, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    known = _known_digest(file)
+    if known is not None:
+        return known
+    before = _state(file)
+    digest = sha256(file)
+    if file.stat().st_size > AT_ONCE_BYTES and _state(file) == before:
+        _remember(before, digest)
+    return digest
+
+
+def _known_digest(file: Path) -> str | None:
+    """From the name that the hub's cache gives a large file, or remembered."""
+    real = file.resolve()
+    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
+        return real.name
+    try:
+        remembered = json.loads(_memory(_state(file)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(remembered) if _SHA256.fullmatch(str(remembered)) else None
+
+
+def _state(file: Path) -> str:
+    facts = file.stat()
+    return f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
+
+
+def _memory(state: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "whet" / "weights" / f"{hashlib.sha256(state.encode()).hexdigest()}.json"
+
+
+def _remember(state: str, digest: str) -> None:
+    place = _memory(state)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(digest), encoding="utf-8")
+        os.replace(temporary, place)
+    except OSError:  # it is read again the next time
+        return
+
+
+def _sampled(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{size}\0".encode())
+    with file.open("rb") as content:
+        start = content.read(8)
+        digest.update(start)
+        if file.suffix == ".safetensors" and len(start) == 8:
+            digest.update(content.read(min(struct.unpack("<Q", start)[0], _LARGEST_HEADER)))
+        for number in range(BLOCKS):
+            content.seek(max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1))
+            digest.update(content.read(BLOCK_BYTES))
+    return digest.hexdigest()
