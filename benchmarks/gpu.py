@@ -5,6 +5,7 @@ Each measurement is a process of its own. Results are kept in benchmarks/results
 
     python benchmarks/gpu.py                         # every case, until --minutes are over
     python benchmarks/gpu.py --cases llama-8b-lora-4k qwen3-0.6b-full-4k
+    python benchmarks/gpu.py --profile 2             # and which kernels two more steps spend their time in
     python benchmarks/gpu.py --tiny                  # on the CPU, in this process: proves that the script works
 """
 
@@ -47,11 +48,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--minutes", type=float, default=9.5, help="begin nothing new after so long")
     parser.add_argument("--rows", type=int, help="of a forward pass, instead of the case's")
+    parser.add_argument("--profile", type=int, default=0, help="so many more steps, under PyTorch's profiler")
+    parser.add_argument("--logs", type=Path, help="folder for what each process writes to its standard error")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", action="store_true", help="measure the first case and contestant in this process")
     options = parser.parse_args(arguments)
     if options.one:
-        measured = measure(CASES[options.cases[0]], options.contestants[0], options.rows)
+        case = replace(CASES[options.cases[0]], profiled=options.profile)
+        measured = measure(case, options.contestants[0], options.rows)
         print(json.dumps(measured))
         return measured
     began, results = time.monotonic(), {}
@@ -61,9 +65,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             if (time.monotonic() - began) / 60 > options.minutes:
                 measured[contestant] = {"error": f"not begun: {options.minutes} minutes were over"}
             elif options.tiny:
-                measured[contestant] = measure(tiny(CASES[name]), contestant, options.rows)
+                measured[contestant] = measure(tiny(CASES[name], options.profile), contestant, options.rows)
             else:
-                measured[contestant] = in_a_process(name, contestant, options.rows)
+                measured[contestant] = in_a_process(name, contestant, options)
             print(f"{name} {contestant}: {json.dumps(measured[contestant])}", flush=True)
         if not options.tiny:
             keep(name, measured)
@@ -71,16 +75,22 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def tiny(case: Case) -> Case:
+def tiny(case: Case, profiled: int = 0) -> Case:
     """The same job in little, for a CPU."""
     shape = {**case.shape, **TINY, **(TINY_MOE if "num_experts" in case.shape else {})}
-    return replace(case, shape=shape, sequence_len=64, steps=2)
+    return replace(case, shape=shape, sequence_len=64, steps=2, profiled=profiled)
 
 
-def in_a_process(case: str, contestant: str, rows: int | None) -> dict[str, Any]:
+def in_a_process(case: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", "--cases", case, "--contestants", contestant]
-    command += ["--rows", str(rows)] if rows else []
+    command += ["--profile", str(options.profile)]
+    command += ["--rows", str(options.rows)] if options.rows else []
+    began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"{case} {contestant}: a process of {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    if options.logs is not None:
+        options.logs.mkdir(parents=True, exist_ok=True)
+        (options.logs / f"{case}-{contestant}.log").write_text(done.stdout + done.stderr)
     if done.returncode:
         last = [line for line in done.stderr.strip().splitlines() if line][-1:] or ["no message"]
         return {"error": last[0][:300]}
@@ -117,7 +127,7 @@ def measure(case: Case, contestant: str, rows: int | None = None) -> dict[str, A
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         clock, model, said = CONTESTANTS[contestant](case, Path(folder), device)
-    seconds = clock[-1] - clock[WARMUP - 1]
+    seconds = clock.seconds()
     tokens = case.rows * case.sequence_len * case.steps
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     flops = flops_per_token(model.config, case, active_weights(model), trained) * tokens / seconds
@@ -138,8 +148,20 @@ def measure(case: Case, contestant: str, rows: int | None = None) -> dict[str, A
         "mfu_of_data_sheet": flops / 1e12 / sheet if sheet else None,
         "mfu_of_measured_product": flops / 1e12 / product,
         "measured_product_tflops": product,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+        "peak_gib": clock.peak_bytes / 2**30,
+        "reserved_gib": clock.reserved_bytes / 2**30,
+        **profiled_figures(clock),
+    }
+
+
+def profiled_figures(clock: Clock) -> dict[str, Any]:
+    """Of the steps under the profiler: seconds of each, of them in kernels, and the kernels that took longest."""
+    if clock.profiled_seconds is None:
+        return {}
+    return {
+        "profiled_step_seconds": clock.profiled_seconds,
+        "kernel_seconds": sum(milliseconds for *_, milliseconds in clock.kernels) / 1e3,
+        "kernels": clock.kernels[:40],
     }
 
 
@@ -160,17 +182,71 @@ def measured_product(size: int = 8192, rounds: int = 20) -> float:
     return 2 * size**3 / best / 1e12
 
 
-def clock_callback(times: list[float]) -> Any:
-    import torch
+class Clock:
+    """When each step ended, and what the steps after the timed ones did.
+
+    Attributes:
+        kernels: name, calls and milliseconds of each kernel in a profiled step, the longest first.
+        profiled_seconds: of a profiled step; what no kernel accounts for is the device waiting.
+        peak_bytes: allocated at most, up to the last timed step.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._times = case, list[float]()
+        self._profile: Any = None
+        self._profile_began = 0.0
+        self.kernels: list[tuple[str, float, float]] = []
+        self.profiled_seconds: float | None = None
+        self.peak_bytes = self.reserved_bytes = 0
+
+    def seconds(self) -> float:
+        """Of the timed steps together."""
+        return self._times[total_steps(self._case, profiled=False) - 1] - self._times[WARMUP - 1]
+
+    def step_ended(self) -> None:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.synchronize()
+        self._times.append(time.perf_counter())
+        ended, timed = len(self._times), total_steps(self._case, profiled=False)
+        if ended == timed:
+            if on_gpu:
+                self.peak_bytes, self.reserved_bytes = (
+                    torch.cuda.max_memory_allocated(),
+                    torch.cuda.max_memory_reserved(),
+                )
+            if self._case.profiled:
+                self._profile = torch.profiler.profile()
+                self._profile.__enter__()
+                self._profile_began = time.perf_counter()
+        elif ended == timed + self._case.profiled:
+            self._profile.__exit__(None, None, None)
+            self.profiled_seconds = (self._times[-1] - self._profile_began) / self._case.profiled
+            self._read_profile(self._case.profiled)
+
+    def _read_profile(self, steps: int) -> None:
+        on_device = [event for event in self._profile.key_averages() if event.device_type.name == "CUDA"]
+        on_device.sort(key=lambda event: -event.self_device_time_total)
+        self.kernels = [
+            (event.key[:120], event.count / steps, round(event.self_device_time_total / 1e3 / steps, 3))
+            for event in on_device
+        ]
+
+
+def total_steps(case: Case, profiled: bool = True) -> int:
+    return WARMUP + case.steps + (case.profiled if profiled else 0)
+
+
+def clock_callback(clock: Clock) -> Any:
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
+    class Callback(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
+            clock.step_ended()
 
-    return Clock()
+    return Callback()
 
 
 def random_rows(case: Case) -> list[Any]:
@@ -178,11 +254,11 @@ def random_rows(case: Case) -> list[Any]:
     import numpy as np
 
     random = np.random.default_rng(0)
-    num = case.rows * (WARMUP + case.steps)
+    num = case.rows * total_steps(case)
     return [random.integers(8, case.shape["vocab_size"], case.sequence_len).astype(np.int32) for _ in range(num)]
 
 
-def run_whet(case: Case, folder: Path, device: str) -> tuple[list[float], Any, list[str]]:
+def run_whet(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[str]]:
     """As `whet train` goes on from a loaded model: adapter, levers, the method's trainer."""
     import numpy as np
     import torch
@@ -202,12 +278,12 @@ def run_whet(case: Case, folder: Path, device: str) -> tuple[list[float], Any, l
         "sequence_len": case.sequence_len,
         "sample_packing": True,
         "micro_batch_size": case.rows,
-        "max_steps": WARMUP + case.steps,
+        "max_steps": total_steps(case),
         "optimizer": case.optimizer,
         "learning_rate": 1e-5,
         "gradient_checkpointing": case.recompute,
         "save_strategy": "no",
-        "logging_steps": WARMUP + case.steps,
+        "logging_steps": total_steps(case),
         "shuffle_merged_datasets": False,
     }
     if case.lora:
@@ -231,13 +307,13 @@ def run_whet(case: Case, folder: Path, device: str) -> tuple[list[float], Any, l
     every_token[0] = False
     prepared = write_prepared(folder / "prepared", [(ids, every_token) for ids in random_rows(case)])
     trainer = build_trainer(make_inputs(prepared, resolved, model))
-    times: list[float] = []
-    trainer.add_callback(clock_callback(times))
+    clock = Clock(case)
+    trainer.add_callback(clock_callback(clock))
     trainer.train()
-    return times, model, said
+    return clock, model, said
 
 
-def run_plain(case: Case, folder: Path, device: str) -> tuple[list[float], Any, list[str]]:
+def run_plain(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[str]]:
     """transformers.Trainer with PEFT and sdpa, the same rows in the same order."""
     import torch
     from datasets import Dataset
@@ -259,26 +335,26 @@ def run_plain(case: Case, folder: Path, device: str) -> tuple[list[float], Any, 
     arguments = TrainingArguments(
         output_dir=str(folder / "plain"),
         per_device_train_batch_size=case.rows,
-        max_steps=WARMUP + case.steps,
+        max_steps=total_steps(case),
         optim=case.optimizer,
         learning_rate=1e-5,
         bf16=on_gpu and not case.pure,
         use_cpu=not on_gpu,
         save_strategy="no",
         report_to=[],
-        logging_steps=WARMUP + case.steps,
+        logging_steps=total_steps(case),
         disable_tqdm=True,
     )
-    times: list[float] = []
+    clock = Clock(case)
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
         data_collator=default_data_collator,
-        callbacks=[clock_callback(times)],
+        callbacks=[clock_callback(clock)],
     )
     trainer.train()
-    return times, model, []
+    return clock, model, []
 
 
 def _enable_recompute(model: Any) -> None:

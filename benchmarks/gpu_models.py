@@ -95,6 +95,7 @@ class Case:
         optimizer: its name in whet's config and in transformers.
         recompute: with gradient checkpointing.
         steps: timed ones, after two more.
+        profiled: steps after those, under PyTorch's profiler.
         goal: in words; None where there is none.
     """
 
@@ -108,6 +109,7 @@ class Case:
     optimizer: str = "adamw_torch_fused"
     recompute: bool = False
     steps: int = 8
+    profiled: int = 0
     goal: str | None = None
     targets: tuple[str, ...] = field(default=LINEAR)
 
