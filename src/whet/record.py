@@ -1,7 +1,8 @@
 """What exactly a run did, kept as ``run.json`` in its output folder while it happens.
 
 The record is written again after every stage, by rename, so that a run that was killed still says how far it came. It
-takes plain values only: whoever knows a fact hands it over, the record never goes and looks.
+takes plain values only: whoever knows a fact hands it over, the record never goes and looks. What is secret in it (a
+token, a password in a URL) is hidden as it is written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from whet.core.secrets import redact, redacted
 
 RECORD_NAME = "run.json"
 PACKAGES = (
@@ -59,12 +62,12 @@ class RunRecord:
     def note(self, section: str, facts: Any) -> None:
         """Add or replace one section and write the record."""
         self._facts[section] = facts
-        self._plain[section] = _plain(facts)
+        self._plain[section] = redacted(_plain(facts), section)
         self._write()
 
     def finish(self, outcome: str) -> None:
         """Close the record with how the run ended: "finished", "interrupted", "stopped: ...", "failed: ..."."""
-        self._facts["outcome"] = outcome
+        self._facts["outcome"] = redact(outcome)
         self._facts["finished"] = _now()
         self._write()
 

@@ -8,6 +8,7 @@ from whet import stages
 from whet.checks.base import Report, Subject, run_checks
 from whet.config import Config, ResolvedRun, check_runnable, check_trainable, resolve
 from whet.core.errors import ConfigError, WhetError
+from whet.core.secrets import redact
 from whet.distributed.hardware import probe
 
 # Width of the column of names.
@@ -56,4 +57,4 @@ def _print_report(report: Report) -> None:
 def _print_section(name: str, facts: list[str]) -> None:
     for number, fact in enumerate(facts):
         title = name if number == 0 else ""
-        sys.stdout.write(f"{title:<{_INDENT}}{fact}\n")
+        sys.stdout.write(f"{title:<{_INDENT}}{redact(fact)}\n")

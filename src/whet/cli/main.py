@@ -25,6 +25,7 @@ from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
 from whet.core.errors import ConfigError, Problem, WhetError
 from whet.core.nearest import nearest, suggestion
+from whet.core.secrets import redact_process
 
 USAGE_CODE = 2
 FAULT_CODE = 1
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_command(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; everything that can go wrong is printed here and nowhere else."""
+    redact_process()
     try:
         code = _dispatch(list(argv))
         sys.stdout.flush()
@@ -57,10 +59,8 @@ def run_command(argv: Sequence[str]) -> int:
         return BROKEN_PIPE_CODE
     # Not a hiding place: this is the one spot where a fault of ours is shown in full, with what to do about it.
     except Exception:  # noqa: BLE001
-        traceback.print_exc()
-        print_error_line(
-            "\nThis is a fault in whet, not in your file. Please report it to the project, with the above."
-        )
+        print_error_line(traceback.format_exc())
+        print_error_line("This is a fault in whet, not in your file. Please report it to the project, with the above.")
         return FAULT_CODE
     return code
 

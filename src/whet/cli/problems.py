@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from whet.core.errors import Problem
 from whet.core.log import indented
+from whet.core.secrets import redact
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
@@ -24,5 +25,5 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 def print_error_line(line: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(line + "\n")
+    """One line on standard error, without what is secret in it."""
+    sys.stderr.write(redact(line) + "\n")

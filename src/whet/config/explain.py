@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,7 @@ from pydantic import BaseModel, Secret
 from whet.config.config import Config
 from whet.config.origins import DEFAULT, Origin, Replaced
 from whet.config.schema import fields
-
-_SECRET = re.compile(r"(^|_)(api_?key|access_?key|auth|credential|hf_token|password|passwd|secret|token)s?$", re.I)
-_SECRET_VALUE = re.compile(r"\b(hf_|sk-|wandb_|ghp_|AKIA)[A-Za-z0-9_-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
-_NOT_SECRET = re.compile(r"(bos|eos|pad|unk|eot|additional_special)_tokens?$|^tokens$")
-MASK = "***"
+from whet.core.secrets import MASK, is_secret_name, redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +70,8 @@ def masked(path: str, value: Any) -> Any:
         return MASK
     if isinstance(value, Mapping):
         return {key: masked(str(key), item) for key, item in value.items()}
-    if _SECRET.search(name) and not _NOT_SECRET.search(name):
-        return MASK
     if isinstance(value, tuple | list):
         return type(value)(masked(path, item) for item in value)
-    return _SECRET_VALUE.sub(MASK, value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return MASK if value and is_secret_name(name) else redact(value)
+    return value

@@ -12,10 +12,12 @@ from whet.config.files import located, missing_files
 from whet.config.keys import Findings, canonical, ours
 from whet.config.overrides import from_command_line, from_environment
 from whet.config.rules import broken_rules, remarks
+from whet.config.secret_values import secrets_in
 from whet.config.source import Node, read_yaml
 from whet.config.tree import Setting, origins_of, overlay, plant
 from whet.config.validation import sections_of
 from whet.core.errors import ConfigError, Problem
+from whet.core.secrets import remember
 
 
 def load_config(
@@ -58,6 +60,7 @@ def make_config(values: Mapping[str, Any], *, check_files: bool = True) -> Confi
 def _build(root: Node, settings: Sequence[Setting], file: str, findings: Findings, *, check_files: bool) -> Config:
     root, problems = overlay(canonical(root, findings), settings)
     findings.problems += problems
+    remember(secrets_in(root))  # before anything is said of it
     entries = located(ours(root, findings), Path(file).parent)
     sections = sections_of(entries, file, findings)
     draft = Config.model_validate({**sections, "file": file, "origins": origins_of(entries)})

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from whet.core.secrets import redact
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -44,7 +46,7 @@ class WhetError(Exception):
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__(redact("\n".join(str(problem) for problem in self.problems)))
 
     def __reduce__(self) -> tuple[type[WhetError], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)

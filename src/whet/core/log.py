@@ -6,6 +6,7 @@ import logging
 import sys
 
 from whet.core.errors import Problem
+from whet.core.secrets import redact
 
 logger = logging.getLogger("whet")
 
@@ -66,4 +67,4 @@ class _StandardError(logging.Handler):
 class _Sentence(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + printable(record.getMessage())
+        return prefix + printable(redact(record.getMessage()))

@@ -12,6 +12,7 @@ from typing import Any
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import DataError
+from whet.core.secrets import redacted
 from whet.data import store
 from whet.data.chunk_file import read_account
 from whet.data.fingerprint import Inputs
@@ -155,7 +156,7 @@ def explain(config: Config, resolved: ResolvedRun, tokenizer: Any) -> Explanatio
         found = store.open_prepared(work.place(chunks))
         return Explanation(work.folder, found.path, None, found.manifest["created"], (), counts)
     manifests = dict(_manifests(work.folder))
-    new = Making(json.loads(json.dumps(work.inputs(chunks), default=str)), rows)
+    new = Making(redacted(json.loads(json.dumps(work.inputs(chunks), default=str))), rows)
     nearest = closest({folder: making for folder, (_, making) in manifests.items()}, new)
     if nearest is None:
         return Explanation(work.folder, None, None, "", (), counts)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 from whet.config import DatasetConfig
 from whet.core.errors import DataError, Problem, WhetError
 from whet.core.nearest import nearest
+from whet.core.secrets import redact
 from whet.data.folders import Entry
 
 _SAME_SCHEME = {"adl": "az", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}
@@ -65,7 +66,7 @@ def shown(url: str) -> str:
     ('https://host/a.jsonl', 'abfs://box@account.dfs.core.windows.net/a')
     """
     without_password = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "", url)
-    return without_password.split("?")[0] if url.startswith(("http://", "https://")) else without_password
+    return redact(without_password.split("?")[0] if url.startswith(("http://", "https://")) else without_password)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
+from whet.core.secrets import redacted
 from whet.data.buffers import as_arrow, as_numpy
 from whet.data.chunk_file import ChunkFile
 from whet.data.readers import place
@@ -278,7 +279,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     hashes = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
     names = [*hashes, *(f"{CHUNKS}/{chunk['name']}" for chunk in manifest["chunks"])]
     times = {name: (folder / name).stat().st_mtime_ns for name in names}
-    written = {"format": FORMAT_VERSION, **manifest, "hashes": hashes, _MODIFIED: times}
+    # What names the set's files and rows is read again, and stands as it is; the names of remote ones hold no secret.
+    facts = {**redacted(dict(manifest)), "chunks": manifest["chunks"]}
+    written = {"format": FORMAT_VERSION, **facts, "hashes": hashes, _MODIFIED: times}
     text = json.dumps(written, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whet import __version__
+from whet.core.secrets import redact, redacted
 from whet.data.ledger import Tally
 from whet.reports.figures import Histogram
 from whet.reports.inspection import Inspection
@@ -32,15 +33,15 @@ def as_json(inspection: Inspection) -> str:
 
 
 def payload(inspection: Inspection) -> dict[str, Any]:
-    """The inspection as plain values."""
+    """The inspection as plain values. Rows and their tokens are shown as they are; the rest without secrets."""
     pieces = Counter(piece for row in inspection.rows for text in row.texts for piece in text.pieces)
     entries = {piece: number for number, (piece, _) in enumerate(pieces.most_common())}
     roles = list(dict.fromkeys(turn.role for row in inspection.rows for text in row.texts for turn in text.turns))
     return {
-        "name": inspection.name,
+        "name": redact(inspection.name),
         "whet": __version__,
-        "facts": inspection.facts,
-        "datasets": inspection.datasets,
+        "facts": redacted(inspection.facts),
+        "datasets": redacted(inspection.datasets),
         "total": inspection.total,
         "warnings": WARNINGS,
         "roles": roles,
@@ -54,7 +55,7 @@ def payload(inspection: Inspection) -> dict[str, Any]:
         "lastTokens": inspection.last_tokens,
         "ledgers": [
             {
-                "name": ledger.name,
+                "name": redact(ledger.name),
                 "read": ledger.read,
                 "kept": ledger.kept,
                 "samples": ledger.samples,
@@ -63,8 +64,8 @@ def payload(inspection: Inspection) -> dict[str, Any]:
             }
             for ledger in inspection.ledgers
         ],
-        "engines": inspection.engines,
-        "findings": [asdict(finding) for finding in inspection.findings],
+        "engines": redacted(inspection.engines),
+        "findings": redacted([asdict(finding) for finding in inspection.findings]),
     }
 
 
@@ -135,9 +136,9 @@ def _packs(inspection: Inspection) -> dict[str, Any] | None:
 
 def _tally(name: str, tally: Tally) -> dict[str, Any]:
     return {
-        "what": name,
+        "what": redact(name),
         "rows": tally.count,
         "shortest": tally.shortest,
         "longest": tally.longest,
-        "examples": tally.examples,
+        "examples": redacted(tally.examples),
     }

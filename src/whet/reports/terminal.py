@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from whet.core.secrets import redact
 from whet.reports.inspection import Inspection
 from whet.reports.pieces import visible
 from whet.reports.rows import WARNINGS, ShownRow
@@ -151,5 +152,5 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Seque
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(redact(cell)) for cell in row))
     return table
