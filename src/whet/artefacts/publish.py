@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whet.core.errors import ArtefactError, Problem
+from whet.core.errors import ArtefactError, ParityError, Problem
+
+FAILED = ".FAILED-PARITY"
+"""Ending of the name of what was written and is not the model that was trained."""
 
 
 def check_replaceable(output: Path, marker: str, what: str) -> None:
@@ -33,14 +36,23 @@ def check_replaceable(output: Path, marker: str, what: str) -> None:
 def published(output: Path, what: str) -> Iterator[Path]:
     """A folder to write into, renamed to ``output`` at the end; removed where the writing fails.
 
+    Where a `ParityError` comes out of the block, the folder is kept as ``<output>.FAILED-PARITY``, and what stood at
+    ``output`` before stays there.
+
     Raises:
         ArtefactError: it cannot be written.
+        ParityError: that of the block, with the place it is kept at.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
         try:
-            yield partial
+            try:
+                yield partial
+            except ParityError as error:
+                failed = output.with_name(output.name + FAILED)
+                _rename(partial, failed)
+                raise kept_at(failed, error) from error
             _rename(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -48,6 +60,14 @@ def published(output: Path, what: str) -> Iterator[Path]:
         raise ArtefactError(
             Problem("", f"the {what} cannot be written to '{output}' ({error})", "make room, or choose another")
         ) from error
+
+
+def kept_at(place: Path, error: ParityError) -> ParityError:
+    """The error, saying where the artefact lies."""
+    return ParityError(
+        Problem(problem.where, f"{problem.found}; it is kept as '{place}'", problem.fix, problem.key)
+        for problem in error.problems
+    )
 
 
 def _rename(partial: Path, output: Path) -> None:

@@ -5,6 +5,7 @@
     ├── DataError              a source, a row, a template
     ├── ModelError             a model, a tokenizer, an adapter, a device
     ├── ArtefactError          a checkpoint, a merge, an export
+    │   └── ParityError        what was written is not the model that was trained; exit code 1
     └── TrainingStopped        the run ended itself to protect its result; exit code 1
 
     RowError                   one row cannot be used; the ledger counts it, the policy decides
@@ -66,6 +67,12 @@ class ModelError(WhetError):
 
 class ArtefactError(WhetError):
     """A checkpoint, merged model or export cannot be read, written or trusted."""
+
+
+class ParityError(ArtefactError):
+    """What was written is not the model that was trained: kept under a name that says so, and not to be used."""
+
+    exit_code = 1
 
 
 class TrainingStopped(WhetError):
