@@ -45,10 +45,14 @@ def test_what_was_written_exactly_has_no_divergence(fresh: FreshProcess, tmp_pat
 def test_one_changed_weight_is_found_and_the_folder_named_for_it(fresh: FreshProcess, tmp_path: Path) -> None:
     other = tiny_model()
     other.model.layers[0].self_attn.q_proj.weight.data[0, 0] += 1.0
-    with pytest.raises(ParityError, match=r"is not the model that was trained: KL .*it is kept as '.*FAILED-PARITY'"):
+
+    def publish() -> None:
         with published(tmp_path / "merged", "merged model") as partial:
             other.save_pretrained(partial)
             proved(fresh, partial)
+
+    with pytest.raises(ParityError, match=r"is not the model that was trained: KL .*it is kept as '.*FAILED-PARITY'"):
+        publish()
     assert [path.name for path in tmp_path.iterdir()] == ["merged.FAILED-PARITY"]
     record = json.loads((tmp_path / "merged.FAILED-PARITY" / RECORD_NAME).read_text())
     assert record["outcome"] == "over the limit"
