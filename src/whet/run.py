@@ -195,3 +195,23 @@ def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path 
     stages.refuse_unquantized(config)
     resolved = stages.resolve_run(config)
     return stages.quantize_model(resolved, model_dir or stages.model_of(resolved), output_dir)
+
+
+def gather(
+    config: Config,
+    *,
+    checkpoint: Path | None = None,
+    output_dir: Path | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = 5 * 10**9,
+) -> Path:
+    """Make one folder that transformers (or PEFT, for an adapter) loads of the parts that FSDP's ranks wrote.
+
+    Args:
+        checkpoint: the folder with the parts; that of the config's `output_dir`, or of its newest checkpoint, if not
+            given.
+        output_dir: where to write; `merged` (an adapter: `adapter`) inside the config's `output_dir` if not given.
+        dtype: of the weights: "float32", "bfloat16" or "float16"; as they were saved if not given.
+        shard_bytes: largest size of a file, of more than one tensor.
+    """
+    return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)

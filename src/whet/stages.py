@@ -388,6 +388,16 @@ def model_of(resolved: ResolvedRun) -> Path:
     return merged
 
 
+def gather_model(
+    config: Config, checkpoint: Path | None, output_dir: Path | None, dtype: str | None, shard_bytes: int
+) -> Path:
+    """The parts that FSDP's ranks wrote, as one model (or adapter)."""
+    from whet.artefacts.sharded import find_checkpoint, gather
+
+    found = find_checkpoint(config, checkpoint)
+    return Path(gather(config, output_dir, checkpoint=found, dtype=dtype, shard_bytes=shard_bytes).folder)
+
+
 def quantize_model(resolved: ResolvedRun, model_dir: Path, output_dir: Path | None = None) -> Path:
     """The model in few bits, in ``quantized`` of the output folder if no other is given."""
     from whet.artefacts.quantize import quantize_model

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from whet.cli import check, config, evaluate, inference, inspect, merge_lora, preprocess, quantize, train
+from whet.cli import check, config, evaluate, inference, inspect, merge_lora, merge_sharded, preprocess, quantize, train
 from whet.cli.arguments import Arguments, Takes, divide
 from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
@@ -95,6 +95,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "inference": inference.inference,
     "chat": inference.inference,
     "merge-lora": merge_lora.merge_lora,
+    "merge-sharded-fsdp-weights": merge_sharded.merge_sharded_fsdp_weights,
     "quantize": quantize.quantize,
     "evaluate": evaluate.evaluate,
 }

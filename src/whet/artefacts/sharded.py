@@ -1,0 +1,379 @@
+"""A checkpoint whose parts each rank wrote (FSDP, by torch's DCP), made a folder that transformers or PEFT loads alone.
+
+One shard of the result is in memory at a time, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from whet.artefacts.dcp import METADATA, DistributedCheckpoint, Stored, open_checkpoint
+from whet.artefacts.publish import check_replaceable, published
+from whet.artefacts.save import generation_config
+from whet.config import Config
+from whet.core.errors import ArtefactError, Problem
+from whet.core.log import say
+from whet.core.nearest import nearest
+from whet.model.adapters import lora_config
+from whet.model.load import load_model_config
+from whet.model.source import locate
+from whet.training.checkpoint import checkpoints, what_is_wrong
+from whet.training.tokenizer import run_tokenizer
+
+MARKER = "whet_sharded.json"
+"""Written into each folder made here; only a folder that has it may be replaced."""
+
+FSDP_FOLDER = "pytorch_model_fsdp_0"
+"""What accelerate calls the model's part of a sharded checkpoint."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_PREFIXES = ("", "model.", "state_dict.", "app.", "app.model.")
+"""What the names may have in front, by the dictionary that was given to DCP."""
+
+_PEFT = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A model or adapter made of a sharded checkpoint.
+
+    Attributes:
+        folder: where it is.
+        checkpoint: what it was made of.
+        kind: "model" or "adapter".
+        dtype: of the stored weights; of the most, where they differ.
+        tensors, shards, bytes: how much was written.
+    """
+
+    folder: str
+    checkpoint: str
+    kind: str
+    dtype: str
+    tensors: int
+    shards: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What has to be in the checkpoint: the shape of every tensor by its name, and which are others' doubles."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    doubles: Mapping[str, str]
+
+
+def gather(
+    config: Config,
+    output: Path | None,
+    *,
+    checkpoint: Path,
+    dtype: str | None = None,
+    shard_bytes: int = 5 * 10**9,
+) -> Gathered:
+    """Write the weights of a sharded checkpoint to ``output``, with all that is needed to load and to talk to them.
+
+    Args:
+        output: `merged` in the output folder, `adapter` for an adapter, if not given.
+        checkpoint: the folder with DCP's `.metadata` (see `find_checkpoint`).
+        dtype: of the written weights; as stored if not given.
+        shard_bytes: largest size of a file, of more than one tensor.
+
+    Raises:
+        ArtefactError: it is no such checkpoint, its tensors are not those of the config's model, or ``output`` holds
+            something else or cannot be written.
+        ModelError: the config's base model cannot be found.
+    """
+    opened = open_checkpoint(checkpoint)
+    is_adapter = any(_PEFT in name or ".lora_" in name for name in opened.tensors)
+    output = output or Path(config.output.output_dir) / ("adapter" if is_adapter else "merged")
+    check_replaceable(output, MARKER, "gathered model")
+    model = _skeleton(config)
+    if is_adapter:
+        peft_config = _peft_config(checkpoint, model, config)
+        expected = _adapter_target(model, peft_config)
+        everything = _adapter_tensors(opened)
+        named = {name: each for name, each in everything.items() if name in expected.shapes or _is_adapters(name)}
+    else:
+        named, expected = _model_tensors(opened, model)
+    chosen = _chosen(named, expected, checkpoint, config)
+    tokenizer = _tokenizer(checkpoint, config)
+    with published(output, "gathered model") as partial:
+        stem = "adapter_model" if is_adapter else "model"
+        chosen = _without_doubles(chosen, named, expected, opened, model)
+        written = _write_shards(partial, stem, chosen, opened, dtype, shard_bytes if not is_adapter else None)
+        if is_adapter:
+            peft_config.save_pretrained(partial)
+        else:
+            model.config.dtype = getattr(torch, written.dtype)
+            model.config.use_cache = True
+            model.config.architectures = [type(model).__name__]
+            model.config.save_pretrained(partial)
+        _generation(checkpoint, model, tokenizer, config).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        result = Gathered(str(output), str(checkpoint), "adapter" if is_adapter else "model", **asdict(written))
+        record = asdict(result) | {name: version(name) for name in ("whet", "torch", "transformers")}
+        (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(
+        f"gathered: {result.tensors:,} tensors ({result.bytes / 2**20:,.1f} MiB, {result.dtype}) of '{checkpoint}' "
+        f"into {result.shards} file{'s' if result.shards > 1 else ''} in '{output}'; every one read back and equal"
+    )
+    return result
+
+
+def find_checkpoint(config: Config, folder: Path | None) -> Path:
+    """Where DCP's `.metadata` is: in ``folder`` or a place of it, else in `output_dir` or its newest checkpoint.
+
+    Raises:
+        ArtefactError: nowhere; what lies there instead is named with what to do about it.
+    """
+    places = [folder] if folder is not None else [Path(config.output.output_dir)]
+    if folder is None:
+        newest_first = reversed(checkpoints(places[0]))
+        places += [
+            path for path in newest_first if not (path / "whet-checkpoint.json").is_file() or not what_is_wrong(path)
+        ]
+    for place in places:
+        for candidate in (place, place / FSDP_FOLDER):
+            if (candidate / METADATA).is_file():
+                return candidate
+    raise ArtefactError(_nothing_there(places, config, named=folder is not None))
+
+
+def _nothing_there(places: Sequence[Path], config: Config, *, named: bool) -> Problem:
+    where = "--model-dir" if named else config.where("output_dir")
+    first = places[0]
+    if not first.is_dir():
+        return Problem(where, f"there is no folder '{first}'", "give the folder of a sharded checkpoint: --model-dir")
+    for place in places:
+        if found := sorted(place.glob("pytorch_model_fsdp*.bin")):
+            return Problem(
+                where, f"'{place}' holds {found[0].name}: pickles, one for each rank (LOCAL_STATE_DICT) or all in one",
+                "save again with fsdp_config: {state_dict_type: SHARDED_STATE_DICT}; whet loads no pickled weights",
+            )  # fmt: skip
+        if found := sorted(place.glob("pytorch_model*.bin")):
+            return Problem(
+                where, f"'{place}' holds {found[0].name}: a model in torch's own files, not the parts of ranks",
+                "write it with transformers: from_pretrained(...).save_pretrained(...), which makes safetensors of it",
+            )  # fmt: skip
+    for place in places:
+        if list(place.glob("*.safetensors")):
+            return Problem(where, f"'{place}' holds safetensors: it is gathered already", "use that folder as it is")
+    return Problem(
+        where, f"there is no sharded checkpoint in '{first}' ({FSDP_FOLDER}/{METADATA})",
+        "give its folder: --model-dir; only runs with SHARDED_STATE_DICT write one",
+    )  # fmt: skip
+
+
+def _skeleton(config: Config) -> PreTrainedModel:
+    """The config's model without memory for its weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            load_model_config(config), trust_remote_code=config.model.trust_remote_code
+        )
+    model.name_or_path = config.model.base_model
+    return model
+
+
+def _model_tensors(opened: DistributedCheckpoint, model: PreTrainedModel) -> tuple[dict[str, Stored], _Target]:
+    names = set(model.state_dict())
+    prefix = max(_PREFIXES, key=lambda each: sum(each + name in opened.tensors for name in names))
+    named = {name.removeprefix(prefix): stored for name, stored in opened.tensors.items() if name.startswith(prefix)}
+    _fit_vocabulary(model, named)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # Names on the left share the tensor of the name on the right, where the config ties them.
+    tied = model.all_tied_weights_keys or {}
+    return named, _Target(shapes, dict(tied))
+
+
+def _fit_vocabulary(model: PreTrainedModel, named: Mapping[str, Stored]) -> None:
+    """Tokens may have been added in training: the embedding has the rows that were saved."""
+    embedding = model.get_input_embeddings()
+    (name,) = [name for name, module in model.named_modules() if module is embedding]
+    stored = named.get(f"{name}.weight")
+    rows = embedding.weight.shape[0]
+    if stored is not None and len(stored.shape) == 2 and stored.shape[0] != rows:
+        say(f"the embedding was saved with {stored.shape[0]:,} rows, the base model has {rows:,}")
+        model.resize_token_embeddings(stored.shape[0], mean_resizing=False)
+
+
+def _peft_config(checkpoint: Path, model: PreTrainedModel, config: Config) -> PeftConfig:
+    """What was saved beside the checkpoint, else what the config says."""
+    for folder in (checkpoint, checkpoint.parent, Path(config.output.output_dir)):
+        if (folder / "adapter_config.json").is_file():
+            found: PeftConfig = PeftConfig.from_pretrained(folder)
+            return found
+    if config.adapter.adapter is None:
+        raise ArtefactError(
+            Problem(config.where("adapter"), f"'{checkpoint}' holds an adapter, and the config has none",
+                    "give the config of the run that wrote it", "adapter")
+        )  # fmt: skip
+    made = lora_config(model, config)
+    made.base_model_name_or_path = config.model.base_model
+    made.inference_mode = True
+    return made
+
+
+def _adapter_tensors(opened: DistributedCheckpoint) -> dict[str, Stored]:
+    """By the names PEFT saves them under. Base weights may lie beside them, by names that no adapter's tensor has."""
+    found = {}
+    for name, stored in opened.tensors.items():
+        if ".original_module." not in name and ".base_layer." not in name:
+            peft_name = name[name.index(_PEFT) :] if _PEFT in name else name
+            found[peft_name.replace(".modules_to_save.default", "").replace(".default", "")] = stored
+    return found
+
+
+def _is_adapters(name: str) -> bool:
+    return any(part.startswith(("lora_", "modules_to_save", "token_adapter")) for part in name.split("."))
+
+
+def _adapter_target(model: PreTrainedModel, peft_config: PeftConfig) -> _Target:
+    with torch.device("meta"):
+        adapted = get_peft_model(model, peft_config)
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return _Target({name: tuple(tensor.shape) for name, tensor in state.items()}, {})
+
+
+def _chosen(named: Mapping[str, Stored], expected: _Target, checkpoint: Path, config: Config) -> dict[str, Stored]:
+    """The tensors to write, after it is sure that they are the model's: none missing, none of another shape."""
+    missing = [name for name in expected.shapes if name not in named and name not in expected.doubles]
+    unknown = [name for name in named if name not in expected.shapes]
+    wrong = [n for n, shape in expected.shapes.items() if n in named and named[n].shape != shape]
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        near = nearest(missing[0], unknown)
+        seen = f"; it has '{near}'" if near else ""
+        found = f"'{checkpoint}' has no {shown}, which '{config.model.base_model}' needs{seen}"
+    elif wrong:
+        name = wrong[0]
+        found = f"'{checkpoint}' has {name} as {list(named[name].shape)}, the model as {list(expected.shapes[name])}"
+    elif unknown:
+        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        found = f"'{checkpoint}' has {shown}, for which '{config.model.base_model}' has no place"
+    else:
+        return {name: named[name] for name in expected.shapes if name in named}
+    fix = "give the config of the run that wrote it, or the checkpoint of this config's run: --model-dir"
+    raise ArtefactError(Problem(config.where("base_model"), found, fix, "base_model"))
+
+
+def _without_doubles(
+    chosen: Mapping[str, Stored],
+    named: Mapping[str, Stored],
+    expected: _Target,
+    opened: DistributedCheckpoint,
+    model: PreTrainedModel,
+) -> dict[str, Stored]:
+    """Tied weights once. Where training has moved them apart they are both kept, and no longer tied."""
+    kept = dict(chosen)
+    for double, source in expected.doubles.items():
+        if double not in named or source not in named:
+            continue
+        pair = opened.read([named[double], named[source]])
+        if torch.equal(pair[named[double].key], pair[named[source].key]):
+            del kept[double]
+        else:
+            model.config.tie_word_embeddings = model.config.get_text_config(decoder=True).tie_word_embeddings = False
+            say(f"{double} and {source} were trained apart, so the model no longer ties them")
+    return kept
+
+
+@dataclass(frozen=True)
+class _Written:
+    dtype: str
+    tensors: int
+    shards: int
+    bytes: int
+
+
+def _write_shards(
+    folder: Path,
+    stem: str,
+    tensors: Mapping[str, Stored],
+    opened: DistributedCheckpoint,
+    dtype: str | None,
+    shard_bytes: int | None,
+) -> _Written:
+    shards = _divide(tensors, dtype, shard_bytes)
+    sizes = {name: _nbytes(stored, dtype) for name, stored in tensors.items()}
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        read = opened.read([tensors[name] for name in names])
+        content = {name: _cast(read.pop(tensors[name].key), dtype) for name in names}
+        save_file(content, folder / file, metadata={"format": "pt"})
+        _check_written(folder / file, content)
+        places |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    kinds = [dtype or str(each.dtype).removeprefix("torch.") for each in tensors.values()]
+    return _Written(max(set(kinds), key=kinds.count), len(tensors), len(shards), sum(sizes.values()))
+
+
+def _divide(tensors: Mapping[str, Stored], dtype: str | None, shard_bytes: int | None) -> list[list[str]]:
+    """The names, in files of at most so many bytes; a larger tensor has a file of its own."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, stored in tensors.items():
+        more = _nbytes(stored, dtype)
+        if shard_bytes is not None and shards[-1] and size + more > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += more
+    return shards
+
+
+def _nbytes(stored: Stored, dtype: str | None) -> int:
+    kept = stored.dtype if dtype is None or not stored.dtype.is_floating_point else getattr(torch, dtype)
+    return torch.Size(stored.shape).numel() * kept.itemsize
+
+
+def _cast(tensor: torch.Tensor, dtype: str | None) -> torch.Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(getattr(torch, dtype))
+
+
+def _check_written(file: Path, content: Mapping[str, torch.Tensor]) -> None:
+    with safe_open(file, framework="pt") as written:
+        different = [name for name, tensor in content.items() if not torch.equal(written.get_tensor(name), tensor)]
+    if different:
+        found = f"{different[0]} is another after it is read back from '{file.name}'"
+        raise ArtefactError(Problem("", found, "nothing was written; check the disk"))
+
+
+def _tokenizer(checkpoint: Path, config: Config) -> PreTrainedTokenizerBase:
+    """The one saved by the run, else the config's with the template of training."""
+    for folder in _beside(checkpoint, config):
+        if (folder / "tokenizer_config.json").is_file():
+            saved: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=config.model.trust_remote_code
+            )
+            return saved
+    return run_tokenizer(config)
+
+
+def _generation(
+    checkpoint: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config
+) -> GenerationConfig:
+    """Saved by the run, else the base model's; with the stop tokens of the template."""
+    base = locate(config.model.base_model, config, "base_model")
+    for source in (*_beside(checkpoint, config), Path(base)):
+        if (source / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(source)
+            break
+    return generation_config(model, tokenizer, config.template.eot_tokens or ())
+
+
+def _beside(checkpoint: Path, config: Config) -> Iterable[Path]:
+    return dict.fromkeys((checkpoint, checkpoint.parent, Path(config.output.output_dir)))
