@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # torch comes first and alone, so that whatever build is already chosen for this machine satisfies the rest.
 TORCH := $(shell grep -m1 '^torch==' constraints.txt)
 
-.PHONY: help install install-dev quickstart test lint unit bench docs clean
+.PHONY: help install install-dev quickstart test lint unit survive bench docs clean
 
 help:
 	@echo "make quickstart   install, then fine-tune the model in examples/ and show its score before and after"
 	@echo "make test         everything that must be green: lint, types, layers, tests"
+	@echo "make survive      kill, fill, cut off: every case of docs/reliability.md, some minutes"
 	@echo "make bench        the benchmarks; one JSON line each"
 	@echo "make docs         write the generated tables of docs/ again"
 	@echo "make install-dev  the environment for working on whet"
@@ -45,6 +46,13 @@ lint: install-dev
 
 unit: install-dev
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# What docs/reliability.md says; WHET_SURVIVE_SEED=7 draws other moments.
+survive: install-dev
+	rm -f benchmarks/results/survive.jsonl
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WHET_SURVIVE=all WHET_SURVIVE_REPORT=benchmarks/results/survive.jsonl \
+		$(BIN)/python -m pytest tests/survive
+	$(BIN)/python docs/make_tables.py
 
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from whet.core.disk import sync
 from whet.core.errors import ArtefactError, ParityError, Problem
 
 FAILED = ".FAILED-PARITY"
@@ -36,6 +39,7 @@ def check_replaceable(output: Path, marker: str, what: str) -> None:
 def published(output: Path, what: str) -> Iterator[Path]:
     """A folder to write into, renamed to ``output`` at the end; removed where the writing fails.
 
+    What killed processes have left beside ``output`` is removed first.
     Where a `ParityError` comes out of the block, the folder is kept as ``<output>.FAILED-PARITY``, and what stood at
     ``output`` before stays there.
 
@@ -45,8 +49,8 @@ def published(output: Path, what: str) -> Iterator[Path]:
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-        try:
+        _clear_leftovers(output)
+        with _folder(output.parent, f".{output.name}.{_PARTIAL}-") as partial:
             try:
                 yield partial
             except ParityError as error:
@@ -54,8 +58,6 @@ def published(output: Path, what: str) -> Iterator[Path]:
                 _rename(partial, failed)
                 raise kept_at(failed, error) from error
             _rename(partial, output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ArtefactError(
             Problem("", f"the {what} cannot be written to '{output}' ({error})", "make room, or choose another")
@@ -70,18 +72,102 @@ def kept_at(place: Path, error: ParityError) -> ParityError:
     )
 
 
+_PARTIAL, _OLD = "partial", "old"
+
+
+@contextmanager
+def published_into(folder: Path, what: str, last: Sequence[str]) -> Iterator[Path]:
+    """A folder to write files into that are moved to ``folder`` at the end, each whole.
+
+    The files by which such a result is known come last, and earlier ones of that name go first, so that a move that is
+    cut short leaves nothing that is taken for a result: neither half of one nor a mixture of two.
+
+    Args:
+        last: names of these files, in order.
+
+    Raises:
+        ArtefactError: it cannot be written; ``folder`` is as it was, unless the system refuses a rename.
+    """
+    prefix = f".{what.replace(' ', '-')}.{_PARTIAL}-"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{prefix}*"):
+            if _is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+        with _folder(folder, prefix) as partial:
+            yield partial
+            _move_files(partial, folder, last)
+    except OSError as error:
+        raise ArtefactError(
+            Problem("", f"the {what} cannot be written to '{folder}' ({error})", "make room there, or choose another")
+        ) from error
+
+
+def _move_files(partial: Path, folder: Path, last: Sequence[str]) -> None:
+    names = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
+    for name in names:
+        sync(partial / name)
+    for name in last:
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: last.index(name) if name in last else -1):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial / name, folder / name)
+    sync(folder)
+
+
+@contextmanager
+def _folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder, locked as long as this process lives, and removed in the end."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nobody clears up there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)  # one that cleared up may have come between
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _clear_leftovers(output: Path) -> None:
+    """What a killed process was about to publish goes; what it was about to replace comes back, if nothing has."""
+    for kind in (_OLD, _PARTIAL):
+        for folder in output.parent.glob(f".{output.name}.{kind}-*"):
+            if _is_abandoned(folder):
+                if kind == _OLD and not output.exists() and (folder / output.name).is_dir():
+                    (folder / output.name).rename(output)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether no living process has it locked."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another has it, or there are no locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _rename(partial: Path, output: Path) -> None:
     # mkdtemp makes the folder private; what is published is an ordinary one.
     partial.chmod(0o755)
-    if output.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-        output.rename(old / output.name)
-        try:
-            partial.rename(output)
-        except OSError:
-            (old / output.name).rename(output)  # where even that fails, it stays in `old`
-            old.rmdir()
-            raise
-        shutil.rmtree(old)
-    else:
+    for path in [*partial.rglob("*"), partial]:
+        sync(path)  # a name must not be on the disk before what it names
+    if not output.is_dir():
         partial.rename(output)
+    else:
+        with _folder(output.parent, f".{output.name}.{_OLD}-") as old:
+            output.rename(old / output.name)
+            try:
+                partial.rename(output)
+            except OSError:
+                (old / output.name).rename(output)
+                raise
+    sync(output.parent)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from whet.core.errors import ArtefactError, Problem
+from whet.artefacts.publish import published_into
 from whet.model.loss import innermost
 from whet.model.stops import stop_ids
 from whet.training.fit import without_bars
@@ -35,20 +35,19 @@ def save_model(
     folder = Path(output_dir)
     base = innermost(model)
     assert isinstance(base, PreTrainedModel), "only transformers' models are trained"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with published_into(folder, "trained model", last=KNOWN_BY) as partial:
         with _ready_to_generate(base), without_bars():
             if model is not base:  # an adapter around it
-                model.save_pretrained(folder, save_embedding_layers=_is_resized(base))
+                model.save_pretrained(partial, save_embedding_layers=_is_resized(base))
             else:
-                base.save_pretrained(folder)
-        generation_config(base, tokenizer, eot_tokens).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise ArtefactError(
-            Problem("", f"the model cannot be written to '{folder}' ({error})", "make room there, or choose another")
-        ) from error
+                base.save_pretrained(partial)
+        generation_config(base, tokenizer, eot_tokens).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     return folder
+
+
+KNOWN_BY = ("config.json", "adapter_config.json")
+"""A folder with one of these is taken for a model, or for an adapter."""
 
 
 def generation_config(

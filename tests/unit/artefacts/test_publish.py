@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from whet.artefacts.publish import published
+from whet.artefacts.publish import published, published_into
 from whet.core.errors import ArtefactError
 
 
@@ -35,3 +36,44 @@ def test_what_was_there_is_put_back_where_its_place_cannot_be_taken(
         (partial / "new").touch()
     assert [path.name for path in output.iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_it_was_replacing_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial-killed").mkdir()
+    (tmp_path / ".out.old-killed" / "out").mkdir(parents=True)
+    (tmp_path / ".out.old-killed" / "out" / "before").touch()
+    with pytest.raises(RuntimeError), published(tmp_path / "out", "model"):
+        raise RuntimeError("this one fails too")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["before"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    with published(tmp_path / "out", "model") as mine:
+        (mine / "mine").touch()
+        with published(tmp_path / "out", "model") as theirs:
+            (theirs / "theirs").touch()
+        assert mine.is_dir()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_files_go_into_a_folder_whole_and_what_they_are_known_by_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / "notes").touch()
+    moved: list[str] = []
+    replace = os.replace
+
+    def recording(old: Path, new: Path) -> None:
+        assert not (tmp_path / "config.json").exists()
+        moved.append(new.name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", recording)
+    with published_into(tmp_path, "trained model", last=("config.json",)) as partial:
+        for name in ("config.json", "weights", "a.json"):
+            (partial / name).touch()
+        assert (tmp_path / "config.json").read_text() == "old"
+    assert moved == ["a.json", "weights", "config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "config.json", "notes", "weights"]

@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from whet.core.disk import sync
+
 METRICS = "metrics.jsonl"
 
 
@@ -49,6 +51,11 @@ class MetricsLog(TrainerCallback):
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A run that resumes from this checkpoint after a power cut has the lines of its steps.
+        if self._path is not None and self._path.exists():
+            sync(self._path)
+
 
 def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[str, Any]:
     """What is written for one call of the trainer's log.
@@ -71,6 +78,7 @@ def keep_until(path: Path, step: int) -> None:
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
     temporary = path.with_suffix(".jsonl.tmp")
     temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    sync(temporary)
     os.replace(temporary, path)
 
 
