@@ -160,6 +160,8 @@ def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | 
     from whet.training.checkpoint import checkpoint_to_resume, newest_complete
 
     loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
+    if resolved.hardware.rank == 0:
+        _clear_leftovers(Path(resolved.output_dir))
     asked = loop.resume_from_checkpoint if resume is None else resume
     if asked is not None or not loop.auto_resume_from_checkpoints:
         folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
@@ -174,13 +176,32 @@ def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | 
     return folder
 
 
-def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
-    """Set the checkpoints of an earlier run aside, unless this one goes on from one; not before everything is ready,
-    so that a run that is refused leaves the folder as it was."""
-    from whet.training.checkpoint import set_aside
+def _clear_leftovers(output_dir: Path) -> None:
+    from whet.training.publishing import clear_leftovers
 
-    if checkpoint is None and resolved.hardware.rank == 0 and (place := set_aside(Path(resolved.output_dir))):
-        warn(f"{resolved.output_dir} held checkpoints of an earlier run; they are in {place} now")
+    left = clear_leftovers(output_dir)
+    if left.removed:
+        warn(f"an earlier run ended while it wrote {', '.join(left.removed)}; what was there of it is removed")
+    for folder in left.published:
+        say(f"an earlier run ended after it had written {folder}, and before it gave it its name; it has it now")
+
+
+def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
+    """Set the checkpoints of an earlier run aside, or those after the one that this run goes on from; not before
+    everything is ready, so that a run that is refused leaves the folder as it was."""
+    from whet.training.checkpoint import checkpoints, step_of
+    from whet.training.publishing import set_aside
+
+    if resolved.hardware.rank != 0:
+        return
+    output_dir = Path(resolved.output_dir)
+    if checkpoint is None:
+        if place := set_aside(output_dir):
+            warn(f"{output_dir} held checkpoints of an earlier run; they are in {place} now")
+    elif checkpoint.resolve() in [path.resolve() for path in checkpoints(output_dir)] and (
+        place := set_aside(output_dir, step_of(checkpoint))
+    ):
+        warn(f"{output_dir} held checkpoints that are newer than {checkpoint.name}; they are in {place} now")
 
 
 def prepare_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool = False) -> PreparedSet:

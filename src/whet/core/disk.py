@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -21,6 +22,24 @@ def writing() -> Iterator[None]:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)  # pyarrow adds words of its own
         raise NotWritten(error.errno, reason) from error
+
+
+# What libraries below us say, in exceptions that are no OSError, when the system refuses a write: safetensors 0.8
+# ("I/O error: No space left on device (os error 28)"), and PyTorch 2.13's zip writer, which knows no reason.
+_REFUSALS = ("os error", "code: 28", "No space left on device")
+_ZIP_REFUSALS = ("PytorchStreamWriter failed", "file write failed", "unexpected pos", "iostream error")
+
+
+def refused_write(error: BaseException) -> str | None:
+    """Why the system refused a write, where an exception says that it did; None for any other exception."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    if any(words in text for words in _ZIP_REFUSALS):
+        return "the system refused the write, as it does on a full disk"
+    if not any(words in text for words in _REFUSALS):
+        return None
+    return os.strerror(errno.ENOSPC) if "No space left" in text or "code: 28" in text else text.splitlines()[0]
 
 
 def sha256(path: Path) -> str:

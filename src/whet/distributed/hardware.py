@@ -45,6 +45,23 @@ def host_memory_bytes() -> int:
     return min([total, *_cgroup_limits()])
 
 
+def available_memory_bytes() -> int:
+    """Memory of the host that could be had now without swapping; in a container, what its limit leaves."""
+    found = [_meminfo_available()]
+    for limit, used in ((_CGROUP_LIMITS[0], "memory.current"), (_CGROUP_LIMITS[1], "memory.usage_in_bytes")):
+        path = limit.with_name(used)
+        if limit.exists() and path.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+            found.append(max(0, int(text) - int(path.read_text(encoding="utf-8"))))
+    return min(found)
+
+
+def _meminfo_available() -> int:
+    path = Path("/proc/meminfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return host_memory_bytes() if kilobytes is None else kilobytes * 1024
+
+
 def _accelerator() -> tuple[str, str, int, bool, int] | None:
     """Device, name, number, native bfloat16, memory; None where there is a CPU only."""
     import torch

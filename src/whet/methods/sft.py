@@ -58,7 +58,7 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
         resolved,
         step_loss=trainer.step_loss,
         rows=trainer.places_of_step,
-        beside=train.save if isinstance(train, StreamedSamples) else None,
+        beside=train.take if isinstance(train, StreamedSamples) else None,
     )
     return trainer
 

@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer
 from whet.data.store import PreferenceSplit
 from whet.training.arguments import one_device_per_process
 from whet.training.optimizers.averages import use_averages
+from whet.training.saving import PublishingTrainer
 from whet.training.throughput import Throughput
 from whet.training.trainer import MakeOptimizer, MakeScheduler
 
@@ -26,7 +27,7 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """What `DPOTrainer` makes of a row before it trains on it (TRL 1.16)."""
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(PublishingTrainer, DPOTrainer):
     """`trl.DPOTrainer` on rows that are tokens already, with our optimizers, schedules and throughput figures."""
 
     # What the base class makes, for the type checker.

@@ -1,8 +1,8 @@
 """Checkpoints that can be trusted: a manifest is written last, and one without it, or unlike it, is not there.
 
 ``checkpoint-<step>/`` holds what transformers writes (weights or adapter, optimizer, scheduler, random states,
-``trainer_state.json``) and ``whet-checkpoint.json``: the step, and the size and SHA-256 of every file. All files are on
-the disk before the manifest appears, by rename; a run that dies in between leaves a folder that is passed over.
+``trainer_state.json``) and ``whet-checkpoint.json``: the step, and the size and SHA-256 of every file. How one comes to
+its name, and leaves it, is in `whet.training.publishing`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from whet.core.disk import sha256, sync
+from whet.core.disk import sha256
 from whet.core.errors import ArtefactError, Problem
 
 MANIFEST = "whet-checkpoint.json"
@@ -84,74 +83,9 @@ def what_is_wrong(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != entry["bytes"]:
             return f"{name} has {path.stat().st_size:,} bytes and should have {entry['bytes']:,}"
-    digests = _digests([folder / name for name in files])
+    digests = digests_of([folder / name for name in files])
     damaged = [name for name, digest in zip(files, digests, strict=True) if digest != files[name]["sha256"]]
     return f"the content of {damaged[0]} has changed" if damaged else None
-
-
-def publish(folder: Path, step: int) -> None:
-    """Declare a checkpoint whole: its bytes to the disk first, then the manifest, by rename."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    for path in paths:
-        sync(path)
-    entries = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(paths, _digests(paths), strict=True)
-    }
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, folder / MANIFEST)
-    sync(folder)
-    sync(folder.parent)
-
-
-def remove_old(output_dir: Path, keep: int, best: Path | None = None) -> list[Path]:
-    """Remove all but the newest ``keep`` published checkpoints, and never the best.
-
-    Folders that are older than the newest published one and not published are leftovers, and go too.
-
-    Args:
-        keep: 0 keeps everything.
-
-    Returns:
-        What was removed.
-    """
-    if keep == 0:
-        return []
-    folders = checkpoints(output_dir)
-    published = [folder for folder in folders if (folder / MANIFEST).is_file()]
-    if not published:
-        return []
-    kept = {folder.resolve() for folder in [*published[-keep:], *([best] if best else [])]}
-    old = [folder for folder in folders if folder.resolve() not in kept and step_of(folder) <= step_of(published[-1])]
-    for folder in old:
-        # First the manifest: a removal that is cut short must not leave something that looks whole.
-        (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    return old
-
-
-def set_aside(output_dir: Path) -> Path | None:
-    """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
-
-    A checkpoint is found by its step; one of an earlier run with a higher step would be taken for the newest of this
-    one. Nothing is deleted: they go to ``_earlier-runs/<number>/``, where `save_total_limit` does not count them
-    (and, by the leading underscore, transformers does not push them to the hub).
-
-    Returns:
-        The folder they are in now; None when there were none.
-    """
-    folders = checkpoints(output_dir)
-    if not folders:
-        return None
-    earlier = output_dir / "_earlier-runs"
-    number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdigit()), default=0)
-    place = earlier / str(number)
-    place.mkdir(parents=True)
-    for folder in folders:
-        folder.rename(place / folder.name)
-    return place
 
 
 def checkpoint_to_resume(
@@ -204,7 +138,7 @@ def _refuse_bare_weights(folder: Path, where: str) -> None:
     raise ArtefactError(Problem(where, found, "write it as base_model (or lora_model_dir) of a new run"))
 
 
-def _digests(paths: Sequence[Path]) -> list[str]:
+def digests_of(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file, several at a time."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(sha256, paths))

@@ -14,6 +14,7 @@ from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveBeside
+from whet.training.saving import written_to_the_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)
-            output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+            with written_to_the_end(trainer):
+                output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         finally:
             trainer.remove_callback(interrupt)
             for callback in trainer.callback_handler.callbacks:

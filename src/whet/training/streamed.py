@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +167,8 @@ class StreamedSamples(Dataset[Any]):
         """The rows of the latest step's samples, over all ranks."""
         return list(self._places().values())
 
-    def save(self, checkpoint: Path) -> None:
-        """Write where the run stands into a checkpoint's folder."""
+    def take(self) -> Callable[[Path], None]:
+        """Where the run stands now, as a function that writes it into a checkpoint's folder."""
         state = {
             "identity": self.setup.identity(),
             "encoding": self.setup.encoding(),
@@ -176,7 +176,12 @@ class StreamedSamples(Dataset[Any]):
             "seen": self._seen.tolist(),
             "window": self._open.mark().as_dict(),
         }
-        (checkpoint / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        text = json.dumps(state) + "\n"
+
+        def write(checkpoint: Path) -> None:
+            (checkpoint / STATE).write_text(text, encoding="utf-8")
+
+        return write
 
     def report(self) -> tuple[DatasetReport, ...]:
         """What has been read and trained on so far; nothing before the first `opened`."""

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainingArguments,
@@ -26,13 +25,14 @@ from whet.training.evaluation import evaluate_examples, evaluation_metrics, writ
 from whet.training.loader import Samples, TrainingSamples
 from whet.training.optimizers.averages import use_averages
 from whet.training.optimizers.each_parameter import in_backward
+from whet.training.saving import PublishingTrainer
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
 MakeScheduler = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
 
 
-class WhetTrainer(Trainer):
+class WhetTrainer(PublishingTrainer):
     """Supervised fine-tuning.
 
     What differs from its base:

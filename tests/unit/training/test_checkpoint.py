@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from whet.core.errors import ArtefactError
-from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete, publish, remove_old, set_aside
+from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete
+from whet.training.publishing import remove_old, seal, set_aside
 
 
 def make(output_dir: Path, step: int, *, published: bool = True) -> Path:
@@ -19,7 +20,7 @@ def make(output_dir: Path, step: int, *, published: bool = True) -> Path:
     (folder / "global_step" / "optimizer.pt").write_bytes(b"state")
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     if published:
-        publish(folder, step)
+        seal(folder, step)
     return folder
 
 
@@ -62,7 +63,7 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step)
     make(tmp_path, 5, published=False)  # being written
-    removed = remove_old(tmp_path, keep=2, best=tmp_path / "checkpoint-1")
+    removed = remove_old(tmp_path, keep=2, newest=4, best=tmp_path / "checkpoint-1")
     assert removed == [tmp_path / "checkpoint-2"]
     assert {folder.name for folder in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (1, 3, 4, 5)}
 
@@ -70,14 +71,13 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
 def test_leftovers_older_than_the_newest_whole_one_go(tmp_path: Path) -> None:
     make(tmp_path, 1, published=False)
     make(tmp_path, 2)
-    assert remove_old(tmp_path, keep=1) == [tmp_path / "checkpoint-1"]
+    assert remove_old(tmp_path, keep=1, newest=2) == [tmp_path / "checkpoint-1"]
 
 
-def test_nothing_goes_before_something_is_whole_or_when_all_are_kept(tmp_path: Path) -> None:
-    make(tmp_path, 1, published=False)
-    assert remove_old(tmp_path, keep=1) == []
-    make(tmp_path, 2)
-    assert remove_old(tmp_path, keep=0) == []
+def test_nothing_goes_where_all_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2):
+        make(tmp_path, step)
+    assert remove_old(tmp_path, keep=0, newest=2) == []
 
 
 def test_a_new_run_asks_for_no_checkpoint(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_named_folder_must_be_a_checkpoint(tmp_path: Path) -> None:
 def test_weights_without_their_optimizer_are_not_gone_on_from(tmp_path: Path, by_name: bool) -> None:
     folder = make(tmp_path, 4, published=False)
     (folder / "global_step" / "optimizer.pt").unlink()
-    publish(folder, 4)
+    seal(folder, 4)
     with pytest.raises(ArtefactError, match=r"here: .*checkpoint-4 holds weights and no optimizer .* -> write it as"):
         checkpoint_to_resume(str(folder) if by_name else True, str(tmp_path), "here")
 

@@ -18,26 +18,28 @@ from whet.training.callbacks.layer_sampling import layer_sampling
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.rounding import RoundAfter
-from whet.training.callbacks.saving import PublishCheckpoints, SaveBeside, SaveFirstStep
+from whet.training.callbacks.saving import IntervalsOfTheConfig, SaveBeside, SaveFirstStep
 from whet.training.callbacks.watchdog import LossWatchdog
 from whet.training.gradient_norm import GradientNorm
 from whet.training.optimizers.averages import AverageAtEpochEnd
 from whet.training.optimizers.each_parameter import in_backward
+from whet.training.saving import PublishingTrainer
+from whet.training.writer import CheckpointWriter
 
 
 def add_callbacks(
-    trainer: Trainer,
+    trainer: PublishingTrainer,
     resolved: ResolvedRun,
     *,
     step_loss: Callable[[], torch.Tensor | None] = lambda: None,
     rows: Callable[[int], Sequence[str]] = lambda step: (),
-    beside: Callable[[Path], None] | None = None,
+    beside: Callable[[], Callable[[Path], None]] | None = None,
 ) -> None:
     """Give a trainer the callbacks that its config asks for and that every run has.
 
     Args:
         step_loss, rows: what the guard against non-finite steps tells; see `NonFiniteGuard`.
-        beside: writes what a checkpoint holds beside transformers' files; see `SaveBeside`.
+        beside: takes what a checkpoint holds beside transformers' files; see `SaveBeside`.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -82,10 +84,20 @@ def add_callbacks(
         from whet.training.callbacks.relora import relora  # imports peft
 
         restarts = relora(trainer.model, resolved.config)
-        chosen += [restarts, SaveBeside(restarts.save, restarts.restore)]
-    chosen.append(PublishCheckpoints(loop.save_total_limit))
+        chosen += [restarts, SaveBeside(restarts.take, restarts.restore)]
+    chosen.append(IntervalsOfTheConfig())
+    trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
+    trainer.writes_in_background = _may_write_in_background(resolved)
     for callback in chosen:
         trainer.add_callback(callback)
+
+
+def _may_write_in_background(resolved: ResolvedRun) -> bool:
+    """Not where others read each checkpoint as soon as transformers says that it is there."""
+    tracking, output = resolved.config.tracking, resolved.config.output
+    is_pushed = output.hub_model_id is not None and output.hub_strategy != "end"
+    is_logged = tracking.wandb_log_model == "checkpoint" or bool(tracking.hf_mlflow_log_artifacts)
+    return not is_pushed and not is_logged
 
 
 def _in_backward(resolved: ResolvedRun) -> Literal["", "protected", "unprotected"]:

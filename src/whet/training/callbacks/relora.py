@@ -6,7 +6,7 @@ adapted layers, in ``relora/base.safetensors``, and the result of the run is a f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,19 @@ class ReLoRA(TrainerCallback):
                     if moment is not None:
                         prune(moment, self._ratio, self._method)
 
-    def save(self, checkpoint: Path) -> None:
-        """Write the base weights of the adapted layers into a checkpoint's folder."""
-        path = checkpoint / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.detach().contiguous().clone() for name, weight in self._weights().items()}, path)
+    def take(self) -> Callable[[Path], None]:
+        """The base weights of the adapted layers, as a function that writes them into a checkpoint's folder."""
+        weights = {
+            name: weight.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, weight in self._weights().items()
+        }
+
+        def write(checkpoint: Path) -> None:
+            path = checkpoint / FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(weights, path)
+
+        return write
 
     @torch.no_grad()
     def restore(self, checkpoint: Path) -> None:

@@ -1,0 +1,185 @@
+"""How a checkpoint comes to its name, and how it leaves it.
+
+It is written in ``<output_dir>/_writing/checkpoint-<step>`` (neither we nor transformers take that for a checkpoint,
+and no push to the hub takes it along), its bytes go to the disk, its manifest is written, and one rename makes it
+``checkpoint-<step>``. What is removed is renamed back into ``_writing`` first. So whatever is called checkpoint-<step>
+is whole, at every moment, and what a dead run left behind lies in one place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.core.disk import sync
+from whet.training.checkpoint import MANIFEST, checkpoints, digests_of, step_of, what_is_wrong
+
+STAGING = "_writing"
+EARLIER = "_earlier-runs"
+_REPLACED, _REMOVED = "replaced-", "removed-"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What a dead run had left in the staging folder.
+
+    Attributes:
+        removed: names of what was not whole.
+        published: checkpoints that lacked nothing but their name, and have it now.
+    """
+
+    removed: tuple[str, ...] = ()
+    published: tuple[Path, ...] = ()
+
+
+def staging(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written."""
+    return output_dir / STAGING / f"checkpoint-{step}"
+
+
+def published_name(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is found."""
+    return output_dir / f"checkpoint-{step}"
+
+
+def seal(folder: Path, step: int) -> None:
+    """Bring a checkpoint's bytes to the disk, then write its manifest, by rename.
+
+    Raises:
+        OSError: something cannot be written.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in paths:
+        sync(path)
+    entries = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, digests_of(paths), strict=True)
+    }
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
+    sync(temporary)
+    os.replace(temporary, folder / MANIFEST)
+    for inner in {path.parent for path in paths} | {folder}:
+        sync(inner)
+
+
+def publish(staged: Path, folder: Path, step: int) -> None:
+    """Seal what was written and give it its name; one that has the name already is replaced.
+
+    Raises:
+        OSError: something cannot be written.
+    """
+    seal(staged, step)
+    replaced = staged.with_name(_REPLACED + folder.name)
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)  # if this process ends here, `clear_leftovers` gives the newer one its name
+    staged.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    _remove_if_empty(staged.parent)
+
+
+def discard(staged: Path) -> None:
+    """Remove what could not be finished."""
+    shutil.rmtree(staged, ignore_errors=True)
+    _remove_if_empty(staged.parent)
+
+
+def clear_leftovers(output_dir: Path) -> Leftovers:
+    """Remove what a dead run had not finished; publish what was whole and had not got its name.
+
+    Only for the one run that owns the folder: what another one is writing looks the same.
+    """
+    folder = output_dir / STAGING
+    if not folder.is_dir():
+        return Leftovers()
+    removed, published = [], []
+    # A checkpoint before the one it was to replace ("checkpoint-7" before "replaced-checkpoint-7").
+    for path in sorted(folder.iterdir()):
+        final = output_dir / path.name.removeprefix(_REPLACED)
+        is_wanted = not path.name.startswith(_REMOVED) and not final.exists()
+        if is_wanted and path.is_dir() and what_is_wrong(path) is None:
+            path.rename(final)
+            published.append(final)
+        elif path.is_dir():
+            shutil.rmtree(path)
+            removed.append(path.name)
+        else:
+            path.unlink()
+            removed.append(path.name)
+    _remove_if_empty(folder)
+    sync(output_dir)
+    return Leftovers(tuple(removed), tuple(published))
+
+
+def remove_old(output_dir: Path, keep: int, *, newest: int, best: Path | None = None) -> list[Path]:
+    """Remove all but the ``keep`` newest checkpoints up to the one just published; the best is not counted and stays.
+
+    Folders without a manifest that are older than the newest are leftovers of other programs, and go too.
+
+    Args:
+        keep: 0 keeps everything.
+        newest: step of the checkpoint just published, which is whole for sure; what has a higher one is not this run's.
+
+    Returns:
+        What was removed.
+    """
+    if keep == 0:
+        return []
+    folders = [folder for folder in checkpoints(output_dir) if step_of(folder) <= newest]
+    own = [folder for folder in folders if (folder / MANIFEST).is_file() and not _is_same(folder, best)]
+    kept = own[-keep:]
+    old = [folder for folder in folders if folder not in kept and not _is_same(folder, best)]
+    old = [folder for folder in old if step_of(folder) != newest]
+    for folder in old:
+        _remove(folder, output_dir)
+    return old
+
+
+def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:
+    """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
+
+    A checkpoint is found by its step; one of an earlier run with a higher step would be taken for the newest of this
+    one. Nothing is deleted: they go to ``_earlier-runs/<number>/``, where `save_total_limit` does not count them
+    (and, by the leading underscore, transformers does not push them to the hub).
+
+    Args:
+        newer_than: only those after this step, for a run that goes on from it.
+
+    Returns:
+        The folder they are in now; None when there were none.
+    """
+    folders = [folder for folder in checkpoints(output_dir) if step_of(folder) > newer_than]
+    if not folders:
+        return None
+    earlier = output_dir / EARLIER
+    number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdigit()), default=0)
+    place = earlier / str(number)
+    place.mkdir(parents=True)
+    for folder in folders:
+        folder.rename(place / folder.name)
+    return place
+
+
+def _remove(folder: Path, output_dir: Path) -> None:
+    """Out of sight by one rename, then bit by bit: a removal that is cut short leaves nothing that looks whole."""
+    doomed = output_dir / STAGING / (_REMOVED + folder.name)
+    doomed.parent.mkdir(exist_ok=True)
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+    _remove_if_empty(doomed.parent)
+
+
+def _is_same(folder: Path, other: Path | None) -> bool:
+    return other is not None and folder.resolve() == other.resolve()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # another rank, or the next checkpoint, has something there
+        folder.rmdir()

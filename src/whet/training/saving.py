@@ -1,0 +1,267 @@
+"""How a trainer's checkpoints are made: the state is copied, written beside, and published (promise G10).
+
+`PublishingTrainer` takes the place of transformers' `_save_checkpoint`, whose files it writes with transformers' own
+functions. What it does not write is ``training_args.bin``, a pickle; run.json says what the arguments were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
+
+from whet.core.errors import Problem, TrainingStopped
+from whet.core.log import warn
+from whet.distributed.hardware import available_memory_bytes
+from whet.training.callbacks.saving import SaveBeside
+from whet.training.host_copy import HostCopies, state_bytes
+from whet.training.optimizers.averages import use_averages
+from whet.training.publishing import STAGING, published_name, staging
+from whet.training.writer import CheckpointWriter, Part
+
+
+class PublishingTrainer(Trainer):
+    """A trainer whose checkpoints are published whole, or not at all.
+
+    Attributes:
+        checkpoints: writes and publishes them.
+        writes_in_background: whether training goes on while a checkpoint is written. Sharded models are always written
+            at once, because every rank takes part.
+    """
+
+    writes_in_background = False
+    _checkpoints: CheckpointWriter | None = None
+    _copies: HostCopies | None = None
+    _is_staging = False
+    _to_push: str | None = None
+
+    @property
+    def checkpoints(self) -> CheckpointWriter:
+        if self._checkpoints is None:
+            self._checkpoints = CheckpointWriter(Path(self.args.output_dir or "."))
+        return self._checkpoints
+
+    @checkpoints.setter
+    def checkpoints(self, writer: CheckpointWriter) -> None:
+        self._checkpoints = writer
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is being written is published; all ranks end here if it cannot be.
+
+        Raises:
+            SavingFailed: it could not be written.
+        """
+        with self._together():
+            self.checkpoints.wait()
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        step, output_dir = self.state.global_step, self.checkpoints.output_dir
+        self.settle()
+        if self.state.best_global_step:
+            best = published_name(output_dir, self.state.best_global_step)
+            if self.state.best_global_step == step or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        if self._saves_together():
+            parts = self._staged_by_transformers(model, trial)
+        else:
+            self.store_flos()
+            parts = self._own_parts()
+        with self._together(), self.checkpoints.or_discarded(step):
+            if not self.args.save_only_model and not self._saves_together():
+                self._save_rng_state(str(staging(output_dir, step)))  # every rank its own
+        with self._together():
+            if self.args.should_save:
+                best_folder = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+                background = self._copies is not None and not self._saves_together()
+                self.checkpoints.write(step, parts, best=best_folder, background=background)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(published_name(output_dir, step)))
+
+    def _saves_together(self) -> bool:
+        """Whether every rank holds, and writes, a part of the model."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _own_parts(self) -> list[Part]:
+        """What writes a checkpoint of a model that each rank has whole; copies, if training goes on meanwhile."""
+        use_averages(self.optimizer)  # what is saved are the weights for use
+        beside = self._beside()
+        if not self.args.should_save:
+            return []
+        weights = self._weights()
+        states = self._states()
+        # Copied last, after what it holds beside is known to fit into memory.
+        self._copies = self._room_to_copy((weights, states))
+        if self._copies is not None:
+            self._copies.begin()
+            weights, states = self._copied_weights(weights, self._copies), self._copies.copied(states)
+            self._copies.finish()
+        state = self._state_to_save()
+
+        def write_weights(folder: Path) -> None:
+            self._save(str(folder), state_dict=weights)
+
+        def write_states(folder: Path) -> None:
+            for name, value in states.items():
+                torch.save(value, folder / name)
+
+        def write_progress(folder: Path) -> None:
+            state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+        return [write_weights, write_states, *beside, write_progress]
+
+    def _beside(self) -> list[Part]:
+        """Taken on every rank, which may take part in it, and written by the first."""
+        return [each.take() for each in self.callback_handler.callbacks if isinstance(each, SaveBeside)]
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """What `save_pretrained` chooses from: of an adapted model without what only its quantised layers need."""
+        model: Any = self.model
+        if not hasattr(model, "peft_config"):
+            weights: dict[str, torch.Tensor] = model.state_dict()
+            return weights
+        return {
+            **{name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)},
+            **dict(_persistent_buffers(model)),
+        }
+
+    def _copied_weights(self, weights: dict[str, torch.Tensor], copies: HostCopies) -> dict[str, torch.Tensor]:
+        """Of an adapted model what is trained, or belongs to the adapter; the rest of it stays as it is in training."""
+        adapters = set(getattr(self.model, "peft_config", ()))
+        if not adapters:
+            copied: dict[str, torch.Tensor] = copies.copied(weights)
+            return copied
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {
+            name: copies.copied(tensor) if name in trained or adapters & set(name.split(".")) else tensor
+            for name, tensor in weights.items()
+        }
+
+    def _states(self) -> dict[str, Any]:
+        """Optimizer, schedule and scaler by the names that transformers loads them from."""
+        if self.args.save_only_model:
+            return {}
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        states = {OPTIMIZER_NAME: self.optimizer.state_dict(), SCHEDULER_NAME: self.lr_scheduler.state_dict()}
+        if (scaler := getattr(self.accelerator, "scaler", None)) is not None:
+            states[SCALER_NAME] = scaler.state_dict()
+        return states
+
+    def _room_to_copy(self, values: Any) -> HostCopies | None:
+        """Where to copy to; None where there is no memory for it, and training has to wait for the disk."""
+        if not self.writes_in_background:
+            return None
+        if self._copies is None and state_bytes(values) > available_memory_bytes() // 2:
+            warn("checkpoints are written while training waits: this machine has no memory for a copy of the state")
+            self.writes_in_background = False
+            return None
+        return self._copies or HostCopies()
+
+    def _state_to_save(self) -> TrainerState:
+        """The trainer's state, so that the next step does not change it."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for each in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(each, ExportableState):
+                found.setdefault(type(each).__name__, []).append(each.state())
+        self.state.stateful_callbacks = {
+            name: copy.deepcopy(states[0] if len(states) == 1 else states) for name, states in found.items()
+        }
+        state = copy.copy(self.state)
+        state.log_history = list(self.state.log_history)  # its entries are written once
+        return state
+
+    # --- sharded models: transformers writes, every rank takes part ---------------------------------------------------
+
+    def _staged_by_transformers(self, model: torch.nn.Module, trial: Any) -> list[Part]:
+        self._copies, self._is_staging = None, True
+        best = self.state.best_model_checkpoint
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_staging = False
+        self.state.best_model_checkpoint = best  # transformers has found it where it was written
+        beside = self._beside()
+        if not self.args.should_save:
+            return []
+        state = self._state_to_save()
+        return [*beside, lambda folder: state.save_to_json(str(folder / TRAINER_STATE_NAME))]
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self._is_staging else folder
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._is_staging:  # not before it has its name
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    # --- what transformers would have done otherwise ------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _load_best_model(self) -> None:
+        self.settle()  # the best may be the one that is being written
+        super()._load_best_model()
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """What is done within is done on all ranks when it is left, or all of them end.
+
+        Raises:
+            TrainingStopped: it failed on another rank. What failed here comes as it is.
+        """
+        if self.args.world_size == 1:
+            yield
+            return
+        failure: BaseException | None = None
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  raised again below, after the other ranks know
+            failure = error
+        failed = torch.tensor(int(failure is not None), device=self.args.device)
+        torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX)
+        if failure is not None:
+            raise failure
+        if int(failed):
+            found, fix = "another rank could not write the checkpoint", "see what it says"
+            raise TrainingStopped(Problem(f"step {self.state.global_step}", found, fix))
+
+
+@contextlib.contextmanager
+def written_to_the_end(trainer: Trainer) -> Iterator[None]:
+    """Whatever ends the training within: a checkpoint that is being written is finished, unless the user insists.
+
+    Raises:
+        SavingFailed: it could not be written.
+    """
+    if not isinstance(trainer, PublishingTrainer):
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt:  # the second Ctrl-C
+        trainer.checkpoints.abandon()
+        raise
+    except BaseException:
+        try:
+            trainer.checkpoints.wait()
+        except TrainingStopped as lost:
+            warn(str(lost))
+        raise
+    trainer.settle()
+
+
+def _persistent_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer

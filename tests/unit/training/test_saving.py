@@ -1,0 +1,267 @@
+"""What a checkpoint holds, that training does not wait for it, and that what goes wrong in the background is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tests.models import tiny_model
+from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
+from transformers import Trainer, TrainerCallback
+
+from whet.core.disk import sha256
+from whet.data.store import PreparedSet
+from whet.model.attention import NAME
+from whet.training.callbacks.saving import SaveBeside
+from whet.training.checkpoint import MANIFEST, checkpoints, newest_complete
+from whet.training.fit import fit
+from whet.training.host_copy import HostCopies, state_bytes
+from whet.training.publishing import STAGING
+from whet.training.writer import SavingFailed
+
+KEYS: dict[str, Any] = {
+    "micro_batch_size": 2,
+    "max_steps": 4,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "no",
+    "logging_steps": 1,
+}
+TIMES = {"trainer_state.json", MANIFEST}
+"""Files with times in them."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    folder = tmp_path_factory.mktemp("saving") / "prepared"
+    return write_prepared(folder, random_samples(16, seed=6), random_samples(2, seed=7))
+
+
+def build(prepared: PreparedSet, output_dir: Path, *, lora: bool = False, **keys: Any) -> Any:
+    model: Any = tiny_model(attention=NAME, tie_word_embeddings=True)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    resolved = make_resolved(output_dir, **{**KEYS, **keys})
+    return make_trainer(prepared, resolved, model), resolved
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name not in TIMES}
+
+
+class AfterStep(TrainerCallback):
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.action()
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_it_holds_what_transformers_would_have_written_without_the_pickled_arguments(
+    prepared: PreparedSet, tmp_path: Path, lora: bool
+) -> None:
+    trainer, resolved = build(prepared, tmp_path / "out", lora=lora)
+    fit(trainer, resolved)
+    trainer.args.output_dir = str(tmp_path / "theirs")
+    Trainer._save_checkpoint(trainer, trainer.model, None)
+    ours, theirs = tmp_path / "out" / "checkpoint-4", tmp_path / "theirs" / "checkpoint-4"
+    assert {path.name for path in ours.iterdir()} - {MANIFEST} == {path.name for path in theirs.iterdir()}
+    assert not list(tmp_path.rglob("training_args.bin"))
+    weights = next(theirs.glob("*model.safetensors")).name
+    saved, expected = load_file(ours / weights), load_file(theirs / weights)
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        ours_loaded, theirs_loaded = (torch.load(each / name, weights_only=True) for each in (ours, theirs))
+        assert str(ours_loaded) == str(theirs_loaded)
+    states = [json.loads((each / "trainer_state.json").read_text()) for each in (ours, theirs)]
+    for state in states:
+        state["log_history"] = [line for line in state["log_history"] if "train_runtime" not in line]
+        del state["stateful_callbacks"]["TrainerControl"]  # of another moment
+    assert states[0] == states[1]
+
+
+def test_the_background_writes_the_same_bytes(prepared: PreparedSet, tmp_path: Path) -> None:
+    for lora in (False, True):
+        found = []
+        for background in (True, False):
+            output_dir = tmp_path / f"{lora}-{background}"
+            trainer, resolved = build(prepared, output_dir, lora=lora)
+            trainer.writes_in_background = background
+            fit(trainer, resolved)
+            found.append([digests(output_dir / f"checkpoint-{step}") for step in (2, 4)])
+        assert found[0] == found[1]
+        assert found[0][0] != found[0][1]
+
+
+def test_steps_done_meanwhile_do_not_change_a_checkpoint(prepared: PreparedSet, tmp_path: Path) -> None:
+    """The writer begins to write the checkpoint of step 2 when step 3 is done."""
+    expected, resolved = build(prepared, tmp_path / "expected")
+    expected.writes_in_background = False
+    fit(expected, resolved)
+    trainer, resolved = build(prepared, tmp_path / "late")
+    goes_on = threading.Event()
+    seen: list[bool] = []
+    trainer.add_callback(AfterStep(3, lambda: (seen.append((tmp_path / "late/checkpoint-2").exists()), goes_on.set())))
+    save = trainer._save
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        assert goes_on.wait(60)
+        save(*args, **kwargs)
+
+    trainer._save = late
+    fit(trainer, resolved)
+    assert seen == [False]
+    assert digests(tmp_path / "late/checkpoint-2") == digests(tmp_path / "expected/checkpoint-2")
+
+
+def test_what_is_beside_is_there_before_the_name_is(prepared: PreparedSet, tmp_path: Path) -> None:
+    trainer, resolved = build(prepared, tmp_path, max_steps=2)
+    trainer.add_callback(SaveBeside(lambda: lambda folder: (folder / "beside.json").write_text(folder.parent.name)))
+    fit(trainer, resolved)
+    assert (tmp_path / "checkpoint-2" / "beside.json").read_text() == STAGING
+    assert "beside.json" in json.loads((tmp_path / "checkpoint-2" / MANIFEST).read_text())["files"]
+    assert not (tmp_path / STAGING).exists()
+
+
+def fails_at(step: int, error: BaseException) -> SaveBeside:
+    """Fails while the checkpoint of a step is written."""
+
+    def write(folder: Path) -> None:
+        if folder.name == f"checkpoint-{step}":
+            raise error
+
+    return SaveBeside(lambda: write)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("background", [True, False], ids=["background", "at once"])
+@pytest.mark.parametrize("step", [4, 6], ids=["before another save", "at the end"])
+def test_a_full_disk_ends_the_run_and_what_was_there_is_kept(
+    prepared: PreparedSet, tmp_path: Path, background: bool, step: int
+) -> None:
+    trainer, resolved = build(prepared, tmp_path, max_steps=6)
+    trainer.writes_in_background = background
+    trainer.add_callback(fails_at(step, FULL))
+    with pytest.raises(SavingFailed) as caught:
+        fit(trainer, resolved)
+    (problem,) = caught.value.problems
+    assert problem.where == f"step {step}"
+    assert problem.found.startswith("the checkpoint could not be written: No space left on device; ")
+    assert problem.found.endswith(f"checkpoint-{step - 2} is kept")
+    assert "--resume-from-checkpoint" in problem.fix
+    assert caught.value.exit_code == 1
+    assert newest_complete(tmp_path).path == tmp_path / f"checkpoint-{step - 2}"
+    assert not (tmp_path / STAGING).exists(), "the half one is gone"
+
+
+def test_a_limit_of_the_system_while_weights_are_written_is_no_traceback(prepared: PreparedSet, tmp_path: Path) -> None:
+    """safetensors and PyTorch tell of a refused write in exceptions of their own."""
+    import resource
+
+    for lora, limit in ((False, 50_000), (True, 8_000)):
+        output_dir = tmp_path / str(lora)
+        trainer, resolved = build(prepared, output_dir, lora=lora)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def refuse(limit: int = limit, hard: int = before[1], settle: Any = trainer.settle) -> None:
+            settle()  # the checkpoint of step 2 is published
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+        trainer.add_callback(AfterStep(3, refuse))
+        try:
+            with pytest.raises(SavingFailed, match=r"could not be written: .*checkpoint-2 is kept"):
+                fit(trainer, resolved)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert newest_complete(output_dir).path == output_dir / "checkpoint-2"
+
+
+def test_a_fault_of_the_background_comes_as_it_is(prepared: PreparedSet, tmp_path: Path) -> None:
+    trainer, resolved = build(prepared, tmp_path)
+    trainer.add_callback(fails_at(2, ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        fit(trainer, resolved)
+    assert checkpoints(tmp_path) == []
+
+
+def test_an_error_in_training_waits_for_the_checkpoint_that_is_being_written(
+    prepared: PreparedSet, tmp_path: Path
+) -> None:
+    trainer, resolved = build(prepared, tmp_path)
+
+    def fail() -> None:
+        raise ZeroDivisionError("in training")
+
+    trainer.add_callback(AfterStep(3, fail))
+    with pytest.raises(ZeroDivisionError, match="in training"):
+        fit(trainer, resolved)
+    assert newest_complete(tmp_path).path == tmp_path / "checkpoint-2"
+
+
+def test_a_second_signal_leaves_nothing_half_written_under_a_checkpoint_s_name(
+    prepared: PreparedSet, tmp_path: Path
+) -> None:
+    trainer, resolved = build(prepared, tmp_path)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert goes_on.wait(60)
+
+    def insist() -> None:
+        assert begun.wait(60)
+        threading.Timer(0.0, goes_on.set).start()
+        raise KeyboardInterrupt
+
+    trainer.add_callback(SaveBeside(lambda: slow))
+    trainer.add_callback(AfterStep(3, insist))
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, resolved)
+    found = newest_complete(tmp_path)
+    assert not found.passed_over, "whole, or not there"
+
+
+def test_what_sharded_models_take_part_in_is_staged_and_published_too(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their path, on a model that is whole: transformers writes, into the staging folder."""
+    trainer, resolved = build(prepared, tmp_path / "own")
+    fit(trainer, resolved)
+    sharded, resolved = build(prepared, tmp_path / "sharded")
+    monkeypatch.setattr(type(sharded), "_saves_together", lambda self: True)
+    fit(sharded, resolved)
+    for step in (2, 4):
+        own, other = (digests(tmp_path / name / f"checkpoint-{step}") for name in ("own", "sharded"))
+        assert own == other
+    assert not (tmp_path / "sharded" / STAGING).exists()
+
+
+def test_a_host_copy_keeps_ties_and_shares_nothing_with_the_original() -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    state = {"a": weight, "tied": weight, "t": weight.T, "deep": [{"step": torch.tensor(3), "lr": 0.1}], "name": "x"}
+    copies = HostCopies()
+    copies.begin()
+    copied = copies.copied(state)
+    copies.finish()
+    assert copies.num_bytes == state_bytes(state) == 2 * 24 + 8
+    assert copied["a"] is copied["tied"]
+    weight += 1
+    assert torch.equal(copied["a"], torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(copied["t"], torch.arange(6.0).reshape(2, 3).T)
+    assert copied["deep"][0]["step"] == 3
+    before = copied["a"].data_ptr()
+    copies.begin()
+    assert copies.copied(state)["a"].data_ptr() == before, "the memory is used again"
