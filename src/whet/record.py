@@ -2,7 +2,7 @@
 
 The record is written again after every stage, by rename, so that a run that was killed still says how far it came. It
 takes plain values only: whoever knows a fact hands it over, the record never goes and looks. What is secret in it (a
-token, a password in a URL) is hidden as it is written.
+token, a password in a URL) is hidden as it is written. What each section says: docs/provenance.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import json
 import math
 import os
 import platform
+import shlex
+import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
@@ -18,9 +22,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from whet.core.disk import sync
+from whet.core.log import warn
 from whet.core.secrets import redact, redacted
 
 RECORD_NAME = "run.json"
+EARLIER_RUNS = "_earlier-runs"
+SCHEMA = 1
+"""Of the file, see docs/provenance.md; it grows when a section changes its meaning, not when one is added."""
+
+RUNNING = "running"
+KILLED = "ended without a word: killed, or the machine went down"
+_OF_A_SESSION = ("started", "finished", "seconds", "outcome", "command", "working_folder", "versions", "platform")
+_NOTED_OF_A_SESSION = ("hardware", "git", "changes", "heard", "peak_memory", "steps")
 PACKAGES = (
     "whet",
     "torch",
@@ -36,18 +50,35 @@ PACKAGES = (
 
 
 class RunRecord:
-    """The record of one run.
+    """The record of one run, over all of its sessions: it is begun once and may be resumed many times.
+
+    Where the folder has the record of an earlier run, that one stays as it is until `begin`: a run that is refused
+    before it has changed anything changes nothing here either, but for its own line among the sessions.
 
     Args:
         folder: the run's output folder; None keeps the record in memory only (ranks other than the first).
+        kind: what is done: "train", "merge", "quantize" ...
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, kind: str = "train") -> None:
         self._path = folder / RECORD_NAME if folder is not None else None
+        self._lock = threading.RLock()  # warnings are heard in any thread
+        self._clock = time.monotonic()
+        self._started = self._clock
+        self._times: dict[str, float] = {}
+        self._earlier = read_record(self._path) if self._path is not None else None
+        self._earlier_sessions = _closed(self._earlier)
+        self._resumed_from: str | None = None
+        self._is_begun = self._path is None or not self._path.exists()
+        self._is_written = True
         self._facts: dict[str, Any] = {
+            "schema": SCHEMA,
+            "kind": kind,
             "started": _now(),
             "finished": None,
-            "outcome": "running",
+            "outcome": RUNNING,
+            "command": redact(shlex.join(_command())),
+            "working_folder": redact(os.getcwd()),
             "versions": installed_versions(),
             "platform": platform.platform(),
         }
@@ -56,29 +87,131 @@ class RunRecord:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Everything noted so far."""
+        """Everything noted so far, as it was given."""
         return self._facts
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        with self._lock:
+            return {**self._facts, "times": self._rounded_times(), **self._plain, "sessions": self._sessions()}
 
     def note(self, section: str, facts: Any) -> None:
         """Add or replace one section and write the record."""
-        self._facts[section] = facts
-        self._plain[section] = redacted(_plain(facts), section)
-        self._write()
+        with self._lock:
+            self._facts[section] = facts
+            self._plain[section] = redacted(_plain(facts), section)
+            self._write()
+
+    def lap(self, stage: str) -> None:
+        """A stage has ended: keep how many seconds have gone by since the last one had, or since the start."""
+        now = time.monotonic()
+        self._times[stage] = self._times.get(stage, 0.0) + now - self._clock
+        self._clock = now
+
+    def resumes(self, checkpoint: Path) -> None:
+        """The run goes on from a checkpoint, so the sessions before this one are its own."""
+        self._resumed_from = str(checkpoint)
+
+    def begin(self, archive: Path | None = None) -> None:
+        """From here on the folder is this run's. The record of another run that was there goes to ``archive``.
+
+        Args:
+            archive: where that run's checkpoints were put; a new folder of `EARLIER_RUNS` if not given.
+        """
+        with self._lock:
+            if self._is_begun:
+                return
+            if self._resumed_from is None:
+                assert self._path is not None
+                self._earlier_sessions = []
+                place = archive or next_folder(self._path.parent / EARLIER_RUNS)
+                place.mkdir(parents=True, exist_ok=True)
+                os.replace(self._path, place / RECORD_NAME)
+            self._is_begun = True
+            self._write()
 
     def finish(self, outcome: str) -> None:
         """Close the record with how the run ended: "finished", "interrupted", "stopped: ...", "failed: ..."."""
-        self._facts["outcome"] = redact(outcome)
-        self._facts["finished"] = _now()
-        self._write()
+        with self._lock:
+            self._facts["outcome"] = redact(outcome)
+            self._facts["finished"] = _now()
+            self._facts["seconds"] = round(time.monotonic() - self._started, 3)
+            if self._is_begun:
+                self._write()
+            elif self._earlier is not None:
+                self._put({**self._earlier, "sessions": self._sessions()})
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        """The earlier sessions, and this one in short."""
+        short = {name: self._facts[name] for name in _OF_A_SESSION if name in self._facts}
+        more = {name: self._plain[name] for name in _NOTED_OF_A_SESSION if name in self._plain}
+        mine = {"resumed_from": self._resumed_from, **short, **more, "times": self._rounded_times()}
+        return [*self._earlier_sessions, mine]
+
+    def _rounded_times(self) -> dict[str, float]:
+        return {stage: round(seconds, 3) for stage, seconds in self._times.items()}
 
     def _write(self) -> None:
+        if self._is_begun:
+            self._put(self.as_json())
+
+    def _put(self, content: Mapping[str, Any]) -> None:
+        """By rename. A disk that is full must not end the run that the record is of."""
         if self._path is None:
             return
-        temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(
-            json.dumps({**self._facts, **self._plain}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, self._path)
+        try:
+            write_json(self._path, content)
+        except OSError as error:
+            if self._is_written:
+                warn(f"{self._path} cannot be written ({error.strerror}); the run goes on without")
+            self._is_written = False
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a file; None where there is none, or none that can be read."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record so that whoever reads the file finds the old one or the new one whole, after a power cut too.
+
+    Raises:
+        OSError: it cannot be written; the old one is as it was.
+    """
+    temporary = path.with_suffix(f"{path.suffix}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+def next_folder(parent: Path) -> Path:
+    """The first numbered folder in ``parent`` that is not there."""
+    number = 1 + max((int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()), default=0)
+    return parent / str(number)
+
+
+def _closed(earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The sessions of an earlier record; one that was still running has ended, and nobody was told how."""
+    if earlier is None:
+        return []
+    sessions = earlier.get("sessions")
+    if not isinstance(sessions, list):  # of a version that kept none
+        sessions = [{name: earlier[name] for name in (*_OF_A_SESSION, *_NOTED_OF_A_SESSION) if name in earlier}]
+    return [
+        {**session, "outcome": KILLED} if session.get("outcome") == RUNNING else session
+        for session in sessions
+        if isinstance(session, dict)
+    ]
+
+
+def _command() -> list[str]:
+    """The command line as it was typed, the interpreter left out where ``whet`` was called by name."""
+    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    return ["whet" if name == "__main__.py" else name, *sys.argv[1:]]
 
 
 def installed_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet import stages
+from whet import history, stages
 from whet.config import Config
 from whet.core.errors import ConfigError, Problem
 
@@ -57,29 +57,33 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
 
     resolved = stages.resolve_run(config)
     output_dir = stages.open_output(resolved)
-    checkpoint = stages.find_checkpoint(resolved, resume)
-    with stages.recorded(resolved, output_dir) as record, stages.compiler_put_off():
+    with history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
+        checkpoint = stages.find_checkpoint(resolved, resume)
+        history.resume(record, resolved, checkpoint)
         stages.open_repository(resolved)
         stages.refuse_untrainable_storage(config)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
-        said = {key: value for key, value in prepared.manifest.items() if key not in ("chunks", "hashes")}
-        record.note("data", {"path": str(prepared.path or ""), "manifest": said})
+        record.lap("data")
         order, plan = stages.plan_run(resolved, prepared)
-        record.note("plan", plan)
+        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
+        history.keep(trainer, resolved, facts)
+        record.lap("model")
         before = stages.score(resolved, trainer, tokenizer)
-        stages.make_room(resolved, checkpoint)
+        record.begin(stages.make_room(resolved, checkpoint))
         try:
             output = fit(trainer, resolved, checkpoint)
         finally:
+            record.lap("training")
             stages.tell_stream(resolved, trainer, record)
         stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
-        merges = config.adapter.merge_adapters and resolved.hardware.rank == 0
-        merged_dir = stages.merge_adapter(resolved, output_dir) if merges else None
+        history.conclude(record, resolved, facts, output_dir)
+        record.lap("saving")
+        merged_dir = stages.merge_if_asked(resolved, output_dir)
     stages.push(resolved, output_dir)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)

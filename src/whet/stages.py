@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whet.config import Config, check_trainable
 from whet.config.resolve import ResolvedRun, resolve
-from whet.core.errors import ArtefactError, ConfigError, ModelError, Problem, TrainingStopped, WhetError
+from whet.core.errors import ArtefactError, ConfigError, ModelError, Problem
 from whet.core.log import say, warn
-from whet.record import RunRecord
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from whet.data.order import Order
     from whet.data.store import PreparedSet
     from whet.data.streaming import StreamedSet
+    from whet.record import RunRecord
     from whet.training.scoring import Score
     from whet.training.steps import StepPlan
 
@@ -128,33 +127,6 @@ def open_repository(resolved: ResolvedRun) -> None:
     open_repository(resolved.config)
 
 
-@contextmanager
-def recorded(resolved: ResolvedRun, output_dir: Path) -> Iterator[RunRecord]:
-    """The run's record, closed with how the run ended, whatever that was."""
-    from whet.config.explain import explain
-
-    record = RunRecord(output_dir if resolved.hardware.rank == 0 else None)
-    record.note("config", {row.key: {"value": row.value, "origin": row.origin} for row in explain(resolved.config)})
-    record.note("hardware", resolved.hardware)
-    record.note("choices", dict(resolved.choices))
-    record.note("warnings", [str(problem) for problem in resolved.config.warnings])
-    try:
-        yield record
-    except KeyboardInterrupt:
-        record.finish("interrupted")
-        raise
-    except TrainingStopped as error:
-        record.finish(f"stopped: {error}")
-        raise
-    except WhetError as error:
-        record.finish(f"refused: {error}")
-        raise
-    except BaseException as error:
-        record.finish(f"failed: {type(error).__name__}: {error}")
-        raise
-    record.finish("finished")
-
-
 def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None:
     """The checkpoint to go on from: what the command line says, else the config."""
     from whet.training.checkpoint import checkpoint_to_resume, newest_complete
@@ -186,15 +158,15 @@ def _clear_leftovers(output_dir: Path) -> None:
         say(f"an earlier run ended after it had written {folder}, and before it gave it its name; it has it now")
 
 
-def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
+def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
     """Set the checkpoints of an earlier run aside, or those after the one that this run goes on from; not before
-    everything is ready, so that a run that is refused leaves the folder as it was."""
+    everything is ready, so that a run that is refused leaves the folder as it was. Returns where they are now."""
     from whet.training.checkpoint import checkpoints, step_of
     from whet.training.publishing import set_aside
 
     if resolved.hardware.rank != 0:
-        return
-    output_dir = Path(resolved.output_dir)
+        return None
+    output_dir, place = Path(resolved.output_dir), None
     if checkpoint is None:
         if place := set_aside(output_dir):
             warn(f"{output_dir} held checkpoints of an earlier run; they are in {place} now")
@@ -202,6 +174,7 @@ def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> None:
         place := set_aside(output_dir, step_of(checkpoint))
     ):
         warn(f"{output_dir} held checkpoints that are newer than {checkpoint.name}; they are in {place} now")
+    return place
 
 
 def prepare_data(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase, *, refresh: bool = False) -> PreparedSet:
@@ -342,24 +315,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:
-    """What was trained, by the first rank; proved to be what stands in memory, unless `parity` is off.
-
-    Raises:
-        ParityError: what was saved is another model.
-    """
-    from whet.artefacts.prove_saved import prove_saved, proving
-    from whet.artefacts.save import save_files
+    """What was trained, by the first rank."""
+    from whet.artefacts.save import save_model
 
     if resolved.config.adapter.relora:
         from whet.model.adapters import merged_in_place
 
         model = merged_in_place(model)  # the base has taken in earlier adapters, so the last one belongs there too
-    if resolved.hardware.rank != 0:
-        return
-    with proving(resolved.config) as fresh:
-        names = save_files(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
-        if fresh is not None:
-            prove_saved(fresh, resolved, model, tokenizer, output_dir, names)
+    if resolved.hardware.rank == 0:
+        save_model(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
 
 
 def push(resolved: ResolvedRun, output_dir: Path) -> None:
@@ -396,6 +360,12 @@ def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | N
 
     merged = merge_lora(resolved.config, resolved, adapter_dir, output_dir or Path(resolved.output_dir) / "merged")
     return Path(merged.folder)
+
+
+def merge_if_asked(resolved: ResolvedRun, output_dir: Path) -> Path | None:
+    """After training, under `merge_adapters`, by the first rank."""
+    wanted = resolved.config.adapter.merge_adapters and resolved.hardware.rank == 0
+    return merge_adapter(resolved, output_dir) if wanted else None
 
 
 def model_of(resolved: ResolvedRun) -> Path:

@@ -310,7 +310,8 @@ def test_checkpoints_of_an_earlier_run_stay_until_a_new_one_can_begin(workspace:
     assert outcome.code == 0, outcome.err
     assert "held checkpoints of an earlier run; they are in out/_earlier-runs/1 now" in outcome.err
     assert sorted(path.name for path in (workspace / "out").glob("checkpoint-*")) == ["checkpoint-2"]
-    assert len(list((workspace / "out" / "_earlier-runs" / "1").iterdir())) == 2
+    earlier = workspace / "out" / "_earlier-runs" / "1"
+    assert sorted(path.name for path in earlier.iterdir()) == ["checkpoint-1", "checkpoint-2", "run.json"]
 
 
 def test_auto_resume_tells_what_it_passes_over_and_begins_anew(workspace: Path, whet: Whet) -> None:

@@ -67,7 +67,22 @@ def from_command_line(words: Sequence[str]) -> tuple[list[Setting], list[Problem
                 problems.append(Problem(f"--{name}", f"{'.'.join(path)} is no switch", f"write --{key} VALUE"))
                 continue
             settings.append(Setting(path, Node(value, origin, plain=str(value).lower())))
-    return settings, problems
+    return _gathered(settings), problems
+
+
+_REPEATABLE = ("allow_change",)
+"""Lists that grow with each time that the option is written; of other options the last one counts."""
+
+
+def _gathered(settings: Sequence[Setting]) -> list[Setting]:
+    """The settings, with what was written of a repeatable option in one list."""
+    gathered = [setting for setting in settings if setting.path not in {(key,) for key in _REPEATABLE}]
+    for key in _REPEATABLE:
+        nodes = [setting.node for setting in settings if setting.path == (key,)]
+        if nodes:
+            items = tuple(item for node in nodes for item in (node.items or (node,)))
+            gathered.append(Setting((key,), Node(items, nodes[-1].origin)))
+    return gathered
 
 
 def _switch(name: str) -> tuple[tuple[str, ...], bool]:

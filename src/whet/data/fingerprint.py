@@ -46,6 +46,16 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return fingerprint({"kind": type(tokenizer).__name__, "model": hashed, "names": names, "splits": splits})
 
 
+def content_identity(manifest: Mapping[str, Any]) -> str:
+    """Hash of the samples of a set and of their order in it, whatever folder, version or options made them.
+
+    Args:
+        manifest: of a published set.
+    """
+    files = {name: entry["sha256"] for name, entry in manifest["hashes"].items()}
+    return fingerprint({"files": files, "chunks": [chunk["sha256"] for chunk in manifest["chunks"]]})
+
+
 @cache
 def code_identity() -> str:
     """Hash of the source files that decide what becomes of a row, and of the libraries that do: another version of

@@ -304,6 +304,8 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"eval_strategy": "steps", "val_set_size": 0.1},
         "eval_strategy is steps, and eval_steps is not",
     ),
+    ("allowed_changes_are_names", {"allow_change": "lerning_rate"}, "there is no key 'lerning_rate' -> did you mean"),
+    ("allowed_changes_are_names", {"allow_change": ["seed", "optimizer"]}, "optimizer cannot change in the middle"),
     ("intervals_are_shares_or_whole_steps", {"save_steps": 1.5}, "save_steps is 1.5 -> write a whole number of steps"),
     ("evaluation_has_rows", {"eval_steps": 5}, "eval_steps is written, and there is nothing to evaluate on"),
     ("the_best_is_known_by_evaluating", {"early_stopping_patience": 2}, "early_stopping_patience needs evaluations"),

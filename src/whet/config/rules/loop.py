@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from whet.config.changes import NAMES, names_in
 from whet.config.config import Config
+from whet.config.effects import Effect, effect_of
 from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.rules.base import Rule, at, clash, first_set
+from whet.config.schema import fields
 from whet.core.errors import Problem
+from whet.core.nearest import suggestion
 
 
 def batch_is_described_once(config: Config) -> Problem | None:
@@ -50,6 +54,19 @@ def eval_steps_go_with_their_strategy(config: Config) -> Problem | None:
     if key is None or loop.eval_strategy in (None, "steps"):
         return None
     return at(config, key, f"{key} is written, and eval_strategy is {loop.eval_strategy}", "keep one of them")
+
+
+def allowed_changes_are_names(config: Config) -> Problem | None:
+    known = {*fields(), *NAMES}
+    for name in names_in(config.loop.allow_change):
+        if name.partition(".")[0] not in known:
+            found = f"allow_change: there is no key '{name}'"
+            return at(config, "allow_change", found, suggestion(name, known))
+        effect = effect_of(name)
+        if name not in NAMES and effect.effect is Effect.FIXED:
+            found = f"allow_change: {name} cannot change in the middle of a run: {effect.why}"
+            return at(config, "allow_change", found, "begin a new run, from the weights that the old one has made")
+    return None
 
 
 def strategies_by_steps_have_steps(config: Config) -> Problem | None:
@@ -141,6 +158,7 @@ LOOP_RULES: tuple[Rule, ...] = (
     save_steps_go_with_their_strategy,
     eval_steps_go_with_their_strategy,
     strategies_by_steps_have_steps,
+    allowed_changes_are_names,
     intervals_are_shares_or_whole_steps,
     evaluation_has_rows,
     the_best_is_known_by_evaluating,

@@ -41,6 +41,9 @@ class LoopSection(Section):
         None, description="Folder of the checkpoint to go on from; true takes the newest in output_dir."
     )
     auto_resume_from_checkpoints: bool = Field(False, description="Go on from the newest checkpoint, if there is one.")
+    allow_change: str | tuple[str, ...] | None = Field(
+        None, description="Keys whose value may differ from that of the run that is resumed; also data, tokenizer."
+    )
     neftune_noise_alpha: PositiveNumber | None = Field(None, description="Noise on embeddings (NEFTune); 5 is usual.")
     loss_watchdog_threshold: PositiveNumber | None = Field(None, description="A loss above this is out of hand.")
     loss_watchdog_patience: Positive = Field(3, description="Steps above loss_watchdog_threshold that end the run.")

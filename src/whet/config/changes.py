@@ -1,0 +1,247 @@
+"""What is different between a run and the one that it goes on from, or repeats; and what of it may be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from whet.config.effects import Effect, effect_of
+from whet.config.facts import RunFacts
+from whet.config.names import FOLLOW_EVALUATIONS
+from whet.config.schema import fields
+
+DATA, TOKENIZER, TEMPLATE, BASE, PRECISION = "data", "tokenizer", "chat_template", "base_model", "precision"
+NAMES = (DATA, TOKENIZER, PRECISION)
+"""What may be named in `allow_change` beside keys."""
+
+_IDENTITY_OF = {
+    Effect.DATA: DATA,
+    Effect.TOKENIZER: TOKENIZER,
+    Effect.TEMPLATE: TEMPLATE,
+    Effect.BASE: BASE,
+}
+_PRECISION = ("dtype", "autocast_dtype", "tf32")
+_LENGTH = ("num_epochs", "max_steps")
+_EVALUATIONS = frozenset({"eval_steps", "evals_per_epoch", "eval_strategy", "eval_on_start"})
+_SAID_OF_RESUMING = frozenset({"allow_change", "resume_from_checkpoint", "auto_resume_from_checkpoints"})
+_LONGEST_VALUE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference.
+
+    Attributes:
+        key: what a person names to allow it.
+        was, now: its values as YAML spells them.
+        where: the place of the new value.
+        effect: what it does to the rest of the run.
+        note: a sentence about it; for what is fixed, why.
+    """
+
+    key: str
+    was: str
+    now: str
+    where: str
+    effect: Effect
+    note: str = ""
+
+    @property
+    def names(self) -> set[str]:
+        """Each of them allows it."""
+        return {self.key, self.key.partition(".")[0], *([DATA] if self.key.startswith("datasets") else [])}
+
+    @property
+    def is_other_run(self) -> bool:
+        return self.effect in (Effect.CHANGES, Effect.FIXED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Differences, judged by what the user allows.
+
+    Attributes:
+        refused: would make it another run.
+        allowed: would too, and were named.
+        harmless: leave the numbers as they are, but for the last digits.
+        unseen: do not touch what is computed.
+    """
+
+    refused: Sequence[Change] = ()
+    allowed: Sequence[Change] = ()
+    harmless: Sequence[Change] = ()
+    unseen: Sequence[Change] = ()
+
+
+def names_in(written: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What `allow_change` names: a list, or a text with commas.
+
+    >>> names_in("seed, data")
+    ('seed', 'data')
+    """
+    listed = written.split(",") if isinstance(written, str) else written or ()
+    return tuple(name.strip() for name in listed if name.strip())
+
+
+def judged(changes: Iterable[Change], allowed: Iterable[str]) -> Verdict:
+    """Sort differences by what may become of them. What is fixed cannot be allowed."""
+    names = set(allowed)
+    sorted_out: dict[str, list[Change]] = {"refused": [], "allowed": [], "harmless": [], "unseen": []}
+    for change in changes:
+        if change.is_other_run:
+            is_allowed = change.effect is Effect.CHANGES and bool(change.names & names)
+            sorted_out["allowed" if is_allowed else "refused"].append(change)
+        else:
+            sorted_out["unseen" if change.effect is Effect.NONE else "harmless"].append(change)
+    return Verdict(**sorted_out)
+
+
+def differences(then: RunFacts, now: RunFacts) -> list[Change]:
+    """Every key and identity that is not as it was.
+
+    What only one of them knows is not compared: ``now`` may be asked before the data is prepared, with its keys alone.
+    """
+    found = list(_keys(then, now))
+    found += _batch(then, now, found)
+    found += _precision(then, now, found)
+    for effect, name in reversed(_IDENTITY_OF.items()):  # the data last: it follows from the others
+        found = _with_identity(found, effect, name, then, now)
+    return found
+
+
+def table(changes: Sequence[Change]) -> str:
+    """The differences in columns: key, old value, new value, where the new one is written, and what is to be said."""
+    rows = [("key", "was", "is", "where", "")]
+    rows += [(each.key, _shortened(each.was), _shortened(each.now), each.where, each.note) for each in changes]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
+    follows = _follows_evaluations(now)
+    for key in fields():
+        if key in _SAID_OF_RESUMING or (key not in then.values and key not in now.where):
+            continue  # the latter came after that run, and has its default
+        was, value = then.values.get(key), now.values.get(key)
+        if was == value:
+            continue
+        for place, old, new in _inside(key, was, value):
+            answer = effect_of(place)
+            effect = Effect.CHANGES if follows and key in _EVALUATIONS else answer.effect
+            note = answer.why or _note(key, effect, now)
+            yield Change(place, _spelt(old), _spelt(new), now.where.get(key, "the default"), effect, note)
+
+
+def _inside(key: str, was: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Rows of datasets by their own keys; anything else whole."""
+    is_rows = key in ("datasets", "test_datasets") and isinstance(was, list) and isinstance(value, list)
+    if not is_rows or len(was) != len(value):
+        yield key, was, value
+        return
+    for number, (old, new) in enumerate(zip(was, value, strict=True)):
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                yield f"{key}.{number}.{name}", old.get(name), new.get(name)
+
+
+def _note(key: str, effect: Effect, now: RunFacts) -> str:
+    if key in _LENGTH:
+        if str(now.values.get("lr_scheduler", "")).startswith("constant"):
+            return "the learning rate stays; only the end moves"
+        return "the schedule is computed anew for the new number of steps: the learning rate jumps where it goes on"
+    if key == "seed":
+        return "the samples of the rest come in another order: some twice, some never, in this epoch"
+    return "this run follows its evaluations" if key in _EVALUATIONS and effect is Effect.CHANGES else ""
+
+
+def _follows_evaluations(facts: RunFacts) -> bool:
+    values = facts.values
+    return (
+        values.get("lr_scheduler") in FOLLOW_EVALUATIONS
+        or values.get("early_stopping_patience") is not None
+        or bool(values.get("load_best_model_at_end"))
+        or values.get("save_strategy") == "best"
+    )
+
+
+def _batch(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[Change]:
+    """The rows of a step, where they differ; keys and processes that leave them alone do not matter."""
+    was, value = then.resolved.get("global_batch_size"), now.resolved.get("global_batch_size")
+    if was is None or value is None or was == value:
+        return
+    keys = [change.key for change in found if change.effect is Effect.BATCH]
+    processes = then.resolved.get("world_size"), now.resolved.get("world_size")
+    note = "rows of an optimiser step"
+    per_pass = (now.resolved.get("micro_batch_size") or 1) * (processes[1] or 1)
+    if processes[0] != processes[1]:
+        note += f", as {processes[0]} processes became {processes[1]}"
+    if was % per_pass == 0:
+        note += f"; gradient_accumulation_steps: {was // per_pass} keeps them"
+    key = keys[0] if keys else "batch_size"
+    yield Change(key, f"{was} rows", f"{value} rows", now.where.get(key, "this machine"), Effect.CHANGES, note)
+
+
+def _precision(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[Change]:
+    pair = [{name: facts.resolved[name] for name in _PRECISION if facts.resolved.get(name)} for facts in (then, now)]
+    if not then.resolved or not now.resolved or pair[0] == pair[1]:
+        return
+    keys = [change for change in found if change.effect is Effect.PRECISION]
+    where = keys[0].where if keys else "another machine"
+    was, value = (", ".join(f"{name} {number}" for name, number in each.items()) for each in pair)
+    yield Change(PRECISION, was, value, where, Effect.CHANGES)
+
+
+def _with_identity(found: Sequence[Change], effect: Effect, name: str, then: RunFacts, now: RunFacts) -> list[Change]:
+    """The changes, with the keys that bear on an identity judged by it."""
+    was, value = then.identities.get(name), now.identities.get(name)
+    keys = [change for change in found if change.effect is effect]
+    rest = [change for change in found if change.effect is not effect]
+    if was is None or value is None:
+        # Of a stream nothing is known beforehand, so there the keys themselves must be the same.
+        is_stream = effect is Effect.DATA and bool(now.values.get("streaming"))
+        return [*rest, *(replace(change, effect=Effect.CHANGES) if is_stream else change for change in keys)]
+    if same_identity(was, value):
+        return [*rest, *(replace(change, effect=Effect.NONE) for change in keys)]
+    note = "of other content" if keys else "the same name, and other content"
+    if effect is Effect.DATA and not keys and any(change.effect is Effect.CHANGES for change in rest):
+        note = "of other content, through what else has changed"
+    where = keys[0].where if keys else _place_of(name, now)
+    named = Change(name, _identity(was), _identity(value), where, Effect.CHANGES, note)
+    others = [replace(change, effect=Effect.CHANGES) for change in keys if change.key != name]
+    return [*rest, named, *others]
+
+
+def same_identity(one: Any, other: Any) -> bool:
+    """Whether two identities are of the same thing: by all bytes where both know them, else by their sample."""
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return bool(one == other)
+    if one.get("weights") and other.get("weights"):
+        return bool(one["weights"] == other["weights"])
+    return bool(one.get("sample") == other.get("sample"))
+
+
+def _place_of(name: str, now: RunFacts) -> str:
+    keys = {DATA: "datasets", TOKENIZER: "tokenizer_config"}
+    return now.where.get(keys.get(name, name)) or now.where.get("base_model", "")
+
+
+def _identity(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("weights") or value.get("sample") or ""
+    return f"sha256 {str(value)[:12]}"
+
+
+def _spelt(value: Any) -> str:
+    if value is None:
+        return "(empty)"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _shortened(text: str) -> str:
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
