@@ -315,15 +315,24 @@ def _count(number: int, noun: str) -> str:
 
 
 def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:
-    """What was trained, by the first rank."""
-    from whet.artefacts.save import save_model
+    """What was trained, by the first rank; proved to be what stands in memory, unless `parity` is off.
+
+    Raises:
+        ParityError: what was saved is another model.
+    """
+    from whet.artefacts.prove_saved import prove_saved, proving
+    from whet.artefacts.save import save_files
 
     if resolved.config.adapter.relora:
         from whet.model.adapters import merged_in_place
 
         model = merged_in_place(model)  # the base has taken in earlier adapters, so the last one belongs there too
-    if resolved.hardware.rank == 0:
-        save_model(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
+    if resolved.hardware.rank != 0:
+        return
+    with proving(resolved.config) as fresh:
+        names = save_files(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
+        if fresh is not None:
+            prove_saved(fresh, resolved, model, tokenizer, output_dir, names)
 
 
 def push(resolved: ResolvedRun, output_dir: Path) -> None:

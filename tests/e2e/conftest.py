@@ -25,6 +25,7 @@ max_steps: 2
 learning_rate: 0.001
 warmup_steps: 0
 save_strategy: "no"
+parity: false
 output_dir: out
 """
 

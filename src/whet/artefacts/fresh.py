@@ -62,11 +62,14 @@ class FreshProcess:
     """Started at once, importing while its starter goes on; each job runs in a fork of it, and sees no other job.
 
     A context manager; the process ends with it.
+
+    Args:
+        adapter: PEFT is imported at the start too; else by the jobs that load an adapter, and by no other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, adapter: bool = False) -> None:
         # Not the folder of the script, which holds modules with names like `quantize`, must be searched: -P.
-        command = [sys.executable, "-P", str(Path(fresh_script.__file__))]
+        command = [sys.executable, "-P", str(Path(fresh_script.__file__)), *(["peft"] if adapter else [])]
         environment = {name: value for name, value in os.environ.items() if not _of_the_launcher(name)}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._process = subprocess.Popen(
@@ -104,7 +107,14 @@ class FreshProcess:
     def _ask(self, do: str, source: Source, prompts: Path, logits: Path, device: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        job = {"do": do, "source": asdict(source), "prompts": str(prompts), "logits": str(logits), "device": device}
+        job = {
+            "do": do,
+            "source": asdict(source),
+            "prompts": str(prompts),
+            "logits": str(logits),
+            "device": device,
+            "cwd": os.getcwd(),
+        }
         try:
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
@@ -120,6 +130,8 @@ class FreshProcess:
             )
         if "no_memory" in answer:
             raise CannotTell(f"there is not enough memory to load it a second time ({answer['no_memory']})")
+        if "no_base" in answer:
+            raise CannotTell(f"the fresh process could not load the base model ({answer['no_base']})")
         if "failed" in answer:
             raise CannotLoad(answer["failed"])
         return answer

@@ -33,6 +33,9 @@ def main() -> None:
     import torch  # noqa: F401
     import transformers.modeling_utils  # noqa: F401
 
+    if "peft" in sys.argv:
+        import peft  # noqa: F401
+
     for line in sys.stdin:
         answers.write(_in_a_fork(json.loads(line)) + "\n")
         answers.flush()
@@ -64,13 +67,25 @@ def _result(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     started = time.monotonic()
+    os.chdir(job["cwd"])
     try:
         return {**_do(job), "seconds": round(time.monotonic() - started, 2)}
     except (MemoryError, torch.OutOfMemoryError) as error:
         return {"no_memory": str(error) or type(error).__name__}
+    except _NoBase as error:
+        return {"no_base": _in_a_line(error.__cause__ or error)}
     except Exception as error:  # noqa: BLE001  # the model may come with code of its own: whatever goes wrong there is the answer
-        lines = str(error).strip().splitlines()
-        return {"failed": f"{type(error).__name__}: {lines[0] if lines else ''}", "details": str(error)[:4000]}
+        return {"failed": _in_a_line(error)}
+
+
+class _NoBase(Exception):
+    """The base that an adapter stands beside cannot be loaded, which says nothing of the adapter."""
+
+
+def _in_a_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    # torch and PEFT say in the first line that something is wrong, and what it is in the second.
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"
 
 
 def _do(job: dict[str, Any]) -> dict[str, Any]:
@@ -94,11 +109,25 @@ def load(source: dict[str, Any], device: str) -> Any:
     """The model that ``source`` describes (fields of `whet.artefacts.fresh.Source`), in evaluation mode.
 
     On ``device`` if its memory has room for the files, else on the CPU.
+
+    Raises:
+        MemoryError: the CPU's memory has no room either.
     """
+    if not source["adapter"]:
+        return _load_model(source, source["folder"], device).eval()
+    try:
+        base = _load_model(source, source["base"], device)
+    except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
+        raise _NoBase from error
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, source["adapter"]).eval()
+
+
+def _load_model(source: dict[str, Any], folder: str, device: str) -> Any:
     import torch
     import transformers
 
-    kind = getattr(transformers, source["model_class"])
     options: dict[str, Any] = {"trust_remote_code": source["trust_remote_code"], **source["options"]}
     if source["revision"]:
         options["revision"] = source["revision"]
@@ -112,25 +141,43 @@ def load(source: dict[str, Any], device: str) -> Any:
         options["quantization_config"] = AutoQuantizationConfig.from_dict(source["quantization"])
     if source["gguf_file"]:
         options["gguf_file"] = source["gguf_file"]
-    folder = source["base"] if source["adapter"] else source["folder"]
-    if device != "cpu" and _has_room(Path(folder), device):
-        options["device_map"] = {"": device}
+    if (place := _place(Path(folder), device)) != "cpu":
+        options["device_map"] = {"": place}
     dtype = source["dtype"]
+    kind = getattr(transformers, source["model_class"])
     model = kind.from_pretrained(folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **options)
     if source["rows"] and source["rows"] != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(source["rows"], mean_resizing=False)
-    if source["adapter"]:
-        from peft import PeftModel
+    for module in model.modules():
+        # bitsandbytes (0.50.2) repacks 4-bit weights for inference on some CPUs: rounded scales, and few widths fit.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
-        model = PeftModel.from_pretrained(model, source["adapter"])
-    return model.eval()
 
-
-def _has_room(folder: Path, device: str) -> bool:
+def _place(folder: Path, device: str) -> str:
+    """The device, or the CPU, whichever has memory for the files in ``folder``; a hub's model goes to the device."""
     import torch
 
-    needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    return bool(torch.cuda.mem_get_info(device)[0] >= ROOM * needed)
+    if not folder.is_dir():
+        return device
+    needed = ROOM * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if device != "cpu" and torch.cuda.mem_get_info(device)[0] >= needed:
+        return device
+    available = _available_memory()
+    if available is not None and available < needed:
+        raise MemoryError(f"it needs {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free")
+    return "cpu"
+
+
+def _available_memory() -> int | None:
+    """Bytes that Linux could give; without this question, its way to say no is to kill the largest process."""
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else None
 
 
 def speak(model: Any, prompts: list[list[int]], folder: Path) -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +24,7 @@ from safetensors.torch import save_file
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess, Source
 from whet.artefacts.fresh_script import logits_of
 from whet.artefacts.prompts import VERSION, Prompts
+from whet.artefacts.publish import scratch
 from whet.core.deferred import is_loaded
 from whet.core.disk import sha256
 from whet.core.errors import ParityError, Problem
@@ -113,11 +112,8 @@ def workspace(beside: Path) -> Iterator[Path]:
     Beside the artefact and not in /tmp, which may be memory: 8 prompts of 60 tokens over a vocabulary of 150,000 are
     150 MB in 16 bits.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".parity-", dir=beside))
-    try:
+    with scratch(beside, "parity") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @torch.no_grad()
@@ -172,15 +168,17 @@ def prove(
     reference: Reference,
     limit: Limit | None,
     device: str = "cpu",
+    files: Collection[str] | None = None,
 ) -> Parity:
     """Reload what was written, compare it with the reference, and write ``parity.json`` into its folder.
 
     Args:
         kind: "adapter", "merged model", ...
-        artefact: the folder; its files are hashed.
+        artefact: the folder.
         source: how to load it.
         limit: None to report without judging.
         device: to load it on, if its memory has room.
+        files: names of the artefact's files in the folder, to be hashed; all files by default.
 
     Raises:
         ParityError: it is further away than the limit, or cannot be loaded; the record is written all the same.
@@ -193,7 +191,7 @@ def prove(
         parity = Parity(f"{UNPROVED}: {error}")
     except CannotLoad as error:
         parity = Parity(f"{OVER}: a fresh process cannot load it: {error}")
-    _write(kind, artefact, source, reference, limit, loaded, parity)
+    _write(kind, artefact, files, source, reference, limit, loaded, parity)
     if parity.outcome.startswith(OVER):
         raise _error(kind, parity, limit)
     if parity.outcome.startswith(UNPROVED):
@@ -220,6 +218,7 @@ def _error(kind: str, parity: Parity, limit: Limit | None) -> ParityError:
 def _write(
     kind: str,
     artefact: Path,
+    names: Collection[str] | None,
     source: Source,
     reference: Reference,
     limit: Limit | None,
@@ -240,7 +239,7 @@ def _write(
         "live": dict(reference.facts),
         "artefact": {
             "kind": kind,
-            "files": _hashes(artefact),
+            "files": _hashes(artefact, names),
             **{name: loaded[name] for name in ("dtype", "device", "loaded_by", "seconds") if name in loaded},
             **_told(source),
         },
@@ -261,9 +260,10 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
+def _hashes(folder: Path, names: Collection[str] | None) -> dict[str, dict[str, Any]]:
     """Length and digest of each file of the artefact; folders in it (checkpoints, logs) are none of its parts."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != RECORD_NAME)
+    found = [path for path in folder.iterdir() if path.is_file() and path.name != RECORD_NAME]
+    files = sorted(path for path in found if names is None or path.name in names)
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
 
 

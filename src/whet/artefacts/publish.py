@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -101,6 +101,28 @@ def published_into(folder: Path, what: str, last: Sequence[str]) -> Iterator[Pat
         raise ArtefactError(
             Problem("", f"the {what} cannot be written to '{folder}' ({error})", "make room there, or choose another")
         ) from error
+
+
+def set_apart(folder: Path, names: Iterable[str], what: str) -> Path:
+    """Move these files into ``<folder>/<what>.FAILED-PARITY``, so that nothing takes them for a result."""
+    failed = folder / (what + FAILED)
+    shutil.rmtree(failed, ignore_errors=True)
+    failed.mkdir()
+    for name in names:
+        if (folder / name).exists():
+            os.replace(folder / name, failed / name)
+    sync(folder)
+    return failed
+
+
+@contextmanager
+def scratch(parent: Path, name: str) -> Iterator[Path]:
+    """A hidden folder for what is needed for a while; those that killed processes have left are removed first."""
+    for left in parent.glob(f".{name}-*"):
+        if _is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with _folder(parent, f".{name}-") as folder:
+        yield folder
 
 
 def _move_files(partial: Path, folder: Path, last: Sequence[str]) -> None:

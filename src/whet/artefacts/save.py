@@ -32,6 +32,21 @@ def save_model(
     Raises:
         ArtefactError: the folder cannot be written.
     """
+    save_files(model, tokenizer, output_dir, eot_tokens)
+    return Path(output_dir)
+
+
+def save_files(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    eot_tokens: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """`save_model`, giving the names of the files; other things may lie in the folder.
+
+    Raises:
+        ArtefactError: the folder cannot be written.
+    """
     folder = Path(output_dir)
     base = innermost(model)
     assert isinstance(base, PreTrainedModel), "only transformers' models are trained"
@@ -43,7 +58,7 @@ def save_model(
                 base.save_pretrained(partial)
         generation_config(base, tokenizer, eot_tokens).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    return folder
+        return tuple(sorted(path.name for path in partial.iterdir()))
 
 
 KNOWN_BY = ("config.json", "adapter_config.json")

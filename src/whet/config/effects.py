@@ -64,7 +64,7 @@ _ANSWERS: tuple[tuple[Effect, str, str], ...] = (
         Effect.NONE,
         "",
         """
-        output_dir hub_model_id hub_strategy hub_revision save_safetensors merge_adapters quantization
+        output_dir hub_model_id hub_strategy hub_revision save_safetensors merge_adapters quantization parity
         use_wandb wandb_project wandb_name wandb_entity wandb_run_id wandb_mode wandb_watch wandb_log_model
         use_mlflow mlflow_tracking_uri mlflow_experiment_name mlflow_run_name hf_mlflow_log_artifacts use_tensorboard
         logging_steps eval_steps evals_per_epoch eval_strategy eval_on_start eval_batch_size eval_sequence_len

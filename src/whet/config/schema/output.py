@@ -19,3 +19,8 @@ class OutputSection(Section):
     )
     hub_revision: str | None = Field(None, description="Branch to push to; main by default.")
     save_safetensors: bool = Field(True, description="Weights are written as safetensors; nothing else is offered.")
+    parity: bool = Field(
+        True,
+        description="Load each written adapter or model in a fresh process, compare it with the live one, and keep the "
+        "result in parity.json; one that differs ends the command with exit code 1.",
+    )
