@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from tests.models import tiny_model
-from tests.tiny_training import make_config, make_resolved, make_trainer, random_samples, write_prepared
+from tests.tiny_training import make_config, random_samples, write_prepared
 from transformers import TrainingArguments
 
 from whet.config import names
 from whet.config.optimizers import PACKAGES, unavailable
 from whet.data.store import PreparedSet
 from whet.training.arguments import _stock_optimizer
-from whet.training.fit import fit
 from whet.training.optimizers import OPTIMIZERS, build_optimizer
 from whet.training.schedules import FOLLOW_EVALUATIONS, SCHEDULERS, learning_rates, schedule_from
 
@@ -123,37 +122,6 @@ def test_the_optimizer_learns_and_goes_on_from_what_it_saved(tmp_path: Path, nam
     assert torch.isfinite(run.weights()).all()
     assert (run.weights() != start).float().mean() > 0.5
     assert torch.equal(run.weights(), again.weights())
-
-
-@pytest.mark.parametrize(
-    "name", ["adamw_torch_fused", "adamw_8bit", "sgd", "muon", "galore_adamw", "ao_adamw_8bit", "lomo"]
-)
-def test_the_trainer_resumes_with_the_optimizer(prepared: PreparedSet, tmp_path: Path, name: str) -> None:
-    """One of each kind, through transformers and accelerate; `schedule_free` has tests of its own."""
-    keys: dict[str, Any] = {
-        "optimizer": name,
-        "learning_rate": RATES.get(name, 3e-3),
-        "micro_batch_size": 4,
-        "num_epochs": 3.0,
-        "save_steps": 3,
-        "eval_strategy": "no",
-        "logging_steps": 1,
-        "warmup_steps": 0,
-        "lr_scheduler": "linear",
-    }
-
-    def run(resume_from: Path | None = None) -> torch.Tensor:
-        resolved = make_resolved(tmp_path, **keys)
-        trainer = make_trainer(prepared, resolved, tiny_model(attention="whet_documents", hidden_size=64))
-        fit(trainer, resolved, resume_from)
-        return torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
-
-    with warnings.catch_warnings():
-        if name in PACKAGES:
-            warnings.simplefilter("ignore")
-        weights = run()
-        again = run(tmp_path / "checkpoint-3")
-    assert torch.equal(weights, again)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS.names())

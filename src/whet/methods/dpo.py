@@ -29,7 +29,7 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
     if find_spec("trl") is None:
         found = "rl: dpo needs the package trl, which is not installed"
         raise ConfigError(Problem(config.where("rl"), found, "pip install trl", "rl"))
-    from whet.methods.trl_bridge import dpo_trainer, drop_reference_adapter
+    from whet.methods.trl_bridge import TrlFigures, dpo_trainer, drop_reference_adapter
     from whet.training.arguments import argument_values
     from whet.training.callbacks.choose import add_callbacks
     from whet.training.optimizers import build_optimizer
@@ -61,7 +61,7 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
         raise ConfigError(Problem(config.where("rl"), found, "change them", "rl")) from error
     if starts_as_nothing(config):
         drop_reference_adapter(trainer.model)
-    add_callbacks(trainer, resolved)
+    add_callbacks(trainer, resolved, carried=(trainer.throughput, TrlFigures(trainer)))
     return trainer
 
 

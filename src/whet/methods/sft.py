@@ -59,6 +59,7 @@ def build_trainer(inputs: MethodInputs) -> WhetTrainer:
         step_loss=trainer.step_loss,
         rows=trainer.places_of_step,
         beside=train.take if isinstance(train, StreamedSamples) else None,
+        carried=(trainer.dataset_losses,),
     )
     return trainer
 

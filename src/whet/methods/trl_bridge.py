@@ -15,8 +15,9 @@ from trl import DPOConfig, DPOTrainer
 
 from whet.data.store import PreferenceSplit
 from whet.training.arguments import one_device_per_process
+from whet.training.carried import Carried
 from whet.training.optimizers.averages import use_averages
-from whet.training.saving import PublishingTrainer
+from whet.training.resuming import ResumingTrainer
 from whet.training.throughput import Throughput
 from whet.training.trainer import MakeOptimizer, MakeScheduler
 
@@ -27,7 +28,24 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """What `DPOTrainer` makes of a row before it trains on it (TRL 1.16)."""
 
 
-class PreferenceTrainer(PublishingTrainer, DPOTrainer):
+class TrlFigures(Carried):
+    """What TRL sums up of the steps that are not logged yet, and the tokens of all steps (TRL 1.16)."""
+
+    carried_as = "trl"
+
+    def __init__(self, trainer: DPOTrainer) -> None:
+        self._trainer = trainer
+
+    def carried(self) -> dict[str, Any]:
+        figures = {name: list(values) for name, values in self._trainer._metrics["train"].items()}
+        return {"figures": figures, "tokens": self._trainer._total_train_tokens}
+
+    def carry_on(self, value: Any) -> None:
+        self._trainer._total_train_tokens = value["tokens"]
+        self._trainer._metrics["train"].update(value["figures"])
+
+
+class PreferenceTrainer(ResumingTrainer, DPOTrainer):
     """`trl.DPOTrainer` on rows that are tokens already, with our optimizers, schedules and throughput figures."""
 
     # What the base class makes, for the type checker.

@@ -66,7 +66,6 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "load_best_model_at_end": loop.load_best_model_at_end,
         "metric_for_best_model": metric_for_best_model(resolved),
         "greater_is_better": loop.greater_is_better,
-        "restore_callback_states_from_checkpoint": loop.early_stopping_patience is not None,
         "report_to": list(resolved.report_to),
         "run_name": config.tracking.wandb_name or config.tracking.mlflow_run_name,
         "disable_tqdm": True,  # our own progress display

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
-from whet.training.callbacks.saving import SaveBeside
+from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
 from whet.training.saving import written_to_the_end
 
 
@@ -23,7 +23,7 @@ class TrainingResult:
 
     Attributes:
         steps: optimiser steps done, those before a resume included.
-        train_loss: mean over the steps of this process, in nats per supervised token.
+        train_loss: mean over the run's steps, in nats per supervised token.
         metrics: what transformers sums up at the end (``train_loss``, ``train_runtime`` in seconds, ...).
         best_checkpoint: the checkpoint that is loaded now, under `load_best_model_at_end`.
         stopped_early: whether early stopping ended it.
@@ -49,6 +49,8 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
     loop = resolved.config.loop
     with Interrupt() as interrupt, without_bars():
         trainer.add_callback(interrupt)
+        saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
+        trainer.add_callback(saves_last)
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)
@@ -56,13 +58,14 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
                 output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         finally:
             trainer.remove_callback(interrupt)
+            trainer.remove_callback(saves_last)
             for callback in trainer.callback_handler.callbacks:
                 if isinstance(callback, Progress):
                     callback.close()
     interrupt.raise_if_stopped(resolved.output_dir, loop.save_only_model)
     return TrainingResult(
         steps=output.global_step,
-        train_loss=output.training_loss,
+        train_loss=output.metrics.get("train_loss", output.training_loss),
         metrics=output.metrics,
         best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
         stopped_early=output.global_step < trainer.state.max_steps,

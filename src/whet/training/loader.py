@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,15 +139,28 @@ class EpochBatches:
     def __init__(self, order: Order, rank: int = 0, world_size: int = 1, accumulation: int = 1) -> None:
         self.order, self.rank, self.world_size, self.accumulation = order, rank, world_size, accumulation
         self.epoch = 0
+        self._passed_over: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def pass_over(self, epoch: int, num_batches: int) -> None:
+        """Say that nobody will look at the first micro-batches of an epoch: a resumed run begins behind them.
+
+        accelerate asks for all of them and throws them away. They then cost nothing: they are empty.
+        """
+        self._passed_over = epoch, num_batches
 
     def __len__(self) -> int:
         return self.order.num_micro_batches(self.world_size)
 
     def __iter__(self) -> Iterator[Rows]:
-        yield from self.order.micro_batches(self.epoch, self.rank, self.world_size, self.accumulation)
+        epoch, passed_over = self._passed_over or (-1, 0)
+        begin = passed_over if epoch == self.epoch else 0
+        batches = self.order.micro_batches(self.epoch, self.rank, self.world_size, self.accumulation)
+        yield from repeat((), begin)
+        for number in range(begin, len(batches)):
+            yield batches[number]
 
 
 class MicroBatchLoader(DataLoader[Any]):

@@ -194,7 +194,8 @@ def one_cycle(optimizer: torch.optim.Optimizer, schedule: Schedule) -> LRSchedul
 
     The momentum stays as it is unless `lr_scheduler_kwargs` asks for ``cycle_momentum``.
     """
-    defaults = {"pct_start": schedule.warmup_steps / schedule.total_steps, "cycle_momentum": False}
+    rising = schedule.warmup_steps if schedule.warmup_steps > 1 else 0  # PyTorch divides by the steps between, less one
+    defaults = {"pct_start": rising / schedule.total_steps, "cycle_momentum": False}
     peaks = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.total_steps, **{**defaults, **schedule.arguments})
 

@@ -11,15 +11,19 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from whet.training.carried import Carried
 
-class Throughput(TrainerCallback):
+
+class Throughput(Carried, TrainerCallback):
     """Counts while the run goes on, and gives the figures since they were last asked for.
 
     Args:
         clock: seconds of a monotonic clock.
-        tokens_until: tokens and targets of the run's first so many steps, for a run that is resumed; without it the
-            last figures that the checkpoint knows are taken.
+        tokens_until: tokens and targets of the run's first so many steps, for a run that is resumed; without it those
+            that the checkpoint carries, or else the last that it has logged.
     """
+
+    carried_as = "tokens"
 
     def __init__(
         self,
@@ -32,6 +36,15 @@ class Throughput(TrainerCallback):
         self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         self._counts: list[torch.Tensor] = []
         self.tokens_seen = self.supervised_tokens_seen = 0
+        self._carried: tuple[int, int] | None = None
+
+    def carried(self) -> list[int]:
+        """Tokens and targets so far, those of steps that are not logged yet included."""
+        pending = torch.stack(self._counts).sum(dim=0).tolist() if self._counts else (0, 0)
+        return [self.tokens_seen + pending[0], self.supervised_tokens_seen + pending[1]]
+
+    def carry_on(self, value: Any) -> None:
+        self._carried = (value[0], value[1])
 
     def add(self, counts: torch.Tensor) -> None:
         """Count a step: int64[2], its tokens and targets. May live on a device; read only when figures are due."""
@@ -81,6 +94,8 @@ class Throughput(TrainerCallback):
     def _seen_before(self, state: TrainerState) -> tuple[int, int]:
         if self._tokens_until is not None:
             return self._tokens_until(state.global_step)
+        if self._carried is not None:
+            return self._carried
         logged = [entry for entry in state.log_history if "tokens_seen" in entry]
         return (logged[-1]["tokens_seen"], logged[-1]["supervised_tokens_seen"]) if logged else (0, 0)
 

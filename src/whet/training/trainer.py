@@ -22,17 +22,17 @@ from whet.model.loss import supervised_logits_loss
 from whet.model.loss_terms import EVALUATION, LossPlan
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
-from whet.training.loader import Samples, TrainingSamples
+from whet.training.loader import MicroBatchLoader, Samples, TrainingSamples
 from whet.training.optimizers.averages import use_averages
 from whet.training.optimizers.each_parameter import in_backward
-from whet.training.saving import PublishingTrainer
+from whet.training.resuming import ResumingTrainer
 from whet.training.throughput import Throughput
 
 MakeOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
 MakeScheduler = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
 
 
-class WhetTrainer(PublishingTrainer):
+class WhetTrainer(ResumingTrainer):
     """Supervised fine-tuning.
 
     What differs from its base:
@@ -79,6 +79,7 @@ class WhetTrainer(PublishingTrainer):
         self.throughput = Throughput(tokens_until=lambda step: train.tokens_until(step, self.args))
         self.dataset_losses = DatasetLosses(train.split)
         self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._loader: DataLoader[Any] | None = None
         super().__init__(
             model=model,
             args=args,
@@ -93,7 +94,12 @@ class WhetTrainer(PublishingTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
-        return self.train_samples.loader(self.args, self.args.gradient_accumulation_steps)
+        self._loader = self.train_samples.loader(self.args, self.args.gradient_accumulation_steps)
+        return self._loader
+
+    def pass_over(self, epoch: int, num_batches: int) -> None:
+        if isinstance(self._loader, MicroBatchLoader):
+            self._loader.batches.pass_over(epoch, num_batches)
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
         """As the base class, with what the samples need to be trained on."""

@@ -21,6 +21,7 @@ from whet.core.disk import sha256
 from whet.data.store import PreparedSet
 from whet.model.attention import NAME
 from whet.training.callbacks.saving import SaveBeside
+from whet.training.carried import FILE
 from whet.training.checkpoint import MANIFEST, checkpoints, newest_complete
 from whet.training.fit import fit
 from whet.training.host_copy import HostCopies, state_bytes
@@ -75,7 +76,7 @@ def test_it_holds_what_transformers_would_have_written_without_the_pickled_argum
     trainer.args.output_dir = str(tmp_path / "theirs")
     Trainer._save_checkpoint(trainer, trainer.model, None)
     ours, theirs = tmp_path / "out" / "checkpoint-4", tmp_path / "theirs" / "checkpoint-4"
-    assert {path.name for path in ours.iterdir()} - {MANIFEST} == {path.name for path in theirs.iterdir()}
+    assert {path.name for path in ours.iterdir()} - {MANIFEST, FILE} == {path.name for path in theirs.iterdir()}
     assert not list(tmp_path.rglob("training_args.bin"))
     weights = next(theirs.glob("*model.safetensors")).name
     saved, expected = load_file(ours / weights), load_file(theirs / weights)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from whet.config.optimizers import IN_BACKWARD, SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.early_stopping import EarlyStopping
 from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.callbacks.garbage import CollectGarbage
 from whet.training.callbacks.guard import NonFiniteGuard
@@ -20,9 +21,11 @@ from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.rounding import RoundAfter
 from whet.training.callbacks.saving import IntervalsOfTheConfig, SaveBeside, SaveFirstStep
 from whet.training.callbacks.watchdog import LossWatchdog
+from whet.training.carried import Carried, Memory
 from whet.training.gradient_norm import GradientNorm
-from whet.training.optimizers.averages import AverageAtEpochEnd
+from whet.training.optimizers.averages import Averages
 from whet.training.optimizers.each_parameter import in_backward
+from whet.training.pending import PendingFigures
 from whet.training.saving import PublishingTrainer
 from whet.training.writer import CheckpointWriter
 
@@ -34,12 +37,14 @@ def add_callbacks(
     step_loss: Callable[[], torch.Tensor | None] = lambda: None,
     rows: Callable[[int], Sequence[str]] = lambda step: (),
     beside: Callable[[], Callable[[Path], None]] | None = None,
+    carried: Sequence[Carried] = (),
 ) -> None:
     """Give a trainer the callbacks that its config asks for and that every run has.
 
     Args:
         step_loss, rows: what the guard against non-finite steps tells; see `NonFiniteGuard`.
         beside: takes what a checkpoint holds beside transformers' files; see `SaveBeside`.
+        carried: what remembers something, beside the callbacks that do.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -61,7 +66,8 @@ def add_callbacks(
 
         chosen.append(CompileLayers(resolved))
     if resolved.optimizer in SCHEDULE_FREE:
-        chosen.append(AverageAtEpochEnd())
+        averages = Averages(lambda: trainer.optimizer, trainer.model)
+        chosen += [averages, SaveBeside(averages.take, averages.restore)]
     if loop.neftune_noise_alpha is not None:
         chosen.append(EmbeddingNoise(loop.neftune_noise_alpha))
     if resolved.config.model.lisa_n_layers is not None:
@@ -72,7 +78,7 @@ def add_callbacks(
     if qat is not None and qat.fake_quant_after_n_steps:
         chosen.append(RoundAfter(qat.fake_quant_after_n_steps))
     if loop.early_stopping_patience is not None:
-        chosen.append(EarlyStoppingCallback(early_stopping_patience=loop.early_stopping_patience))
+        chosen.append(EarlyStopping(early_stopping_patience=loop.early_stopping_patience))
     if loop.loss_watchdog_threshold is not None:
         chosen.append(LossWatchdog(loop.loss_watchdog_threshold, loop.loss_watchdog_patience))
     memory = resolved.config.memory
@@ -85,7 +91,13 @@ def add_callbacks(
 
         restarts = relora(trainer.model, resolved.config)
         chosen += [restarts, SaveBeside(restarts.take, restarts.restore)]
-    chosen.append(IntervalsOfTheConfig())
+    chosen += [IntervalsOfTheConfig(), PendingFigures(trainer)]
+    remembered = Memory(
+        [each for each in (*chosen, *carried) if isinstance(each, Carried)],
+        trainer.args.process_index,
+        trainer.args.world_size,
+    )
+    chosen.append(SaveBeside(remembered.take, remembered.restore))
     trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
     trainer.writes_in_background = _may_write_in_background(resolved)
     for callback in chosen:

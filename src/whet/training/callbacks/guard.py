@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from whet.core.errors import Problem, TrainingStopped
 from whet.core.log import warn
 from whet.health.non_finite import StepFigures, trailing_non_finite
+from whet.training.carried import Carried
 
 LIMIT = 3
 """Steps in a row that end the run."""
@@ -26,7 +27,7 @@ _PARTLY_STEPPED = (
 _NEVER_GOOD = "no step of the run was good: check the base model's weights, then these rows and learning_rate"
 
 
-class NonFiniteGuard(TrainerCallback):
+class NonFiniteGuard(Carried, TrainerCallback):
     """Looks at every step before the optimizer does.
 
     A bad step's gradients are dropped, so that weights and optimizer state stay finite. An optimizer that steps in the
@@ -46,6 +47,8 @@ class NonFiniteGuard(TrainerCallback):
             lost then (LOMO).
     """
 
+    carried_as = "non_finite_guard"
+
     def __init__(
         self,
         step_loss: Callable[[], torch.Tensor | None],
@@ -61,6 +64,14 @@ class NonFiniteGuard(TrainerCallback):
         self._output_dir = output_dir
         self._latest: deque[StepFigures] = deque(maxlen=LIMIT)
         self.skipped: list[int] = []
+
+    def carried(self) -> dict[str, Any]:
+        latest = [[figures.step, figures.loss, figures.grad_norm] for figures in self._latest]
+        return {"latest": latest, "skipped": self.skipped}
+
+    def carry_on(self, value: Any) -> None:
+        self._latest.extend(StepFigures(*figures) for figures in value["latest"])
+        self.skipped = list(value["skipped"])
 
     def on_pre_optimizer_step(
         self,

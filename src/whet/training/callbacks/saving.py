@@ -39,3 +39,27 @@ class SaveFirstStep(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step == 1:
             control.should_save = True
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Takes the checkpoint of an epoch's last step when the epoch has ended, after the evaluation that ends it.
+
+    A run that is resumed there begins with the next epoch. Taken when the step ends, the checkpoint would know nothing
+    of the evaluation: neither the best metric, nor the count of early stopping, nor what a scheduler makes of it.
+    A run that is asked to stop saves at once; what then belongs behind the evaluation is saved again.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        is_last = state.global_step >= state.max_steps
+        ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
+        if control.should_save and (is_last or (ends_epoch and not control.should_training_stop)):
+            self._is_due, control.should_save = True, False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._is_due:
+            self._is_due, control.should_save = False, True

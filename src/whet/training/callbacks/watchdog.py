@@ -9,9 +9,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from whet.core.errors import Problem, TrainingStopped
 from whet.health.watchdog import is_out_of_hand
+from whet.training.carried import Carried
 
 
-class LossWatchdog(TrainerCallback):
+class LossWatchdog(Carried, TrainerCallback):
     """Stops the run when the logged loss stays above a threshold.
 
     Args:
@@ -19,9 +20,17 @@ class LossWatchdog(TrainerCallback):
         patience: logged losses in a row.
     """
 
+    carried_as = "loss_watchdog"
+
     def __init__(self, threshold: float, patience: int) -> None:
         self._threshold, self._patience = threshold, patience
         self._losses: deque[float] = deque(maxlen=patience)
+
+    def carried(self) -> list[float]:
+        return list(self._losses)
+
+    def carry_on(self, value: Any) -> None:
+        self._losses.extend(value)
 
     def on_log(
         self,

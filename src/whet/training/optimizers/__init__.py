@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whet.config.optimizers import IN_BACKWARD, LOW_RANK, unavailable
+from whet.config.optimizers import IN_BACKWARD, LOW_RANK, SCHEDULE_FREE, unavailable
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
 from whet.core.registry import Registry
@@ -57,6 +57,7 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
     Raises:
         ConfigError: no such optimizer, not here, an argument it does not know, or a group that matches no parameter.
     """
+    from whet.training.optimizers.averages import keep_trained_weights
     from whet.training.optimizers.gradient_filter import filter_gradients
     from whet.training.optimizers.groups import parameter_groups
     from whet.training.optimizers.loading import keep_types
@@ -87,5 +88,7 @@ def build_optimizer(model: torch.nn.Module, config: Config, args: TrainingArgume
             rounding=Rounding(config.loop.seed) if memory.stochastic_rounding else None,
         )
     optimizer = built(groups)
+    if name in SCHEDULE_FREE:
+        keep_trained_weights(optimizer)
     filter_gradients(optimizer, config)
     return optimizer

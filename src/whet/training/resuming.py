@@ -1,0 +1,126 @@
+"""A trainer that goes on from a checkpoint as the same run, where transformers' would not quite.
+
+* Every weight is loaded, or the run is refused (`whet.training.weights`).
+* Each rank goes on from its own random state; with another number of ranks it is defined what those without one do.
+* A run that is over stays over: transformers would train a step more.
+* The loss of the run's last line is that of all its steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_pt_utils import safe_globals
+
+from whet.core.log import warn
+from whet.training.callbacks.early_stopping import EarlyStopping
+from whet.training.optimizers.averages import use_averages
+from whet.training.pending import PendingFigures
+from whet.training.saving import PublishingTrainer
+from whet.training.weights import check_adapter, load_weights, weight_files
+
+
+class ResumingTrainer(PublishingTrainer):
+    """A trainer whose resumed runs are the runs that were stopped."""
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_epochs: int, resume_from_checkpoint: str | None, *args: Any
+    ) -> tuple[int, int]:
+        """Epochs and micro-batches of the next one that are trained already; all of them in a run that was over."""
+        begun = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, *args)
+        epochs: tuple[int, int] = begun
+        if resume_from_checkpoint is None:
+            return epochs
+        self.args.eval_on_start = False  # that was before the first step
+        if self.state.global_step < max_steps and not self._has_stopped_early():
+            self.pass_over(*epochs)
+            return epochs
+        self._load_rng_state(resume_from_checkpoint)
+        return num_epochs, 0
+
+    def pass_over(self, epoch: int, num_batches: int) -> None:
+        """Told before training which micro-batches of a resumed epoch nobody will look at."""
+
+    def _has_stopped_early(self) -> bool:
+        return any(each.is_over for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint = Path(resume_from_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif weight_files(checkpoint):
+            load_weights(self.model, checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if hasattr(self.model, "peft_config"):
+                check_adapter(self.model, checkpoint)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not sharded and best is not None:
+            self.settle()  # it may be the one that is being written
+            if weight_files(Path(best)):
+                load_weights(self.model, Path(best))
+                return
+        super()._load_best_model()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The random state of each rank, from its own file; see `take_random_states` where there is none."""
+        if checkpoint is None:
+            return
+        rank, world_size = self.args.process_index, self.args.world_size
+        own = Path(checkpoint) / (f"rng_state_{rank}.pth" if world_size > 1 else "rng_state.pth")
+        if own.is_file():
+            super()._load_rng_state(checkpoint)
+            return
+        others = sorted(Path(checkpoint).glob("rng_state*.pth"))
+        if not others:
+            return  # a checkpoint without any is not of ours
+        if rank == 0:
+            take_random_states(others[0])
+            was = "1 rank" if others[0].name == "rng_state.pth" else f"{len(others)} ranks"
+            warn(
+                f"{checkpoint} is of {was} and this run has {world_size}: the samples of every step stay as they are, "
+                "dropout and other random draws are not those that would have come"
+            )
+        else:
+            begin_random_states(self.args.seed, self.state.global_step, rank)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs and self._knows_whole_run():
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 0.001)
+        super().log(logs, start_time)
+
+    def _knows_whole_run(self) -> bool:
+        return any(each.knows_whole_run for each in self.callback_handler.callbacks if isinstance(each, PendingFigures))
+
+    def _finalize_training(self, *args: Any) -> Any:
+        use_averages(self.optimizer)  # of a run that was over there was no epoch to end
+        return super()._finalize_training(*args)
+
+
+def take_random_states(path: Path) -> None:
+    """Go on from the random states in a file of transformers' (of Python, NumPy, PyTorch and this device)."""
+    with safe_globals():
+        states = torch.load(path, weights_only=True)
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        of_device = states["cuda"]
+        torch.cuda.set_rng_state(of_device[0] if isinstance(of_device, list) else of_device)
+
+
+def begin_random_states(seed: int, step: int, rank: int) -> None:
+    """Random states that follow from (seed, step, rank), for a rank that there was not before."""
+    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+    begun = int.from_bytes(digest[:4], "little")
+    random.seed(begun)
+    np.random.seed(begun)
+    torch.manual_seed(begun)
