@@ -54,24 +54,28 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--one", action="store_true", help="measure the first case and contestant in this process")
     options = parser.parse_args(arguments)
     if options.one:
+        ready()
         case = replace(CASES[options.cases[0]], profiled=options.profile)
         measured = measure(case, options.contestants[0], options.rows)
         print(json.dumps(measured))
         return measured
-    began, results = time.monotonic(), {}
-    for name in options.cases:
-        measured = {}
-        for contestant in options.contestants:
-            if (time.monotonic() - began) / 60 > options.minutes:
-                measured[contestant] = {"error": f"not begun: {options.minutes} minutes were over"}
-            elif options.tiny:
-                measured[contestant] = measure(tiny(CASES[name], options.profile), contestant, options.rows)
-            else:
-                measured[contestant] = in_a_process(name, contestant, options)
-            print(f"{name} {contestant}: {json.dumps(measured[contestant])}", flush=True)
+    jobs = [(name, contestant) for name in options.cases for contestant in options.contestants]
+    began, results = time.monotonic(), dict[str, dict[str, Any]]()
+    waiting = None if options.tiny else start(*jobs[0], options)
+    for number, (name, contestant) in enumerate(jobs):
+        if (time.monotonic() - began) / 60 > options.minutes:
+            figures: dict[str, Any] = {"error": f"not begun: {options.minutes:.1f} minutes were over"}
+        elif waiting is None:
+            figures = measure(tiny(CASES[name], options.profile), contestant, options.rows)
+        else:
+            process, waiting = waiting, start(*jobs[number + 1], options) if number + 1 < len(jobs) else None
+            figures = finish(process, name, contestant, options)
+        print(f"{name} {contestant}: {json.dumps(figures)}", flush=True)
+        results.setdefault(name, {})[contestant] = figures
         if not options.tiny:
-            keep(name, measured)
-        results[name] = measured
+            keep(name, results[name])
+    if waiting is not None:
+        waiting.kill()
     return results
 
 
@@ -81,20 +85,41 @@ def tiny(case: Case, profiled: int = 0) -> Case:
     return replace(case, shape=shape, sequence_len=64, steps=2, profiled=profiled)
 
 
-def in_a_process(case: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
+def start(case: str, contestant: str, options: argparse.Namespace) -> subprocess.Popen[str]:
+    """A process that imports what it needs and waits for `finish`, while the one before it measures."""
     command = [sys.executable, __file__, "--one", "--cases", case, "--contestants", contestant]
     command += ["--profile", str(options.profile)]
     command += ["--rows", str(options.rows)] if options.rows else []
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def ready() -> None:
+    """Import, and wait for the GPU to be free."""
+    import bitsandbytes
+    import peft
+    import tests.tiny_training
+    import transformers.models.llama.modeling_llama
+    import transformers.models.qwen3.modeling_qwen3
+    import transformers.models.qwen3_moe.modeling_qwen3_moe
+    import transformers.trainer  # noqa: F401
+
+    print(f"ready: {bitsandbytes.__version__}, {peft.__version__}, {tests.tiny_training.__name__}", file=sys.stderr)
+    sys.stdin.readline()
+
+
+def finish(process: subprocess.Popen[str], case: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What the process measures; its error where it fails."""
     began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out, said = process.communicate("go\n")
     print(f"{case} {contestant}: a process of {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if options.logs is not None:
         options.logs.mkdir(parents=True, exist_ok=True)
-        (options.logs / f"{case}-{contestant}.log").write_text(done.stdout + done.stderr)
-    if done.returncode:
-        last = [line for line in done.stderr.strip().splitlines() if line][-1:] or ["no message"]
+        (options.logs / f"{case}-{contestant}.log").write_text(out + said)
+    if process.returncode:
+        last = [line for line in said.strip().splitlines() if line][-1:] or ["no message"]
         return {"error": last[0][:300]}
-    measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    measured: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return measured
 
 

@@ -161,7 +161,7 @@ def _to_nf4(model: Any, device: str) -> None:
             quant_type="nf4",
             device="meta",
         )
-        packed.weight = Params4bit(module.weight.data.cpu(), requires_grad=False, quant_type="nf4").to(device)
+        packed.weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4").to(device)
         model.set_submodule(path, packed)
     model.is_loaded_in_4bit = True  # PEFT asks this
 

@@ -4,7 +4,7 @@
 #   bash benchmarks/gpu_session.sh OUT PHASE SECONDS [PHASE SECONDS ...]
 #
 # A phase is "tests" (its pytest arguments are in $GPU_TESTS), "commands" (whet itself on the examples), "both" at once,
-# or "bench" (its arguments are in $GPU_BENCH). What each writes is in OUT/session.tar.gz, packed again after each phase.
+# or "bench:ARGUMENTS" of benchmarks/gpu.py. What each writes is in OUT/session.tar.gz, packed again after each phase.
 set -u
 cd "$(dirname "$0")/.."
 out=$1
@@ -34,9 +34,10 @@ commands() { # seconds
     wait
 }
 
-bench() { # seconds
+bench() { # seconds, arguments
+    # shellcheck disable=SC2086
     timeout "$1" python3 benchmarks/gpu.py --minutes "$(awk "BEGIN {print ($1 - 45) / 60}")" --logs "$logs/bench" \
-        ${GPU_BENCH:-} >"$logs/bench.log" 2>&1
+        $2 >>"$logs/bench.log" 2>&1
     echo "bench: exit $?" >>"$logs/bench.log"
     mkdir -p "$logs/results"
     cp benchmarks/results/gpu-*.json "$logs/results/" 2>/dev/null
@@ -47,7 +48,8 @@ while [ $# -ge 2 ]; do
     say "$1, at most $2 s"
     case $1 in
         both) tests "$2" & commands "$2"; wait ;;
-        tests | commands | bench) "$1" "$2" ;;
+        tests | commands) "$1" "$2" ;;
+        bench:*) bench "$2" "${1#bench:}" ;;
         *) echo "no such phase: $1" >&2; exit 2 ;;
     esac
     tar czf "$out/session.tar.gz" -C "$logs" .

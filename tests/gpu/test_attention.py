@@ -74,9 +74,12 @@ def test_flex_attention_is_plain_attention_with_a_cap(window: int | None) -> Non
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_the_probe_finds_no_leak(architecture: str, autocast: torch.dtype | None) -> None:
+@pytest.mark.parametrize("products", ["ieee", "tf32"])
+def test_the_probe_finds_no_leak(architecture: str, autocast: torch.dtype | None, products: str) -> None:
+    torch.backends.fp32_precision = products  # as transformers allows TensorFloat-32
     verdict = isolates_documents(tiny_model(architecture, attention=NAME).cuda(), autocast_dtype=autocast)
     assert isinstance(verdict, Supported), verdict
+    assert torch.backends.fp32_precision == products
 
 
 def test_a_packed_document_is_the_document_alone() -> None:

@@ -40,9 +40,8 @@ def test_the_fused_softmax_is_chosen() -> None:
 @pytest.mark.parametrize("vocabulary", [1000, 32_003])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 5e-3)])
 def test_chunks_on_a_gpu_are_the_whole_in_float32(
-    form: LogitForm, vocabulary: int, dtype: torch.dtype, limit: float, monkeypatch: pytest.MonkeyPatch
+    form: LogitForm, vocabulary: int, dtype: torch.dtype, limit: float
 ) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     exact = outcome(reference_head_loss, torch.float32, vocabulary, form)
     for terms in (LossTerms(), LossTerms(label_smoothing=1e-6)):  # the kernel, and PyTorch in blocks
         for found, expected in zip(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from whet.model.adapters import load_adapter, tying_understood
 from whet.model.load import load_model_config, refuse_random_weights
 from whet.model.source import cannot_load, locate
 from whet.model.tokenizer import highest_id, load_tokenizer
+from whet.record import versions_of
 
 MARKER = "whet_merge.json"
 """Written into each merged folder; only a folder that has it may be replaced."""
@@ -286,4 +286,4 @@ def _compare(
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("whet", "torch", "transformers", "peft")}
+    return versions_of(("whet", "torch", "transformers", "peft"))

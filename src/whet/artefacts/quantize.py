@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from whet.model.schemes import (
     undivided_layer,
 )
 from whet.model.source import cannot_load
+from whet.record import versions_of
 
 MARKER = "whet_quantize.json"
 """Written into each quantised folder; only a folder that has it may be replaced."""
@@ -100,7 +100,7 @@ def quantize_model(config: Config, resolved: ResolvedRun, model_dir: Path, outpu
         del quantized
         _check_read_back(partial, config, resolved, prompts, found)
         result = _result(scheme, model_dir, output, partial, dtype, expected, found)
-        record = asdict(result) | {name: version(name) for name in ("whet", "torch", "transformers", "torchao")}
+        record = asdict(result) | versions_of(("whet", "torch", "transformers", "torchao"))
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     _tell(result, sum(tokens.numel() for tokens in prompts))
     return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from whet.core.nearest import nearest
 from whet.model.adapters import lora_config
 from whet.model.load import load_model_config
 from whet.model.source import locate
+from whet.record import versions_of
 from whet.training.checkpoint import checkpoints, what_is_wrong
 from whet.training.tokenizer import run_tokenizer
 
@@ -122,7 +122,7 @@ def gather(
         _generation(checkpoint, model, tokenizer, config).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         result = Gathered(str(output), str(checkpoint), "adapter" if is_adapter else "model", **asdict(written))
-        record = asdict(result) | {name: version(name) for name in ("whet", "torch", "transformers")}
+        record = asdict(result) | versions_of(("whet", "torch", "transformers"))
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     say(
         f"gathered: {result.tensors:,} tensors ({result.bytes / 2**20:,.1f} MiB, {result.dtype}) of '{checkpoint}' "

@@ -45,8 +45,11 @@ def flex_documents(
         attend: FlexAttention, compiled when None.
     """
 
+    # As a tensor: PyTorch 2.11 makes a float of a compiled score an unknown number and fails on it.
+    cap = torch.full((), softcap, device=query.device)
+
     def capped(score: torch.Tensor, *place: torch.Tensor) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return cap * torch.tanh(score / cap)
 
     attend = _compiled() if attend is None else attend
     output: torch.Tensor = attend(

@@ -64,15 +64,15 @@ def restore_rotary(home: ModuleType) -> None:
     home.apply_rotary_pos_emb = original_rotary(home)  # type: ignore[attr-defined]
 
 
-def replace_rotary(home: ModuleType, fast: Rotary, applies: Callable[[torch.Tensor], bool]) -> None:
-    """Let ``fast`` do what ``apply_rotary_pos_emb`` of ``home`` does, for queries that it ``applies`` to.
+def replace_rotary(home: ModuleType, fast: Rotary, applies: Callable[[torch.Tensor, torch.Tensor], bool]) -> None:
+    """Let ``fast`` do what ``apply_rotary_pos_emb`` of ``home`` does, for queries and cosines that it ``applies`` to.
 
     A call in any other form (further arguments, another device) goes to the original.
     """
     original = original_rotary(home)
 
     def apply_rotary_pos_emb(q: torch.Tensor, k: torch.Tensor, cos: Any, sin: Any, *args: Any, **kwargs: Any) -> Any:
-        if not args and kwargs.keys() <= {"unsqueeze_dim"} and applies(q):
+        if not args and kwargs.keys() <= {"unsqueeze_dim"} and applies(q, cos):
             return fast(q, k, cos, sin, **kwargs)
         return original(q, k, cos, sin, *args, **kwargs)
 

@@ -30,8 +30,16 @@ class GradientNorm:
         self._known = known
         self.latest: torch.Tensor | None = None
 
-    def watch(self, accelerator: Accelerator) -> None:
+    def watch(
+        self,
+        accelerator: Accelerator,
+        listed: Callable[[], list[torch.nn.Parameter] | None] = lambda: None,
+    ) -> None:
         """Remember what this accelerator's clipping computes from now on.
+
+        Args:
+            accelerator: its ``clip_grad_norm_`` is replaced.
+            listed: the model's parameters without a walk through its modules, where somebody has them.
 
         Where that is known to change nothing, the gradients are measured and not multiplied by 1 as well: with an
         infinite limit (`max_grad_norm` 0), and on a CPU with a norm below the limit. A GPU would have to be waited for.
@@ -43,6 +51,8 @@ class GradientNorm:
             parameters: Iterable[torch.nn.Parameter], max_norm: float, norm_type: float = 2
         ) -> torch.Tensor | None:
             norm = self._known()
+            known = listed()
+            parameters = parameters if known is None else known
             is_cheap = math.isinf(max_norm) or accelerator.device.type == "cpu"
             if norm is not None:
                 pass

@@ -106,22 +106,17 @@ def install_rotary(model: torch.nn.Module, device: str) -> str | None:
     replaced = 0
     for home in rotary_homes(model):
         if embedding is not None and _rotates_halves(home, embedding):
-            replace_rotary(home, rotary.fast, _is_on_cpu)
+            replace_rotary(home, rotary.fast, rotary.can_turn)
             replaced += 1
         else:  # an earlier model of the family may have been of another kind
             restore_rotary(home)
     return "rotary: fused" if replaced else None
 
 
-def _is_on_cpu(query: torch.Tensor) -> bool:
-    """A compiled model is left alone: the compiler fuses the plain form itself."""
-    return query.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 @torch.no_grad()
 def _rotates_halves(home: Any, embedding: torch.nn.Module) -> bool:
     """Whether the family's function, with the angles of the model itself, is the plain one of `rotary`."""
-    like = torch.zeros(1)
+    like = next(embedding.buffers(), torch.zeros(1)).new_zeros(1, dtype=torch.float32)
     try:
         cos, sin = _angles(embedding, like)
         q, k = _random(1, 4, 5, cos.shape[-1], like=like), _random(1, 2, 5, cos.shape[-1], like=like)
@@ -136,7 +131,9 @@ def _angles(embedding: torch.nn.Module, like: torch.Tensor) -> tuple[torch.Tenso
     """cos and sin of five positions; families with several kinds of layers (Gemma 3) ask for one."""
     kinds: Sequence[str] = getattr(getattr(embedding, "config", None), "layer_types", None) or ("",)
     several = "layer_type" in inspect.signature(embedding.forward).parameters
-    cos, sin = embedding(like, torch.arange(5)[None], **({"layer_type": kinds[0]} if several else {}))
+    cos, sin = embedding(
+        like, torch.arange(5, device=like.device)[None], **({"layer_type": kinds[0]} if several else {})
+    )
     return cos, sin
 
 

@@ -124,4 +124,5 @@ def _launch(kernel: Any, grid: tuple[int, ...]) -> Any:
 
 def _precision(x: torch.Tensor) -> str:
     """How float32 is multiplied: as the rest of the model does it."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    # Not by `allow_tf32`: reading it is an error where, as transformers does, TF32 was allowed in PyTorch's newer way.
+    return "tf32" if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

@@ -16,6 +16,7 @@ from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.callbacks.garbage import CollectGarbage
 from whet.training.callbacks.guard import NonFiniteGuard
 from whet.training.callbacks.layer_sampling import layer_sampling
+from whet.training.callbacks.listed_modules import ListModules
 from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.rounding import RoundAfter
@@ -51,7 +52,8 @@ def add_callbacks(
     trainer.remove_callback(PrinterCallback)  # transformers adds it where its own progress bar is off
     loop = resolved.config.loop
     norm = GradientNorm(known=lambda: _norm_in_backward(trainer))
-    norm.watch(trainer.accelerator)
+    modules = ListModules(trainer)
+    norm.watch(trainer.accelerator, modules.parameters)
     guard = NonFiniteGuard(
         step_loss,
         rows,
@@ -60,7 +62,7 @@ def add_callbacks(
         gradient_norm=norm.take,
         in_backward=_in_backward(resolved),
     )
-    chosen: list[TrainerCallback] = [guard, MetricsLog(), progress_display()]
+    chosen: list[TrainerCallback] = [modules, guard, MetricsLog(), progress_display()]
     if resolved.torch_compile:
         from whet.training.callbacks.compiling import CompileLayers  # imports torch's compiler
 

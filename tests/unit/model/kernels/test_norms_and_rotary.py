@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -67,6 +70,43 @@ def test_the_fast_rotation_has_the_values_and_gradients_of_the_plain_one(
         assert relative(one, other) <= rotary.ROTARY.tolerance
         (found,), (expected,) = gradients(one, x), gradients(other, x)
         assert relative(found, expected) <= rotary.ROTARY.tolerance
+
+
+INTERPRETED = """
+import torch
+from tests.unit.model.kernels.test_norms_and_rotary import gradients, relative
+from whet.model.kernels import rotary
+from whet.model.kernels.rotary_triton import TritonRotate
+
+seed = torch.Generator().manual_seed(3)
+for rows, heads, length, width, angle_rows in ((1, 1, 1, 2, 1), (2, 3, 5, 12, 2), (2, 11, 4, 64, 1)):
+    apart = torch.randn(rows, length, heads, 2 * width, generator=seed)[..., :width].transpose(1, 2)
+    for x in (apart.contiguous().requires_grad_(), apart.detach().requires_grad_()):
+        angles = torch.randn(angle_rows, length, width // 2, generator=seed).repeat(1, 1, 2)
+        plain, _ = rotary.plain(x, x, angles.cos(), angles.sin())
+        fused = TritonRotate.apply(x, angles.cos(), angles.sin(), torch.float32)
+        assert relative(fused, plain) <= rotary.ROTARY.tolerance
+        (found,), (expected,) = gradients(fused, x), gradients(plain, x)
+        assert relative(found, expected) <= rotary.ROTARY.tolerance
+    assert TritonRotate.apply(x, angles.cos(), angles.sin(), torch.bfloat16).dtype == torch.bfloat16
+empty = torch.empty(1, 2, 0, 4)
+assert TritonRotate.apply(empty, empty[0, :1], empty[0, :1], torch.float32).shape == empty.shape
+"""
+
+
+def test_the_kernel_for_cuda_turns_as_the_plain_form_does() -> None:
+    """In Triton's interpreter, which must be chosen before Triton is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_what_turns_part_of_a_head_stays_with_its_family() -> None:
+    q, cos = torch.ones(1, 2, 3, 8), torch.ones(1, 3, 4)
+    assert rotary.can_turn(q[..., :4], cos)
+    assert not rotary.can_turn(q, cos)
 
 
 @pytest.mark.parametrize(
