@@ -57,7 +57,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
 
     resolved = stages.resolve_run(config)
     output_dir = stages.open_output(resolved)
-    with history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
+    with stages.lock_output(resolved), history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         checkpoint = stages.find_checkpoint(resolved, resume)
         history.resume(record, resolved, checkpoint)
         stages.open_repository(resolved)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,22 +128,49 @@ def open_repository(resolved: ResolvedRun) -> None:
     open_repository(resolved.config)
 
 
+def lock_output(resolved: ResolvedRun) -> AbstractContextManager[object]:
+    """Keep every other run out of the output folder until the result is left.
+
+    Raises:
+        ConfigError: another run is in it.
+    """
+    from whet.core.lock import FolderLock, Locked
+
+    if resolved.hardware.rank != 0:
+        return nullcontext()
+    where, output_dir = resolved.config.where("output_dir"), resolved.output_dir
+    try:
+        lock = FolderLock(Path(output_dir))
+    except Locked as locked:
+        found = f"another run writes to output_dir '{output_dir}': {locked.holder}"
+        fix = "wait for it, end it, or name another folder"
+        raise ConfigError(Problem(where, found, fix, "output_dir")) from None
+    if not lock.is_real:
+        warn(f"{output_dir} is on a file system without locks: see to it yourself that no two runs write there at once")
+    if lock.died:
+        say(f"the last run in {output_dir} ({lock.died}) ended without a word")
+    return lock
+
+
 def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | None:
-    """The checkpoint to go on from: what the command line says, else the config."""
+    """The checkpoint to go on from: what the command line says, else the config.
+
+    The first rank alone looks for it and reads every byte of it; `fit` tells the others.
+    """
     from whet.training.checkpoint import checkpoint_to_resume, newest_complete
 
+    if resolved.hardware.rank != 0:
+        return None
+    _clear_leftovers(Path(resolved.output_dir))
     loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
-    if resolved.hardware.rank == 0:
-        _clear_leftovers(Path(resolved.output_dir))
     asked = loop.resume_from_checkpoint if resume is None else resume
     if asked is not None or not loop.auto_resume_from_checkpoints:
         folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
     else:
         found = newest_complete(Path(resolved.output_dir))
         folder, passed_over = found.path, found.passed_over
-    if resolved.hardware.rank == 0:
-        for item in passed_over:
-            warn(f"{item.path}: passed over, because {item.reason}")
+    for item in passed_over:
+        warn(f"{item.path}: passed over, because {item.reason}")
     if folder is not None:
         say(f"resuming from {folder}")
     return folder

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
@@ -47,6 +48,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         TrainingStopped: the run ended itself (non-finite steps, a loss out of hand).
     """
     loop = resolved.config.loop
+    resume_from = _told_by_first_rank(trainer, resume_from)
     with Interrupt() as interrupt, without_bars():
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
@@ -70,6 +72,15 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
         stopped_early=output.global_step < trainer.state.max_steps,
     )
+
+
+def _told_by_first_rank(trainer: Trainer, checkpoint: Path | None) -> Path | None:
+    """The checkpoint that the first rank has verified; reading it once is enough."""
+    if trainer.args.world_size == 1:
+        return checkpoint
+    told = [str(checkpoint) if checkpoint else None]
+    torch.distributed.broadcast_object_list(told, device=trainer.args.device)
+    return Path(told[0]) if told[0] else None
 
 
 def _restore(trainer: Trainer, checkpoint: Path) -> None:
