@@ -357,10 +357,34 @@ def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTok
         model = merged_in_place(model)  # the base has taken in earlier adapters, so the last one belongs there too
     if resolved.hardware.rank != 0:
         return
-    with proving(resolved.config) as fresh:
+    with _result_kept(resolved, output_dir), proving(resolved.config) as fresh:
         names = save_files(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
         if fresh is not None:
             prove_saved(fresh, resolved, model, tokenizer, output_dir, names)
+
+
+@contextmanager
+def _result_kept(resolved: ResolvedRun, output_dir: Path) -> Iterator[None]:
+    """Where the result cannot be written, say which checkpoint has it, and how it gets its place."""
+    from whet.core.disk import refused_write
+    from whet.training.checkpoint import newest_complete
+
+    try:
+        yield
+    except Exception as error:
+        reason = refused_write(error.__cause__ if isinstance(error, ArtefactError) and error.__cause__ else error)
+        if reason is None:
+            raise
+        newest = newest_complete(output_dir).path
+        found = f"the trained model cannot be written to '{output_dir}': {reason}"
+        fix = f"make room there, then: whet train {resolved.config.file} --resume-from-checkpoint"
+        if newest is None:
+            kept, fix = "no checkpoint holds it", "make room, and train again with save_strategy: epoch"
+        else:
+            kept = f"{newest} holds it"
+        raise ArtefactError(
+            Problem(resolved.config.where("output_dir"), f"{found}; {kept}", fix, "output_dir")
+        ) from error
 
 
 def push(resolved: ResolvedRun, output_dir: Path) -> None:

@@ -24,6 +24,9 @@ def writing() -> Iterator[None]:
         raise NotWritten(error.errno, reason) from error
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Of the errors of a write, those that room cures."""
+
 # What libraries below us say, in exceptions that are no OSError, when the system refuses a write: safetensors 0.8
 # ("I/O error: No space left on device (os error 28)"), and PyTorch 2.13's zip writer, which knows no reason.
 _REFUSALS = ("os error", "code: 28", "No space left on device")

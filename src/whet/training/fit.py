@@ -15,7 +15,8 @@ from whet.config.resolve import ResolvedRun
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
-from whet.training.saving import written_to_the_end
+from whet.training.room import foresee, plan_disk
+from whet.training.saving import PublishingTrainer, written_to_the_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
         trainer.add_callback(saves_last)
+        if isinstance(trainer, PublishingTrainer):
+            trainer.room.is_asked_to_stop = lambda: interrupt.received is not None
+            if resolved.hardware.rank == 0:
+                foresee(plan_disk(trainer.model, trainer.args, resolved), resolved)
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)

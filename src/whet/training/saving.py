@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 
+from whet.core.disk import FULL
 from whet.core.errors import Problem, TrainingStopped
 from whet.core.log import warn
 from whet.distributed.hardware import available_memory_bytes
@@ -24,6 +25,7 @@ from whet.training.callbacks.saving import SaveBeside
 from whet.training.host_copy import HostCopies, state_bytes
 from whet.training.optimizers.averages import use_averages
 from whet.training.publishing import STAGING, published_name, staging
+from whet.training.room import Room
 from whet.training.writer import CheckpointWriter, Part
 
 
@@ -38,6 +40,7 @@ class PublishingTrainer(Trainer):
 
     writes_in_background = False
     _checkpoints: CheckpointWriter | None = None
+    _room: Room | None = None
     _copies: HostCopies | None = None
     _is_staging = False
     _to_push: str | None = None
@@ -51,6 +54,17 @@ class PublishingTrainer(Trainer):
     @checkpoints.setter
     def checkpoints(self, writer: CheckpointWriter) -> None:
         self._checkpoints = writer
+
+    @property
+    def room(self) -> Room:
+        """The disk that they are written to."""
+        if self._room is None:
+            self._room = Room(self.checkpoints.output_dir)
+        return self._room
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        self._room = room
 
     def settle(self) -> None:
         """Wait until the checkpoint that is being written is published; all ranks end here if it cannot be.
@@ -68,11 +82,7 @@ class PublishingTrainer(Trainer):
             best = published_name(output_dir, self.state.best_global_step)
             if self.state.best_global_step == step or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
-        if self._saves_together():
-            parts = self._staged_by_transformers(model, trial)
-        else:
-            self.store_flos()
-            parts = self._own_parts()
+        parts = self._staged_by_transformers(model, trial) if self._saves_together() else self._own_parts(step)
         with self._together(), self.checkpoints.or_discarded(step):
             if not self.args.save_only_model and not self._saves_together():
                 self._save_rng_state(str(staging(output_dir, step)))  # every rank its own
@@ -88,24 +98,32 @@ class PublishingTrainer(Trainer):
         """Whether every rank holds, and writes, a part of the model."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def _own_parts(self) -> list[Part]:
-        """What writes a checkpoint of a model that each rank has whole; copies, if training goes on meanwhile."""
+    def _own_parts(self, step: int) -> list[Part]:
+        """What writes a checkpoint of a model that each rank has whole; copies, if training goes on meanwhile.
+
+        Raises:
+            SavingFailed: there is no room for it, and nobody has made any.
+        """
+        self.store_flos()
         use_averages(self.optimizer)  # what is saved are the weights for use
         beside = self._beside()
+        weights, untouched, states = self._weights() if self.args.should_save else ({}, {}, {})
+        with self._together():
+            num_bytes = state_bytes([weights, states])
+            reason = self.room.wait_for(num_bytes, f"the checkpoint of step {step}") if self.args.should_save else None
+            if reason is not None:
+                raise self.checkpoints.failure(step, reason)
         if not self.args.should_save:
             return []
-        weights = self._weights()
-        states = self._states()
-        # Copied last, after what it holds beside is known to fit into memory.
-        self._copies = self._room_to_copy((weights, states))
+        self._copies = self._room_to_copy(num_bytes)
         if self._copies is not None:
             self._copies.begin()
-            weights, states = self._copied_weights(weights, self._copies), self._copies.copied(states)
+            weights, states = self._copies.copied(weights), self._copies.copied(states)
             self._copies.finish()
         state = self._state_to_save()
 
         def write_weights(folder: Path) -> None:
-            self._save(str(folder), state_dict=weights)
+            self._save(str(folder), state_dict={**untouched, **weights})
 
         def write_states(folder: Path) -> None:
             for name, value in states.items():
@@ -120,31 +138,26 @@ class PublishingTrainer(Trainer):
         """Taken on every rank, which may take part in it, and written by the first."""
         return [each.take() for each in self.callback_handler.callbacks if isinstance(each, SaveBeside)]
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """What `save_pretrained` chooses from: of an adapted model without what only its quantised layers need."""
-        model: Any = self.model
-        if not hasattr(model, "peft_config"):
-            weights: dict[str, torch.Tensor] = model.state_dict()
-            return weights
-        return {
-            **{name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)},
-            **dict(_persistent_buffers(model)),
-        }
+    def _weights(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]:
+        """What training changes, what it leaves alone, and the states by the names that transformers loads them from.
 
-    def _copied_weights(self, weights: dict[str, torch.Tensor], copies: HostCopies) -> dict[str, torch.Tensor]:
-        """Of an adapted model what is trained, or belongs to the adapter; the rest of it stays as it is in training."""
-        adapters = set(getattr(self.model, "peft_config", ()))
-        if not adapters:
-            copied: dict[str, torch.Tensor] = copies.copied(weights)
-            return copied
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        return {
-            name: copies.copied(tensor) if name in trained or adapters & set(name.split(".")) else tensor
-            for name, tensor in weights.items()
-        }
+        The second is for an adapted model, whose `save_pretrained` looks for the adapter in all weights; those that
+        only quantised layers have are left out.
+        """
+        model: Any = self.model
+        states = self._states()
+        adapters = getattr(model, "peft_config", None)
+        if adapters is None:
+            return model.state_dict(), {}, states
+        weights: dict[str, torch.Tensor] = {}
+        untouched: dict[str, torch.Tensor] = {}
+        for name, tensor in (*model.named_parameters(remove_duplicate=False), *_persistent_buffers(model)):
+            is_changed = tensor.requires_grad or not adapters.keys().isdisjoint(name.split("."))
+            (weights if is_changed else untouched)[name] = tensor.detach()
+        return weights, untouched, states
 
     def _states(self) -> dict[str, Any]:
-        """Optimizer, schedule and scaler by the names that transformers loads them from."""
+        """Optimizer, schedule and scaler."""
         if self.args.save_only_model:
             return {}
         assert self.optimizer is not None
@@ -154,11 +167,11 @@ class PublishingTrainer(Trainer):
             states[SCALER_NAME] = scaler.state_dict()
         return states
 
-    def _room_to_copy(self, values: Any) -> HostCopies | None:
+    def _room_to_copy(self, num_bytes: int) -> HostCopies | None:
         """Where to copy to; None where there is no memory for it, and training has to wait for the disk."""
         if not self.writes_in_background:
             return None
-        if self._copies is None and state_bytes(values) > available_memory_bytes() // 2:
+        if self._copies is None and num_bytes > available_memory_bytes() // 2:
             warn("checkpoints are written while training waits: this machine has no memory for a copy of the state")
             self.writes_in_background = False
             return None
@@ -240,6 +253,8 @@ class PublishingTrainer(Trainer):
 def written_to_the_end(trainer: Trainer) -> Iterator[None]:
     """Whatever ends the training within: a checkpoint that is being written is finished, unless the user insists.
 
+    A full disk ends it cleanly, whatever file it was that had no room.
+
     Raises:
         SavingFailed: it could not be written.
     """
@@ -251,11 +266,13 @@ def written_to_the_end(trainer: Trainer) -> Iterator[None]:
     except KeyboardInterrupt:  # the second Ctrl-C
         trainer.checkpoints.abandon()
         raise
-    except BaseException:
+    except BaseException as error:
         try:
             trainer.checkpoints.wait()
         except TrainingStopped as lost:
             warn(str(lost))
+        if isinstance(error, OSError) and error.errno in FULL:  # metrics, the losses of an evaluation
+            raise trainer.checkpoints.failure_elsewhere(trainer.state.global_step, error) from error
         raise
     trainer.settle()
 

@@ -124,11 +124,18 @@ class CheckpointWriter:
         except BaseException as error:
             discard(staging(self.output_dir, step))
             if (reason := refused_write(error)) is not None:
-                raise SavingFailed(self._problem(step, reason)) from error
+                raise self.failure(step, reason) from error
             raise
 
-    def _problem(self, step: int, reason: str) -> Problem:
-        return Problem(f"step {step}", f"the checkpoint could not be written: {reason}; {self.kept()}", HOW_TO_GO_ON)
+    def failure(self, step: int, reason: str) -> SavingFailed:
+        """What ends a run whose checkpoint cannot be written, with what is kept and how to go on."""
+        found = f"the checkpoint could not be written: {reason}; {self.kept()}"
+        return SavingFailed(Problem(f"step {step}", found, HOW_TO_GO_ON))
+
+    def failure_elsewhere(self, step: int, error: OSError) -> SavingFailed:
+        """What ends a run that cannot write another of its files."""
+        found = f"{error.filename or self.output_dir} could not be written: {error.strerror}; {self.kept()}"
+        return SavingFailed(Problem(f"step {step}", found, HOW_TO_GO_ON))
 
     def kept(self) -> str:
         """What there is to go on from, in words."""

@@ -190,6 +190,17 @@ def test_a_limit_of_the_system_while_weights_are_written_is_no_traceback(prepare
         assert newest_complete(output_dir).path == output_dir / "checkpoint-2"
 
 
+def test_a_full_disk_met_by_another_file_ends_the_run_as_cleanly(prepared: PreparedSet, tmp_path: Path) -> None:
+    trainer, resolved = build(prepared, tmp_path)
+
+    def log() -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "metrics.jsonl")
+
+    trainer.add_callback(AfterStep(3, log))
+    with pytest.raises(SavingFailed, match=r"step 3: metrics.jsonl could not be written: Disk quota .*checkpoint-2 is"):
+        fit(trainer, resolved)
+
+
 def test_a_fault_of_the_background_comes_as_it_is(prepared: PreparedSet, tmp_path: Path) -> None:
     trainer, resolved = build(prepared, tmp_path)
     trainer.add_callback(fails_at(2, ZeroDivisionError("ours")))

@@ -31,6 +31,9 @@ class LoopSection(Section):
     save_total_limit: Natural = Field(4, description="Checkpoints kept, the newest (and the best); 0 keeps all.")
     save_first_step: bool = Field(False, description="Save after the first step.")
     save_only_model: bool = Field(False, description="Save weights without the optimizer; such a run cannot resume.")
+    save_wait_minutes: Natural = Field(
+        10, description="On a full disk, wait so long for room before the run ends (whet's own key)."
+    )
     load_best_model_at_end: bool = Field(False, description="End with the weights of the best evaluation.")
     metric_for_best_model: str | None = Field(None, description="Metric that decides the best; eval_loss by default.")
     greater_is_better: bool | None = Field(None, description="Whether a greater metric is better; told from its name.")

@@ -27,6 +27,7 @@ from whet.training.gradient_norm import GradientNorm
 from whet.training.optimizers.averages import Averages
 from whet.training.optimizers.each_parameter import in_backward
 from whet.training.pending import PendingFigures
+from whet.training.room import Room
 from whet.training.saving import PublishingTrainer
 from whet.training.writer import CheckpointWriter
 
@@ -101,6 +102,7 @@ def add_callbacks(
     )
     chosen.append(SaveBeside(remembered.take, remembered.restore))
     trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
+    trainer.room = Room(Path(resolved.output_dir), 60.0 * loop.save_wait_minutes)
     trainer.writes_in_background = _may_write_in_background(resolved)
     for callback in chosen:
         trainer.add_callback(callback)
