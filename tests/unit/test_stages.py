@@ -44,7 +44,7 @@ def test_a_result_without_room_says_which_checkpoint_has_it(tmp_path: Path) -> N
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     resolved = make_resolved(tmp_path)
     with (
-        pytest.raises(ArtefactError, match="cannot be written to '.*': No space left on device; no checkpoint holds"),
+        pytest.raises(ArtefactError, match=r"cannot be written to '.*': No space left on device; no checkpoint holds"),
         stages._result_kept(resolved, tmp_path),
     ):
         raise ArtefactError(Problem("", "it cannot be written", "make room")) from full

@@ -166,8 +166,9 @@ def _moment_bytes(parameter: torch.Tensor, optimizer: str) -> int:
 
 def _num_saves(args: TrainingArguments) -> int:
     """Checkpoints in all; those of a signal, which may come at any time, are one."""
+    saves = 1.0
     if args.save_strategy == SaveStrategy.STEPS:
-        return max(1, math.ceil(args.max_steps / float(args.save_steps)))
-    if args.save_strategy in (SaveStrategy.EPOCH, SaveStrategy.BEST):
-        return max(1, math.ceil(float(args.num_train_epochs)))
-    return 1
+        saves = args.max_steps / args.save_steps
+    elif args.save_strategy in (SaveStrategy.EPOCH, SaveStrategy.BEST):
+        saves = args.num_train_epochs
+    return max(1, math.ceil(saves))
