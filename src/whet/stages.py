@@ -43,8 +43,10 @@ def resolve_run(config: Config) -> ResolvedRun:
 
 def import_libraries(config: Config) -> None:
     """torch, transformers and what else this run is sure to need, and nothing that it may not; seconds less to wait."""
+    from whet.core.network import keep_quiet
     from whet.model.startup import import_libraries
 
+    keep_quiet()
     import_libraries(adapter=config.adapter.adapter is not None)
 
 

@@ -9,12 +9,17 @@ from whet.core.errors import Problem
 from whet.model.architecture import Architecture, Unsupported, isolating_attention, read_architecture
 from whet.model.attention import choose_attention
 from whet.model.load import load_model_config
+from whet.model.pickled import refuse_code_in_weights
+from whet.model.source import locate
 from whet.model.stored import refuse_untrainable_storage
 
 
 def check(subject: Subject) -> Iterator[str | Problem]:
     """The model is there, of a known architecture, and can do what the config asks of it."""
     config, resolved = subject.config, subject.resolved
+    refuse_code_in_weights(
+        locate(config.model.base_model, config, "base_model"), config.where("base_model"), "base_model"
+    )
     model_config = load_model_config(config)
     refuse_untrainable_storage(config, model_config)
     architecture = read_architecture(model_config)

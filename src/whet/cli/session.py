@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from whet.cli.arguments import Arguments
 from whet.core.log import show_on_terminal, warn
+from whet.core.network import keep_quiet
 
 if TYPE_CHECKING:
     from whet.config import Config
@@ -22,7 +23,6 @@ _QUIET_ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "DATASETS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "TOKENIZERS_PARALLELISM": "true",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -59,6 +59,7 @@ def open_config(path: Path, arguments: Arguments) -> Config:
 
     show_on_terminal(rank=int(os.environ.get("RANK", "0")))
     quiet_libraries()
+    keep_quiet()
     settle_on_processor()
     config = load_config(path, arguments.overrides)
     for problem in config.warnings:

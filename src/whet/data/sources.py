@@ -103,6 +103,9 @@ def locate(
     """
     if dataset.path == SYNTHETIC and dataset.type == "_synthetic":
         return SyntheticSource.of(dataset, selection_of(dataset, where, whole="no file", part=part))
+    if dataset.path == "pandas":
+        text = "'pandas' reads pickles, which run whatever code is in them"
+        raise DataError(Problem(where, text, "write the table once with DataFrame.to_parquet, and name that file"))
     if dataset.path in _BUILDERS and dataset.data_files:
         files = _data_files(dataset, where, folder)
         return FileSource(dataset.path, _readable(files, dataset, where), selection_of(dataset, where, part=part))

@@ -21,6 +21,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
+from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.startup import unused_put_off
 
 # Ways to start an adapter that leave the base weights as they are, so that base + adapter is the model that was
@@ -269,7 +270,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, **options: Any) -> PeftMo
             initialised), and where the file is damaged.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), pickles_refused(folder, str(folder), AS_SAFETENSORS, key="lora_model_dir"):
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             adapted = PeftModel.from_pretrained(model, str(folder), **options)
     except SafetensorError as error:

@@ -19,6 +19,7 @@ from whet.core.log import say, warn
 from whet.core.nearest import nearest
 from whet.model.architecture import Architecture, read_architecture
 from whet.model.attention import AttentionChoice, choose_attention
+from whet.model.pickled import AS_SAFETENSORS, pickles_refused, warn_of_pickled_weights
 from whet.model.quantize import prepare_quantized, quantization_config
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
@@ -54,8 +55,7 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     architecture = read_architecture(model_config)
     _check_sequence_len(resolved, architecture)
     attention = choose_attention(resolved.attn_implementation, model_config, resolved.device)
-    if config.model.trust_remote_code:
-        say(f"trust_remote_code: Python code that comes with '{config.model.base_model}' may run in this process")
+    warn_of_pickled_weights(source, config.where("base_model"), "base_model")
     model = _load(source, config, resolved, model_config, attention)
     fit_embeddings(model, tokenizer, config)
     if resolved.quantization != "none":
@@ -82,8 +82,23 @@ def load_model_config(config: Config) -> PretrainedConfig:
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise cannot_load(name, source, "model config", error, config, key) from error
+    _refuse_kernels(model_config, config, key)
     overrides = config.model.overrides_of_model_config or {}
     return _with_overrides(model_config, overrides, config) if overrides else model_config
+
+
+def _refuse_kernels(model_config: PretrainedConfig, config: Config, key: str) -> None:
+    """A config.json may name code of the hub as its attention; only the user's YAML may ask for code.
+
+    Raises:
+        ModelError: it does.
+    """
+    name = str(getattr(model_config, "_attn_implementation", None) or "")
+    if "/" not in name or config.model.trust_remote_code:
+        return
+    found = f"{key}: its config.json asks for the attention '{name}', which is code that is fetched from the hub"
+    fix = "take that line out of its config.json, or write trust_remote_code: true if you have read that code"
+    raise ModelError(Problem(config.where(key), found, fix, key))
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
@@ -152,17 +167,18 @@ def _load(
     try:
         if config.model.reinit_weights:
             return _random(model_class, model_config, dtype, chosen, config, resolved)
-        model, loading = model_class.from_pretrained(
-            source,
-            output_loading_info=True,
-            config=model_config,
-            dtype=dtype,
-            quantization_config=quantization_config(config, resolved),
-            **chosen,
-            **_placement(config, resolved, stored_format(model_config) is not None),
-            **_hub_options(config),
-            **(config.model.overrides_of_model_kwargs or {}),
-        )
+        with pickles_refused(source, config.where("base_model"), AS_SAFETENSORS, key="base_model"):
+            model, loading = model_class.from_pretrained(
+                source,
+                output_loading_info=True,
+                config=model_config,
+                dtype=dtype,
+                quantization_config=quantization_config(config, resolved),
+                **chosen,
+                **_placement(config, resolved, stored_format(model_config) is not None),
+                **_hub_options(config),
+                **(config.model.overrides_of_model_kwargs or {}),
+            )
     except RuntimeError as error:
         if "mismatched_sizes" not in str(error):
             raise

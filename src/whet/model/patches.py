@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from whet.core.sandbox import BoundedEnvironment
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -39,7 +41,24 @@ PATCHES = (
         "A family's attention calls the global function apply_rotary_pos_emb of its file; there is no interface for it "
         "as there is for attention. It may go when transformers looks the function up on the module.",
     ),
+    Patch(
+        "bound_templates",
+        "transformers",
+        ">=5.17,<6",
+        "apply_chat_template renders a stranger's template in Jinja's sandbox, which lets it take all time and memory. "
+        "It may go when the sandbox has limits of its own.",
+    ),
 )
+
+
+def bound_templates() -> None:
+    """Let transformers compile chat templates in `whet.core.sandbox`: the same texts, or an end."""
+    from transformers.utils import chat_template_utils
+
+    if chat_template_utils.ImmutableSandboxedEnvironment is not BoundedEnvironment:
+        chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
+        chat_template_utils._compile_jinja_template.cache_clear()
+
 
 Rotary = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

@@ -16,6 +16,7 @@ from whet.config import Config
 from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import suggestion
+from whet.model.patches import bound_templates
 from whet.model.source import cannot_load, locate
 
 # Tokens that model families set aside for padding, most specific first. Only one that the vocabulary has is used.
@@ -31,6 +32,7 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: nothing can be loaded, it is not a fast tokenizer, or a token cannot be set.
     """
+    bound_templates()
     name = config.tokenizer.tokenizer_config or config.model.base_model
     key = "tokenizer_config" if config.tokenizer.tokenizer_config else "base_model"
     tokenizer = _load(name, config, key)

@@ -65,11 +65,11 @@ class GenerationEngine:
                     **self._template_kwargs,
                 )
             )
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, RecursionError) as error:
             raise ModelError(
                 Problem(
                     "chat template",
-                    f"it refuses this conversation: {error}",
+                    f"it refuses this conversation: {str(error)[:500]}",
                     "/undo the last turn, or begin a /new one",
                 )
             ) from error

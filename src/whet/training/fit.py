@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,15 @@ from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
 from whet.config.resolve import ResolvedRun
+from whet.core.errors import ArtefactError
+from whet.model.pickled import pickles_refused
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
 from whet.training.room import foresee, plan_disk
 from whet.training.saving import PublishingTrainer, written_to_the_end
+
+_ANOTHER = "it was not written by whet as it is now: go on from another checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)
-            with written_to_the_end(trainer):
+            with _from(resume_from), written_to_the_end(trainer):
                 output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         finally:
             trainer.remove_callback(interrupt)
@@ -86,6 +90,13 @@ def _told_by_first_rank(trainer: Trainer, checkpoint: Path | None) -> Path | Non
     told = [str(checkpoint) if checkpoint else None]
     torch.distributed.broadcast_object_list(told, device=trainer.args.device)
     return Path(told[0]) if told[0] else None
+
+
+def _from(checkpoint: Path | None) -> AbstractContextManager[None]:
+    """Within it, what transformers loads of the checkpoint runs no code; a file that wants to is named."""
+    if checkpoint is None:
+        return nullcontext()
+    return pickles_refused(checkpoint, str(checkpoint), _ANOTHER, kind=ArtefactError)
 
 
 def _restore(trainer: Trainer, checkpoint: Path) -> None:

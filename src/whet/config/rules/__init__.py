@@ -23,6 +23,7 @@ from whet.config.rules.remarks import REMARKS
 from whet.config.rules.rows import row_problems, row_remarks
 from whet.config.rules.streaming import STREAMING_RULES
 from whet.config.rules.training import TRAINING_RULES
+from whet.config.rules.trust import TRUST_RULES
 from whet.core.errors import Problem
 
 RULES: tuple[Rule, ...] = (
@@ -39,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     *OPTIMIZER_RULES,
     *PARTIAL_RULES,
     *NAME_RULES,
+    *TRUST_RULES,
     *MACHINE_RULES,
 )
 

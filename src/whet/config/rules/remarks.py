@@ -8,6 +8,7 @@ from whet.config.rules.loss import entropy_options_need_eaft
 from whet.config.rules.mixing import MIXING_REMARKS
 from whet.config.rules.optimizer import averages_take_the_place_of_decay
 from whet.config.rules.streaming import STREAMING_REMARKS
+from whet.config.rules.trust import code_of_others_is_announced
 from whet.core.errors import Problem
 
 _WITHOUT_MEANS = frozenset(
@@ -79,6 +80,7 @@ def patience_needs_a_threshold(config: Config) -> Problem | None:
 REMARKS: tuple[Rule, ...] = (
     adam_options_need_adam,
     averages_take_the_place_of_decay,
+    code_of_others_is_announced,
     evaluations_without_rows,
     checkpointing_options_need_checkpointing,
     compile_options_need_compiling,

@@ -16,15 +16,23 @@ from types import BuiltinMethodType
 from typing import Any, cast
 
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from markupsafe import Markup
 
+from whet.core.sandbox import (
+    LIMITS,
+    BoundedEnvironment,
+    BoundedFormatter,
+    TooLarge,
+    bounded_filter,
+    check_filter,
+    check_modulo,
+    checked_parts,
+)
 from whet.data.templates.traced import (
     GENERATION_BEGIN,
     GENERATION_END,
@@ -37,25 +45,6 @@ from whet.data.templates.traced import (
     lose_all,
     text_of,
 )
-
-
-class _TracingCode(CodeGenerator):
-    """Compiles ``a ~ b`` to a call that keeps runs, and ``a in b`` so that `a` sees it; all else as Jinja does."""
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor naming
-        self.write("environment.join_as_text((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:  # noqa: N802 - Jinja's visitor naming
-        if node.op not in ("in", "notin"):
-            super().visit_Operand(node, frame)
-            return
-        self.write(f" {'in' if node.op == 'in' else 'not in'} environment.searched(")
-        self.visit(node.expr, frame)
-        self.write(")")
 
 
 class _GenerationBlocks(Extension):
@@ -76,7 +65,7 @@ def _mark(message: int) -> Traced:
     return Traced("", (Run(0, 0, Source(message, "generation"), -1),))
 
 
-class _SandboxedTracedFormatter(TracedFormatter, SandboxedFormatter):
+class _SandboxedTracedFormatter(TracedFormatter, BoundedFormatter):
     """``str.format`` under the sandbox's rules, with runs."""
 
 
@@ -139,16 +128,21 @@ class Day:
         return text
 
 
-class TracingEnvironment(ImmutableSandboxedEnvironment):
-    """transformers' chat-template environment, with strings that keep their runs.
+def _concat(parts: Iterable[str]) -> str:
+    return concat(checked_parts(parts))
+
+
+class TracingEnvironment(BoundedEnvironment):
+    """transformers' chat-template environment, within limits, with strings that keep their runs.
+
+    The calls that `whet.core.sandbox` puts into compiled templates keep runs here: ``a ~ b`` is joined with them, and
+    ``a in b`` is compiled so that `a` sees it.
 
     Args:
         day: what ``strftime_now`` tells; today where it is left out.
     """
 
-    code_generator_class = _TracingCode
-    concat = staticmethod(concat)  # Jinja calls it as a plain function
-    intercepted_binops = frozenset({"%"})
+    concat = staticmethod(_concat)  # Jinja calls it as a plain function
 
     def __init__(self, day: Day | None = None) -> None:
         super().__init__(
@@ -158,8 +152,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             finalize=text_of,
         )
         self.filters = {name: _keeping_runs(name, function) for name, function in self.filters.items()}
-        self.filters["tojson"] = self._tojson
         self.filters["join"] = _keeping_runs_of_join(self.filters["join"])
+        self.filters["tojson"] = bounded_filter("tojson", self._tojson)
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = (day or Day(date.today())).strftime_now
         self.globals["dict"] = _TemplateDict()
@@ -168,7 +162,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.tests["in"] = lambda value, others: value in self.searched(others)
         self.tests["sameas"] = _is_same
         self._remembered: tuple[Any, dict[int, dict[str, str]]] = (None, {})
-        self.binop_table["%"] = lambda left, right: (Traced(left) if type(left) is str else left) % right
+        self.binop_table["%"] = _modulo
 
     def remember(self, value: Any) -> None:
         """Write the JSON of a traced value, and of what is in it, once: it is given to the template again and again,
@@ -200,11 +194,12 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     @staticmethod
     def join_as_text(parts: tuple[Any, ...]) -> str:
         """What Jinja's ``~`` makes of its operands."""
-        return concat([text_of(part) for part in parts])
+        return _concat([text_of(part) for part in parts])
 
     @staticmethod
     def searched(value: Any) -> Any:
         """What stands on the right of ``in``; a string there is one that tells the left side of the search."""
+        BoundedEnvironment.searched(value)
         return Traced(value) if isinstance(value, str) and not isinstance(value, Traced) else value
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -254,6 +249,11 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             return formatter.vformat(template, (), args[0])
 
         return wrapper
+
+
+def _modulo(left: Any, right: Any) -> Any:
+    check_modulo(left, right)
+    return BoundedEnvironment.sized((Traced(left) if type(left) is str else left) % right)
 
 
 def _containers(value: Any) -> Iterator[Any]:
@@ -340,6 +340,9 @@ def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(eval_ctx: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
+        _, value, *_ = check_filter("join", (eval_ctx, value, d), {}, skip=1)
+        if isinstance(value, str) and str.__len__(value) > LIMITS.items:
+            raise TooLarge("it joins the characters of a long text")
         items = list(value) if not isinstance(value, str) else list(iter(value))
         plain = function(eval_ctx, items, d, attribute)
         traced = Traced(text_of(d)).join([text_of(item) for item in items])

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 
 from whet.core.errors import ConfigError, Problem, RowError
+from whet.core.sandbox import TooSlow
 from whet.core.types import Conversation, Turn
 from whet.data.templates.environment import Day, TracingEnvironment
 from whet.data.templates.regions import Headers, Region, Span, find_regions, merged, paint
@@ -34,6 +35,10 @@ TEMPLATE_ERRORS = (
     LookupError,
     RecursionError,
 )
+
+
+MOST_TOLD = 500
+"""Characters of what a template says of its refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,10 @@ class Template:
         except jinja2.TemplateSyntaxError as error:
             found = f"the chat template does not compile: {error.message} (its line {error.lineno})"
             raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
+        except (RecursionError, MemoryError, SyntaxError, ValueError) as error:  # Python's, of nested brackets or loops
+            found = f"the chat template does not compile: {str(error)[:100] or type(error).__name__}"
+            raise ConfigError(Problem(where, found, "nest less deeply", "chat_template")) from error
+        self._where = where
         self._variables = dict(variables)
         self._tools: tuple[bytes | None, list[Any]] = (None, [])
         self.text = text
@@ -122,13 +131,17 @@ class Template:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, *, prompt: bool = False
     ) -> tuple[str, tuple[Run, ...]]:
         """As `render`, for messages whose strings are traced already."""
-        text = self._compiled.render(
-            messages=messages,
-            tools=None if tools is None else self._traced_tools(list(tools)),
-            documents=None,
-            add_generation_prompt=prompt,
-            **self._variables,
-        )
+        try:
+            text = self._compiled.render(
+                messages=messages,
+                tools=None if tools is None else self._traced_tools(list(tools)),
+                documents=None,
+                add_generation_prompt=prompt,
+                **self._variables,
+            )
+        except TooSlow as error:
+            found = f"the chat template '{_shown(self.text)}': {error.problems[0].found}"
+            raise TooSlow(Problem(self._where, found, error.problems[0].fix, "chat_template")) from None
         return (str.__getitem__(text, slice(None)), text.runs) if isinstance(text, Traced) else (text, ())
 
     def _traced_tools(self, tools: list[Any]) -> list[Any]:
@@ -140,6 +153,12 @@ class Template:
             self._tools = (content, traced)
             self._environment.remember(traced if content is not None else None)
         return traced
+
+
+def _shown(template: str) -> str:
+    """How a template begins."""
+    first = template.strip().partition("\n")[0]
+    return first if len(first) <= 60 else f"{first[:57]}..."
 
 
 def _content(tools: list[Any]) -> bytes | None:
@@ -211,7 +230,7 @@ class Renderer:
         try:
             text, runs = self.template.render(messages, conversation.tools)
         except TEMPLATE_ERRORS as error:
-            raise RowError("chat template failed", str(error)) from error
+            raise RowError("chat template failed", str(error)[:MOST_TOLD]) from error
         return self.located(conversation, text, runs, policy)
 
     def located(self, conversation: Conversation, text: str, runs: Sequence[Run], policy: TrainPolicy) -> Rendered:
@@ -233,7 +252,7 @@ class Renderer:
         try:
             text, runs = self.template.render([turn.message for turn in turns], tools, prompt=True)
         except TEMPLATE_ERRORS as error:
-            raise RowError("chat template failed", str(error)) from error
+            raise RowError("chat template failed", str(error)[:MOST_TOLD]) from error
         return Rendered(text, (), merged(Span(run.begin, run.end) for run in runs if run.source.field != "role"))
 
     def check(self, conversation: Conversation, text: str) -> None:
