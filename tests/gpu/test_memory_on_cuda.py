@@ -59,6 +59,7 @@ def test_gradients_are_those_without_it_and_memory_is_less(lever: str, tmp_path:
     keys = {**LEVERS[lever], "output_dir": str(tmp_path)}
     plain, most = run(LORA if "adapter" in keys else {})
     gradients, peak = run(keys)
+    rounding = 1e-4 if lever == "tiled" else 2e-5  # products of other shapes are summed in another order
     for gradient, other in zip(gradients, plain, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=0, atol=2e-5 * float(other.abs().max()) + 1e-12)
+        torch.testing.assert_close(gradient, other, rtol=0, atol=rounding * float(other.abs().max()) + 1e-12)
     assert peak < most

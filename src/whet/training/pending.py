@@ -22,11 +22,12 @@ class PendingFigures(Carried, TrainerCallback):
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._value: dict[str, Any] | None = None
+        self._first_step = 0
 
     @property
     def knows_whole_run(self) -> bool:
         """Whether the sum of losses is that of all steps, those before a resume included."""
-        return self._value is not None or self._trainer._initial_global_step == 0
+        return self._value is not None or self._first_step == 0
 
     def carried(self) -> dict[str, Any]:
         trainer = self._trainer
@@ -47,6 +48,7 @@ class PendingFigures(Carried, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._first_step = state.global_step  # transformers keeps it since 5.18
         if self._value is None:
             return
         trainer = self._trainer
