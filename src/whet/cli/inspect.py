@@ -85,6 +85,8 @@ def _write(text: str, output: Path) -> None:
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_symlink():
+            output.unlink()  # the page takes its place; what it led to stays as it is
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         found = f"'{output}' cannot be written ({error.strerror})"

@@ -45,6 +45,18 @@ def refused_write(error: BaseException) -> str | None:
     return os.strerror(errno.ENOSPC) if "No space left" in text or "code: 28" in text else text.splitlines()[0]
 
 
+def link_leading_out(folder: Path) -> Path | None:
+    """A symbolic link in a folder, or in a folder of it, whose target lies outside; None if there is none.
+
+    What is written to such a name goes elsewhere. The folder itself may be reached by a link.
+    """
+    home = folder.resolve()
+    entries = list(folder.iterdir())
+    entries += [inner for path in entries if path.is_dir() and not path.is_symlink() for inner in path.iterdir()]
+    links = sorted(path for path in entries if path.is_symlink())
+    return next((path for path in links if not path.resolve().is_relative_to(home)), None)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file; hashing leaves the interpreter free for other threads."""
     with path.open("rb") as file:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from whet.config import Config
 from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.resolve import ResolvedRun
+from whet.core.secrets import redact
 from whet.training.schedules import SCHEDULERS
 from whet.training.steps import StepPlan
 
@@ -67,7 +68,8 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "metric_for_best_model": metric_for_best_model(resolved),
         "greater_is_better": loop.greater_is_better,
         "report_to": list(resolved.report_to),
-        "run_name": config.tracking.wandb_name or config.tracking.mlflow_run_name,
+        "run_name": redact(config.tracking.wandb_name or config.tracking.mlflow_run_name or "")
+        or None,  # trackers show it
         "disable_tqdm": True,  # our own progress display
         # Precision and memory
         "bf16": _MIXED_PRECISION.get(resolved.autocast_dtype or "") == "bf16",
@@ -88,7 +90,12 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "dataloader_prefetch_factor": data.dataloader_prefetch_factor if num_workers else None,
         "dataloader_pin_memory": data.dataloader_pin_memory,
         "remove_unused_columns": False,
-        # The hub is given files by whet.artefacts.hub.
+        # The hub
+        "push_to_hub": config.output.hub_model_id is not None,
+        "hub_model_id": config.output.hub_model_id,
+        "hub_strategy": config.output.hub_strategy,
+        "hub_revision": config.output.hub_revision,
+        "hub_private_repo": True if config.output.hub_model_id else None,
     }
     return _as_this_version_names_them({name: value for name, value in values.items() if value is not None})
 

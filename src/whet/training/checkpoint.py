@@ -75,10 +75,14 @@ def what_is_wrong(folder: Path) -> str | None:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so it was not finished, or not written by whet"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
         return f"its {MANIFEST} cannot be read"
+    if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
+        return f"its {MANIFEST} is not what whet writes"
     for name, entry in files.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"its {MANIFEST} names '{name}', which is no file of it"
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != entry["bytes"]:
@@ -86,6 +90,13 @@ def what_is_wrong(folder: Path) -> str | None:
     digests = digests_of([folder / name for name in files])
     damaged = [name for name, digest in zip(files, digests, strict=True) if digest != files[name]["sha256"]]
     return f"the content of {damaged[0]} has changed" if damaged else None
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    name, entry = item
+    return (
+        isinstance(name, str) and "\0" not in name and isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
+    )
 
 
 def checkpoint_to_resume(

@@ -1,6 +1,9 @@
-"""Rules about code that comes with models: none runs unless `trust_remote_code` is written."""
+"""Rules about what a config of others may not do: run code that comes with models (none does unless
+`trust_remote_code` is written), and reach files by names that are no files' names."""
 
 from __future__ import annotations
+
+import re
 
 from whet.config.config import Config
 from whet.config.rules.base import Rule, at
@@ -61,4 +64,30 @@ def code_of_others_is_announced(config: Config) -> Problem | None:
     return at(config, "trust_remote_code", found, "remove the line unless you have read that code")
 
 
-TRUST_RULES: tuple[Rule, ...] = (model_arguments_have_no_key_of_their_own, kernels_of_the_hub_need_trust)
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_REPOSITORY = re.compile(rf"({_IDENTIFIER.pattern}/)?{_IDENTIFIER.pattern}")
+
+
+def names_that_become_files_are_plain(config: Config) -> Problem | None:
+    """A run's id becomes part of a folder's name, a repository and its branch parts of URLs and of folders."""
+    for key, value, pattern in (
+        ("wandb_run_id", config.tracking.wandb_run_id, _IDENTIFIER),
+        ("hub_model_id", config.output.hub_model_id, _REPOSITORY),
+    ):
+        if value is not None and (not pattern.fullmatch(value) or ".." in value):
+            found = f"{key}: '{value[:60]}' is no name: it becomes part of a path"
+            return at(config, key, found, "write letters, digits, and - _ . between them")
+    revision = config.output.hub_revision
+    if revision is not None and (
+        ".." in revision or not re.fullmatch(r"[\w./-]{1,200}", revision) or revision[0] in "/-"
+    ):
+        found = f"hub_revision: '{revision[:60]}' is no name of a branch"
+        return at(config, "hub_revision", found, "write letters, digits, and - _ . / between them")
+    return None
+
+
+TRUST_RULES: tuple[Rule, ...] = (
+    model_arguments_have_no_key_of_their_own,
+    kernels_of_the_hub_need_trust,
+    names_that_become_files_are_plain,
+)
