@@ -60,7 +60,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     with stages.lock_output(resolved), history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         checkpoint = stages.find_checkpoint(resolved, resume)
         history.resume(record, resolved, checkpoint)
-        stages.open_repository(resolved)
+        uploads = stages.open_repository(resolved)
         stages.refuse_untrainable_storage(config)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
@@ -70,6 +70,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         history.keep(trainer, resolved, facts)
+        stages.push_checkpoints(uploads, trainer)
         record.lap("model")
         before = stages.score(resolved, trainer, tokenizer)
         record.begin(stages.make_room(resolved, checkpoint))
@@ -84,7 +85,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         history.conclude(record, resolved, facts, output_dir)
         record.lap("saving")
         merged_dir = stages.merge_if_asked(resolved, output_dir)
-    stages.push(resolved, output_dir)
+    stages.push(uploads)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
 
@@ -219,3 +220,12 @@ def gather(
         shard_bytes: largest size of a file, of more than one tensor.
     """
     return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)
+
+
+def push(config: Config) -> list[str]:
+    """Give the hub, and trackers that were lost meanwhile, what the config's run has made; a sentence for each thing.
+
+    Raises:
+        WhetError: there is nothing to push, or no one takes it.
+    """
+    return stages.push_waiting(config)
