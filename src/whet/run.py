@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whet.data.cleaning import Unused
     from whet.data.explaining import Explanation
     from whet.data.store import PreparedSet
+    from whet.earlier import Repeated
     from whet.reports.inspection import Inspection
     from whet.training.scoring import Score
 
@@ -38,12 +39,13 @@ class RunResult:
     merged_dir: Path | None = None
 
 
-def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
+def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated | None = None) -> RunResult:
     """Fine-tune a model as the config says.
 
     Args:
         config: from `load_config`.
         resume: a checkpoint folder, True for the newest complete one, None to follow the config.
+        repeats: the run that this one does again, to be told what is not as it was.
 
     Raises:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
@@ -59,14 +61,14 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     output_dir = stages.open_output(resolved)
     with stages.lock_output(resolved), history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         checkpoint = stages.find_checkpoint(resolved, resume)
-        history.resume(record, resolved, checkpoint)
+        history.resume(record, resolved, checkpoint, repeats)
         uploads = stages.open_repository(resolved)
         stages.refuse_untrainable_storage(config)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
         record.lap("data")
         order, plan = stages.plan_run(resolved, prepared)
-        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan)
+        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         history.keep(trainer, resolved, facts)

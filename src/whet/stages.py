@@ -263,6 +263,7 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     from whet.model.trainable import trainable_summary
 
     config = resolved.config
+    torch.manual_seed(resolved.seed)  # an adapter's start and new rows of the embedding are drawn
     loaded = load_model(config, resolved, tokenizer)
     say(f"attention: {loaded.attention.name or 'default'}: {loaded.attention.why}")
     autocast = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None

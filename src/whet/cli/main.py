@@ -32,6 +32,7 @@ from whet.cli import (
     preprocess,
     push,
     quantize,
+    rerun,
     train,
 )
 from whet.cli.arguments import Arguments, Takes, divide
@@ -113,6 +114,7 @@ def build_app() -> typer.Typer:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
+    "rerun": rerun.rerun,
     "preprocess": preprocess.preprocess,
     "inspect": inspect.inspect,
     "check": check.check,
@@ -138,7 +140,7 @@ def _dispatch(argv: list[str]) -> int:
         _print_version()
         return 0
     path, command, tokens = _find_command(argv)
-    takes_config = any(parameter.name == "config_file" for parameter in command.params)
+    takes_config = any(parameter.name in ("config_file", "record_file") for parameter in command.params)
     options = _options_of(command)
     arguments = divide(tokens, options) if takes_config else Arguments(own=tuple(tokens))
     _refuse_mistyped_options(arguments, options, " ".join(path))
@@ -225,6 +227,8 @@ def _usage_problem(error: Any, command: str, takes_config: bool) -> Problem:
     found = str(error.format_message()).rstrip(".")
     if "CONFIG" in found and "issing" in found:
         return Problem(command, "no CONFIG was given", f"put the YAML file first: {command} my.yaml")
+    if "RUN_JSON" in found and "issing" in found:
+        return Problem(command, "no RUN_JSON was given", f"name the record of a run: {command} model-out/run.json")
     found = (found[:1].lower() + found[1:]).replace("Value error, ", "")
     return Problem(command, found, f"'{command} --help' shows what it takes")
 
