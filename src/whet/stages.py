@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from whet.artefacts.hub import HubUploads
     from whet.data.order import Order
     from whet.data.store import PreparedSet
     from whet.data.streaming import StreamedSet
@@ -135,24 +134,13 @@ def _refuse_links(folder: Path, config: Config) -> None:
         raise ConfigError(Problem(config.where("output_dir"), found, fix, "output_dir"))
 
 
-def open_repository(resolved: ResolvedRun) -> HubUploads | None:
-    """What gives files to the repository of `hub_model_id`, which is opened now; on the first rank alone.
-
-    Raises:
-        ArtefactError: it cannot be opened.
-    """
+def open_repository(resolved: ResolvedRun) -> None:
+    """The repository of `hub_model_id`, where there is one; asked for by the first rank alone."""
     if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
-        return None
-    from whet.artefacts.hub import HubUploads, open_repository
+        return
+    from whet.artefacts.hub import open_repository
 
     open_repository(resolved.config)
-    return HubUploads(resolved.config, Path(resolved.output_dir))
-
-
-def push_checkpoints(uploads: HubUploads | None, trainer: Trainer) -> None:
-    """Give the hub each checkpoint that `hub_strategy` asks for, when it is published."""
-    if uploads is not None:
-        trainer.checkpoints.on_published.append(uploads.checkpoint)
 
 
 def lock_output(resolved: ResolvedRun) -> AbstractContextManager[object]:
@@ -263,7 +251,6 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     from whet.model.trainable import trainable_summary
 
     config = resolved.config
-    torch.manual_seed(resolved.seed)  # an adapter's start and new rows of the embedding are drawn
     loaded = load_model(config, resolved, tokenizer)
     say(f"attention: {loaded.attention.name or 'default'}: {loaded.attention.why}")
     autocast = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None
@@ -415,17 +402,13 @@ def _result_kept(resolved: ResolvedRun, output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def push(uploads: HubUploads | None) -> None:
-    """The saved result to the hub, where `hub_model_id` asks for it; a hub that is gone leaves it queued."""
-    if uploads is not None:
-        uploads.finish()
+def push(resolved: ResolvedRun, output_dir: Path) -> None:
+    """The saved result to the hub, where `hub_model_id` asks for it."""
+    if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
+        return
+    from whet.artefacts.hub import push
 
-
-def push_waiting(config: Config) -> list[str]:
-    """What a run has made and others do not have yet, for `whet push`; a sentence for each."""
-    from whet.artefacts.push import push_waiting
-
-    return push_waiting(config)
+    push(output_dir, resolved.config)
 
 
 def for_measuring(resolved: ResolvedRun) -> ResolvedRun:
@@ -479,6 +462,37 @@ def model_of(resolved: ResolvedRun) -> Path:
         found = f"there is no merged model in '{merged}', and an adapter is not quantised by itself"
         raise ArtefactError(Problem(config.where("output_dir"), found, f"whet merge-lora {config.file}", "output_dir"))
     return merged
+
+
+def mergeable_model_of(resolved: ResolvedRun, adapter_dir: Path | None = None) -> Path:
+    """Where the run's full model is; an adapter is merged first, unless that was done since it was trained."""
+    if resolved.config.adapter.adapter is None or resolved.config.adapter.relora:
+        return model_of(resolved)
+    folder, merged = adapter_dir or adapter_of(resolved), Path(resolved.output_dir) / "merged"
+    files = [folder / "adapter_model.safetensors", merged / "config.json"]
+    if adapter_dir is None and all(file.is_file() for file in files):
+        trained, made = (file.stat().st_mtime_ns for file in files)
+        if made >= trained:
+            return merged
+    return merge_adapter(resolved, folder)
+
+
+def export_gguf_model(resolved: ResolvedRun, model_dir: Path, outtype: str | None, output_dir: Path | None) -> Path:
+    """The model as GGUF, in ``gguf`` of the output folder if no other is given."""
+    from whet.artefacts.gguf.export import export_model
+
+    output = output_dir or Path(resolved.output_dir) / "gguf"
+    return Path(export_model(resolved.config, model_dir, output, outtype).folder)
+
+
+def export_gguf_adapter(
+    resolved: ResolvedRun, adapter_dir: Path, outtype: str | None, base_gguf: str | None, output_dir: Path | None
+) -> Path:
+    """The adapter alone as GGUF, in ``gguf-adapter`` of the output folder if no other is given."""
+    from whet.artefacts.gguf.export import export_adapter
+
+    output = output_dir or Path(resolved.output_dir) / "gguf-adapter"
+    return Path(export_adapter(resolved.config, adapter_dir, output, outtype, base_gguf).folder)
 
 
 def gather_model(

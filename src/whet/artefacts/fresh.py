@@ -28,6 +28,8 @@ class Source:
         base: folder or hub id of the model that ``adapter`` stands beside.
         adapter: folder of an adapter, loaded by PEFT.
         gguf_file: name of a GGUF file in ``folder``, read by transformers.
+        llama_cpp: the file is run by llama.cpp (package xllamacpp) instead.
+        gguf_adapter: path of a GGUF adapter, for llama.cpp.
         model_class: name in transformers.
         config: folder of a config.json to use instead of the model's own.
         rows: of the embedding, where training has changed their number.
@@ -40,6 +42,8 @@ class Source:
     base: str = ""
     adapter: str = ""
     gguf_file: str = ""
+    llama_cpp: bool = False
+    gguf_adapter: str = ""
     model_class: str = "AutoModelForCausalLM"
     config: str = ""
     rows: int = 0

@@ -113,6 +113,10 @@ def load(source: dict[str, Any], device: str) -> Any:
     Raises:
         MemoryError: the CPU's memory has no room either.
     """
+    if source["llama_cpp"]:
+        from whet.artefacts.gguf.llama_cpp import LlamaCpp  # the program that will run the file; nothing else of whet
+
+        return LlamaCpp(Path(source["folder"]) / source["gguf_file"], source["gguf_adapter"], **source["options"])
     if not source["adapter"]:
         return _load_model(source, source["folder"], device).eval()
     try:
@@ -231,6 +235,8 @@ def logits_of(model: Any, ids: list[int]) -> Any:
     """The logits [T, V] of one prompt."""
     import torch
 
+    if hasattr(model, "distributions"):
+        return model.distributions(ids)
     device = model.get_input_embeddings().weight.device
     takes_cache = "use_cache" in inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters
     return model(torch.tensor([ids], device=device), **({"use_cache": False} if takes_cache else {})).logits[0]

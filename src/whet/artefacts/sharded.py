@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +20,7 @@ from whet.artefacts.dcp import METADATA, DistributedCheckpoint, Stored, open_che
 from whet.artefacts.publish import check_replaceable, published
 from whet.artefacts.save import generation_config
 from whet.config import Config
+from whet.core.disk import refused_write
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
@@ -311,7 +312,10 @@ def _write_shards(
         file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         read = opened.read([tensors[name] for name in names])
         content = {name: _cast(read.pop(tensors[name].key), dtype) for name in names}
-        save_file(content, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(content, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(refused_write(error) or str(error)) from error  # said by `published`
         _check_written(folder / file, content)
         places |= dict.fromkeys(names, file)
     if len(shards) > 1:

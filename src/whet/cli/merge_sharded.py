@@ -49,7 +49,7 @@ def merge_sharded_fsdp_weights(
     tokenizer, chat template and stop tokens. One file of it is in memory at a time.
     """
     from whet.cli.session import open_config
-    from whet.run import gather
+    from whet.exports import gather
 
     config = open_config(config_file, arguments_of(context))
     folder = gather(

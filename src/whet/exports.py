@@ -1,0 +1,59 @@
+"""What is made of a run's result for other programs: one model of the parts of ranks, a GGUF file.
+
+Like the stories of `whet.run`, each is a list of stages.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whet import stages
+from whet.config import Config
+
+
+def gather(
+    config: Config,
+    *,
+    checkpoint: Path | None = None,
+    output_dir: Path | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = 5 * 10**9,
+) -> Path:
+    """Make one folder that transformers (or PEFT, for an adapter) loads of the parts that FSDP's ranks wrote.
+
+    Args:
+        checkpoint: the folder with the parts; that of the config's `output_dir`, or of its newest checkpoint, if not
+            given.
+        output_dir: where to write; `merged` (an adapter: `adapter`) inside the config's `output_dir` if not given.
+        dtype: of the weights: "float32", "bfloat16" or "float16"; as they were saved if not given.
+        shard_bytes: largest size of a file, of more than one tensor.
+    """
+    return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)
+
+
+def export_gguf(
+    config: Config,
+    *,
+    outtype: str | None = None,
+    model_dir: Path | None = None,
+    adapter: bool = False,
+    adapter_dir: Path | None = None,
+    base_gguf: str | None = None,
+    output_dir: Path | None = None,
+) -> Path:
+    """Write the model that the config's run has made as GGUF, with a Modelfile for Ollama.
+
+    Args:
+        outtype: "f32", "f16", "bf16" or "q8_0"; what fits the model if not given.
+        model_dir: a full model to write instead.
+        adapter: write the adapter alone; else it is merged first.
+        adapter_dir: the adapter; that of the run if not given.
+        base_gguf: with ``adapter``: its base as GGUF, or its name in Ollama.
+        output_dir: where to write; `gguf` inside the config's `output_dir` if not given.
+    """
+    resolved = stages.resolve_run(config)
+    if adapter:
+        folder = adapter_dir or stages.adapter_of(resolved)
+        return stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir)
+    folder = model_dir or stages.mergeable_model_of(resolved, adapter_dir)
+    return stages.export_gguf_model(resolved, folder, outtype, output_dir)

@@ -1,0 +1,388 @@
+"""G6 artefact, GGUF: what llama.cpp makes of the file is the model that was trained, and cuts text as in training.
+
+llama.cpp itself is asked (package xllamacpp), and transformers' own reader where it reads the architecture.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGUFReader
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.gguf_tokenizers import TOKENIZERS, sentencepiece_tokenizer
+from tests.models import make_config, save_tiny_model, tiny_model
+from tests.tiny_tokenizers import tiny_tokenizer
+from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, Qwen2Config
+
+from whet.artefacts.fresh import FreshProcess
+from whet.artefacts.fresh_script import divergence
+from whet.artefacts.gguf import export
+from whet.artefacts.gguf.adapter_file import AdapterFiles, look_at_adapter, prove_deltas, write_adapter
+from whet.artefacts.gguf.llama_cpp import LlamaCpp
+from whet.artefacts.gguf.model_file import look_at, write_model
+from whet.artefacts.gguf.tensors import opened
+from whet.core.errors import ArtefactError, ModelError, ParityError
+
+ROWS = 448
+"""Of the embeddings: 22 more than the tiny tokenizer has tokens, as published models have too."""
+
+IDS = torch.randint(5, 400, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+
+SIZE: dict[str, Any] = {
+    "vocab_size": ROWS,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4,
+          "original_max_position_embeddings": 16}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0],
+            "rope_theta": 1e4, "original_max_position_embeddings": 256}  # fmt: skip
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 128}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama tied, with biases, llama3 positions": (
+        "llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3},
+    ),
+    "llama, linear positions": ("llama", {"rope_parameters": LINEAR}),
+    "llama, yarn positions": ("llama", {"rope_parameters": YARN}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mixtral": ("mixtral", {"intermediate_size": 32}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
+    "phi3": ("phi3", {}),
+    "phi3, longrope positions": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256}),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "gemma2": ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16}),
+    "gemma3": ("gemma3", {"query_pre_attn_scalar": 8}),
+}  # fmt: skip
+OTHERS = {"qwen2": Qwen2Config, "gemma": GemmaConfig, "gemma2": Gemma2Config}
+
+
+def made(kind: str, folder: Path) -> tuple[Any, Path]:
+    """A tiny model, and its folder with a tokenizer."""
+    architecture, size = MODELS[kind]
+    if architecture in OTHERS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(OTHERS[architecture](**{**SIZE, **size})).eval()
+    else:
+        model = tiny_model(architecture, **{"vocab_size": ROWS, **size})
+    for name, parameter in model.named_parameters():
+        if name.endswith(("norm.weight", "bias")):  # all ones and zeros, in which a mistake would not show
+            parameter.data += 0.1 * torch.arange(parameter.numel()).cos()
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return model, folder
+
+
+def written(folder: Path, outtype: str = "f32", tokenizer: Any = None) -> Path:
+    with opened(folder) as files:
+        write_model(folder / "m.gguf", look_at(folder, files, tokenizer or tiny_tokenizer(), "tiny"), outtype)
+    return folder / "m.gguf"
+
+
+@torch.no_grad()
+def kl(model: Any, found_TV: torch.Tensor) -> list[float]:
+    return divergence(model(torch.tensor([IDS]), use_cache=False).logits[0], found_TV)[0]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_llama_cpp_says_what_the_model_says(kind: str, tmp_path: Path) -> None:
+    model, folder = made(kind, tmp_path)
+    assert max(kl(model, LlamaCpp(written(folder)).distributions(IDS))) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "phi3"])
+def test_transformers_reads_the_same_of_it(kind: str, tmp_path: Path) -> None:
+    model, folder = made(kind, tmp_path)
+    written(folder)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file="m.gguf", dtype=torch.float32).eval()
+    assert max(kl(model, read(torch.tensor([IDS]), use_cache=False).logits[0].detach())) <= 1e-4
+
+
+@pytest.mark.parametrize(("outtype", "limit"), [("f16", 1e-2), ("bf16", 1e-2), ("q8_0", 0.1)])
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_fewer_bits_stay_near(kind: str, outtype: str, limit: float, tmp_path: Path) -> None:
+    model, folder = made(kind, tmp_path)
+    whole = written(folder).stat().st_size
+    file = written(folder, outtype)
+    assert sum(kl(model, LlamaCpp(file).distributions(IDS))) / len(IDS) <= limit
+    assert file.stat().st_size < 0.65 * whole
+
+
+def test_experts_stacked_or_single_make_the_same_file(tmp_path: Path) -> None:
+    """transformers writes them one by one; what FSDP's ranks wrote has them stacked, as in memory."""
+    from safetensors.torch import save_file
+
+    model, folder = made("qwen3_moe", tmp_path)
+    single = tensors_of(written(folder))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    assert tensors_of(written(folder)) == single
+
+
+def tensors_of(file: Path) -> dict[str, bytes]:
+    return {tensor.name: tensor.data.tobytes() for tensor in GGUFReader(file).tensors}
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[str]:
+    """Real text: docstrings of Python's library as chats, from the corpus of the project's tests."""
+    import pydoc
+    import textwrap
+
+    names = ("json", "pathlib.Path", "itertools", "asyncio.Queue", "re", "decimal.Decimal", "unicodedata", "email")
+    return [textwrap.dedent(pydoc.render_doc(name, renderer=pydoc.plaintext))[:3000] for name in names]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_text_is_cut_as_in_training(kind: str, tmp_path: Path, conversations: list[str]) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    folder = save_tiny_model(tmp_path, "llama", tokenizer=tokenizer, vocab_size=1100)
+    run = LlamaCpp(written(folder, tokenizer=tokenizer))
+    for text in conversations:
+        assert run.cut(text, add_special=True) == tokenizer(text).input_ids
+        chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "Übung, 東京: don't 12345 🙂"}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False)
+        expected = tokenizer(rendered, add_special_tokens=False).input_ids
+        assert run.cut(rendered, add_special=False) == expected
+
+
+REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "another program": (lambda told: told["pre_tokenizer"].update(type="BertPreTokenizer"), "splits text by Bert"),
+    "a prefix space": (lambda told: told["pre_tokenizer"].update(add_prefix_space=True), "with a prefix space"),
+    "lower case": (lambda told: told.update(normalizer={"type": "Lowercase"}), "changes text before it is split"),
+    "no merges": (lambda told: told["model"].update(merges=[]), "has no merges"),
+    "whole words": (lambda told: told["model"].update(ignore_merges=True), "with ignore_merges, for which llama.cpp"),
+    "swallows spaces": (lambda told: told["added_tokens"][0].update(rstrip=True), "llama.cpp does for Phi-3 alone"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused_before_anything_is_written(what: str, tmp_path: Path) -> None:
+    change, words = REFUSED[what]
+    folder = save_tiny_model(tmp_path / "model", "llama", tokenizer=tiny_tokenizer(), vocab_size=ROWS)
+    told = json.loads((folder / "tokenizer.json").read_text())
+    change(told)
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ArtefactError, match=rf"the tokenizer .*{words}.* -> no GGUF is written"):
+        export.export_model(make_config(folder, output={"parity": False}), folder, tmp_path / "gguf", None)
+    assert not (tmp_path / "gguf").exists()
+
+
+def test_merges_that_scores_cannot_say_are_refused(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_tokenizer()
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    told["model"]["merges"] = told["model"]["merges"][1::2]
+    folder = save_tiny_model(tmp_path / "model", "llama", tokenizer=tokenizer, vocab_size=1100)
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ArtefactError, match="merges in an order that SentencePiece's scores cannot express"):
+        export.export_model(make_config(folder, output={"parity": False}), folder, tmp_path / "gguf", None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "words"),
+    [
+        ("gpt2", {}, "is a gpt2, which is not among those that whet writes as GGUF"),
+        ("olmoe", {}, r"is a olmoe.* -> these are: llama, mistral, .*; for others llama.cpp has convert_hf_to_gguf.py"),
+        ("llama", {"hidden_act": "gelu"}, "has the activation gelu, and llama.cpp computes llama with silu"),
+        ("qwen3", {"rope_parameters": LLAMA3}, "has positions of the kind 'llama3', which llama.cpp does not know for"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob: false, and llama.cpp divides"),
+        ("gemma3", {"query_pre_attn_scalar": 99}, "query_pre_attn_scalar: 99, and llama.cpp computes with 8"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_refused(
+    architecture: str, size: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path / "model", architecture, tokenizer=tiny_tokenizer(), vocab_size=ROWS, **size)
+    with pytest.raises(ArtefactError, match=words):
+        export.export_model(make_config(folder, output={"parity": False}), folder, tmp_path / "gguf", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+# The command's own work: proof, publication, mistakes. ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[FreshProcess]:
+    with FreshProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def warm(fresh: FreshProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every proof by one process: its start costs seconds."""
+
+    @contextmanager
+    def shared() -> Iterator[FreshProcess]:
+        yield fresh
+
+    monkeypatch.setattr(export, "FreshProcess", shared)
+
+
+@pytest.mark.parametrize("reader", ["llama.cpp", "transformers"])
+def test_an_export_is_proved_in_a_fresh_process(
+    reader: str, tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whet.artefacts.gguf.llama_cpp.is_installed", lambda: reader == "llama.cpp")
+    _, folder = made("llama", tmp_path / "model")
+    result = export.export_model(make_config(folder), folder, tmp_path / "gguf", "f32")
+    record = json.loads((tmp_path / "gguf" / "parity.json").read_text())
+    assert result.proved_by == reader
+    assert record["outcome"] == "within the limit"
+    assert record["kl"]["max"] <= 1e-4
+    assert record["artefact"]["files"]["model.gguf"]["bytes"] == result.bytes
+
+
+def test_a_file_of_another_model_is_kept_under_a_name_that_says_so(
+    tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made("llama", tmp_path / "model")
+    monkeypatch.setattr("whet.artefacts.gguf.tensors.paired", lambda numbers, heads: numbers)
+    with pytest.raises(ParityError, match="the GGUF is not the model that was trained: KL"):
+        export.export_model(make_config(folder), folder, tmp_path / "gguf", None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gguf.FAILED-PARITY", "model"]
+
+
+def test_a_tokenizer_that_cuts_otherwise_is_found_by_the_proof(
+    tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made("llama", tmp_path / "model")
+    monkeypatch.setattr("whet.artefacts.gguf.vocabulary._pre_tokenizer", lambda told: "qwen2")
+    with pytest.raises(ParityError, match=r"a fresh process cannot load it: .*llama\.cpp cuts .* into other tokens"):
+        export.export_model(make_config(folder), folder, tmp_path / "gguf", None)
+
+
+def test_without_a_reader_nothing_is_claimed(tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.artefacts.gguf.llama_cpp.is_installed", lambda: False)
+    _, folder = made("gemma3", tmp_path / "model")
+    result = export.export_model(make_config(folder), folder, tmp_path / "gguf", None)
+    assert result.proved_by == "nobody: transformers does not read all numbers of a GGUF of gemma3"
+    assert not (tmp_path / "gguf" / "parity.json").exists()
+
+
+def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path) -> None:
+    _, folder = made("llama", tmp_path / "model")
+    config = make_config(folder, output={"parity": False})
+    for outtype in ("f32", "q8_0"):
+        export.export_model(config, folder, tmp_path / "gguf", outtype)
+    with pytest.raises(ArtefactError, match="is not empty, and what it holds is no GGUF export of whet"):
+        export.export_model(config, folder, folder, None)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ArtefactError, match=r"has no tokenizer\.json, and a GGUF holds the tokenizer"):
+        export.export_model(config, folder, tmp_path / "gguf", None)
+    with pytest.raises(ArtefactError, match="there is no folder 'nowhere' -> give one that whet wrote"):
+        export.export_model(config, Path("nowhere"), tmp_path / "gguf", None)
+    with (
+        pytest.raises(ArtefactError, match="is no model in safetensors: there is no such folder"),
+        opened(tmp_path / "x"),
+    ):
+        pass
+
+
+def test_a_disk_without_room_is_found_before_the_first_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = made("llama", tmp_path / "model")
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(ArtefactError, match=r"the file needs 0\.2 MiB, and .* has 0\.0 free -> make room, or choose"):
+        export.export_model(make_config(folder, output={"parity": False}), folder, tmp_path / "gguf", "f32")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_numbers_too_large_for_float16_are_refused(tmp_path: Path) -> None:
+    model, folder = made("llama", tmp_path / "model")
+    model.model.layers[1].mlp.up_proj.weight.data[3, 3] = 7e4
+    model.save_pretrained(folder)
+    with pytest.raises(ArtefactError, match=r"blk\.1\.ffn_up\.weight has numbers that float16 cannot hold .* bf16"):
+        export.export_model(make_config(folder, output={"parity": False}), folder, tmp_path / "gguf", "f16")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    with pytest.raises(ModelError, match=r"needs the package gguf.* -> pip install 'whet\[gguf\]'"):
+        export.export_model(make_config(tmp_path), tmp_path, tmp_path / "gguf", None)
+
+
+# Adapters. -----------------------------------------------------------------------------------------------------------
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("llama", {}),
+    "rslora": ("llama", {"use_rslora": True}),
+    "patterns": ("llama", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 31}}),
+    "head": ("llama", {"target_modules": ["k_proj", "lm_head"]}),
+    "qwen3": ("qwen3", {}),
+    "phi3": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}),
+}
+
+
+def adapted(kind: str, folder: Path) -> tuple[PeftModel, Path, Any]:
+    architecture, keys = ADAPTERS[kind]
+    base, base_folder = made(architecture, folder / "base")
+    settings = {"target_modules": ["q_proj", "k_proj", "v_proj", "down_proj"], "r": 4, "lora_alpha": 8, **keys}
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    tiny_tokenizer().save_pretrained(folder / "adapter")
+    return model.eval(), folder / "adapter", make_config(base_folder, output={"parity": False})
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_base_and_adapter_in_llama_cpp_are_base_and_adapter_in_peft(kind: str, tmp_path: Path) -> None:
+    model, folder, config = adapted(kind, tmp_path)
+    export.export_adapter(config, folder, tmp_path / "gguf", None, None)
+    base = written(Path(config.model.base_model))
+    with model.disable_adapter():
+        assert max(kl(model, LlamaCpp(base).distributions(IDS))) <= 1e-4
+    both = LlamaCpp(base, str(tmp_path / "gguf" / "adapter.gguf")).distributions(IDS)
+    assert max(kl(model, both)) <= 1e-4
+    with model.disable_adapter():
+        assert max(kl(model, both)) > 1e-3, "the adapter changes nothing"
+
+
+def test_a_product_that_is_another_is_found(tmp_path: Path) -> None:
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    _, folder, config = adapted("lora", tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(config.model.base_model).config
+    with ExitStack() as stack:
+        adapter = look_at_adapter(AdapterFiles.open(folder, stack), base, config)
+        wrong = replace(adapter, pairs=tuple(replace(pair, heads=None) for pair in adapter.pairs))
+        write_adapter(tmp_path / "a.gguf", wrong, "tiny", "f32")
+        with pytest.raises(ParityError, match=r"the adapter read back from a\.gguf is another"):
+            prove_deltas(tmp_path / "a.gguf", adapter, base, "f32", config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"use_dora": True}, r"magnitudes beside its products \(DoRA\)"),
+        ({"modules_to_save": ["lm_head"]}, r"a tensor that is no pair of thin matrices \(lm_head\.weight\)"),
+        ({"bias": "lora_only"}, "biases"),
+    ],
+)
+def test_an_adapter_that_llama_cpp_cannot_apply_is_refused(keys: dict[str, Any], words: str, tmp_path: Path) -> None:
+    base, base_folder = made("llama", tmp_path / "base")
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **keys))
+    model.save_pretrained(tmp_path / "adapter")
+    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ArtefactError, match=rf"has {words}.* -> write the merged model: whet export-gguf without"):
+        export.export_adapter(make_config(base_folder), tmp_path / "adapter", tmp_path / "gguf", None, None)
+    assert not (tmp_path / "gguf").exists()
