@@ -1,6 +1,6 @@
 """What a run writes down of itself: its record while it happens, its facts in each checkpoint, its card at the end.
 
-And what is read of it again: a run that goes on, or is done again, is held against the one before.
+And where a run goes on, or is done again, it is held against the one before (`whet.earlier`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whet import earlier
 from whet.config import Config
-from whet.config.changes import DATA, Change, Verdict, differences, judged, names_in, table
-from whet.config.facts import RunFacts, facts_of, read_facts, written_values
+from whet.config.changes import DATA
+from whet.config.facts import RunFacts, facts_of, written_values
 from whet.config.resolve import ResolvedRun
-from whet.core.errors import ConfigError, Problem, TrainingStopped, WhetError
+from whet.core.errors import TrainingStopped, WhetError
 from whet.core.heard import Heard, hearing
-from whet.core.log import say, warn
 from whet.record import RunRecord
 
 if TYPE_CHECKING:
@@ -64,15 +64,20 @@ def recorded(resolved: ResolvedRun, output_dir: Path, kind: str = "train") -> It
         yield record
 
 
-def resume(record: RunRecord, resolved: ResolvedRun, checkpoint: Path | None) -> None:
-    """Note what the run goes on from, if it does, and hold the config against that run's, before anything is read.
+def resume(
+    record: RunRecord, resolved: ResolvedRun, checkpoint: Path | None, repeated: earlier.Repeated | None = None
+) -> None:
+    """Note what the run goes on from or repeats, and hold the config against that run's, before anything is read.
 
     Raises:
         ConfigError: keys differ in a way that makes it another run.
     """
     if checkpoint is not None:
         record.resumes(checkpoint)
-        _hold_against(resolved, checkpoint, facts_of(resolved), record)
+        earlier.hold_against(resolved, checkpoint, facts_of(resolved), record)
+    elif repeated is not None:
+        record.note("repeats", {"path": str(repeated.path), "started": repeated.record.get("started")})
+        earlier.tell_of_repeated(resolved, repeated, facts_of(resolved), earlier.surroundings(repeated, record))
 
 
 def note_config(record: RunRecord, resolved: ResolvedRun) -> None:
@@ -121,8 +126,9 @@ def settle(
     tokenizer: PreTrainedTokenizerBase,
     prepared: PreparedSet | StreamedSet,
     plan: StepPlan,
+    repeated: earlier.Repeated | None = None,
 ) -> Facts:
-    """The data, the plan and every identity, noted; and held against those of the run that is to go on.
+    """The data, the plan and every identity, noted; and held against those of the run that goes on or is done again.
 
     Raises:
         ConfigError: they differ in a way that changes the run, and were not allowed to.
@@ -139,7 +145,9 @@ def settle(
     base = Identifying(identify(resolved.config), resolved.config)
     facts = Facts(facts_of(resolved, identities, plan.total_steps), base)
     record.note("identities", facts.now().identities)
-    _hold_against(resolved, checkpoint, facts.now(), record)
+    earlier.hold_against(resolved, checkpoint, facts.now(), record)
+    if repeated is not None and checkpoint is None:
+        earlier.tell_of_repeated(resolved, repeated, facts.now(), [])
     return facts
 
 
@@ -195,62 +203,6 @@ def peak_memory() -> dict[str, int]:
         for index in range(torch.cuda.device_count()):
             found[f"cuda:{index}_bytes"] = torch.cuda.max_memory_allocated(index)
     return found
-
-
-def _hold_against(resolved: ResolvedRun, checkpoint: Path | None, now: RunFacts, record: RunRecord) -> None:
-    """Refuse, or tell, what differs from the run that the checkpoint is of.
-
-    Raises:
-        ConfigError: with a table of what makes it another run.
-    """
-    if checkpoint is None or resolved.hardware.rank != 0:
-        return
-    then = read_facts(checkpoint)
-    if then is None:
-        if now.total_steps is not None:
-            warn(f"{checkpoint} does not say what its run was, so nobody can tell whether this is the same one")
-        return
-    verdict = judged(differences(then, now), names_in(resolved.config.loop.allow_change))
-    if verdict.refused:
-        raise ConfigError(_other_run(checkpoint, verdict))
-    if now.total_steps is not None:
-        record.note("changes", [*verdict.allowed, *verdict.harmless, *verdict.unseen])
-        _tell(checkpoint, verdict)
-
-
-def _other_run(checkpoint: Path, verdict: Verdict) -> Problem:
-    from whet.config.effects import Effect
-
-    found = f"it is of a run that this config would make another one:\n{table(verdict.refused)}\n"
-    fixed = [change for change in verdict.refused if change.effect is Effect.FIXED]
-    free = [change for change in verdict.refused if change.effect is not Effect.FIXED]
-    cures = ["write the old values"]
-    if fixed:
-        cures.append("begin a new run in another output_dir (what is fixed cannot be allowed)")
-    else:
-        cures.append("allow it: " + " ".join(f"--allow-change {name}" for name in _names(free)))
-    return Problem(str(checkpoint), found, ", or ".join(cures), "allow_change")
-
-
-def _names(changes: list[Change]) -> list[str]:
-    """What to write to allow them all: the data as a whole, where it is other data."""
-    names = [change.key.partition(".")[0] for change in changes]
-    if DATA in names:
-        names = [name for name, change in zip(names, changes, strict=True) if DATA not in change.names or name == DATA]
-    return list(dict.fromkeys(names))
-
-
-def _tell(checkpoint: Path, verdict: Verdict) -> None:
-    if verdict.allowed:
-        say(f"from {checkpoint.name} on, the run is another one, as was allowed:\n{table(verdict.allowed)}")
-    if verdict.harmless:
-        say(f"changed since {checkpoint.name}, the same but for the last digits: {_listed(verdict.harmless)}")
-    if verdict.unseen:
-        say(f"changed since {checkpoint.name}, without effect on what is computed: {_listed(verdict.unseen)}")
-
-
-def _listed(changes: Any) -> str:
-    return ", ".join(f"{change.key} ({change.was} -> {change.now})" for change in changes)
 
 
 def _template_identity(tokenizer: PreTrainedTokenizerBase) -> str:

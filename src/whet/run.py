@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whet.data.cleaning import Unused
     from whet.data.explaining import Explanation
     from whet.data.store import PreparedSet
+    from whet.earlier import Repeated
     from whet.reports.inspection import Inspection
     from whet.training.scoring import Score
 
@@ -38,12 +39,13 @@ class RunResult:
     merged_dir: Path | None = None
 
 
-def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
+def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated | None = None) -> RunResult:
     """Fine-tune a model as the config says.
 
     Args:
         config: from `load_config`.
         resume: a checkpoint folder, True for the newest complete one, None to follow the config.
+        repeats: the run that this one does again, to be told what is not as it was.
 
     Raises:
         WhetError: anything that the config, the data or the model cannot do; before the first step as a rule.
@@ -59,17 +61,18 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
     output_dir = stages.open_output(resolved)
     with stages.lock_output(resolved), history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
         checkpoint = stages.find_checkpoint(resolved, resume)
-        history.resume(record, resolved, checkpoint)
-        stages.open_repository(resolved)
+        history.resume(record, resolved, checkpoint, repeats)
+        uploads = stages.open_repository(resolved)
         stages.refuse_untrainable_storage(config)
         tokenizer = run_tokenizer(config)
         prepared = stages.training_data(resolved, tokenizer)
         record.lap("data")
         order, plan = stages.plan_run(resolved, prepared)
-        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan)
+        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         history.keep(trainer, resolved, facts)
+        stages.push_checkpoints(uploads, trainer)
         record.lap("model")
         before = stages.score(resolved, trainer, tokenizer)
         record.begin(stages.make_room(resolved, checkpoint))
@@ -84,7 +87,7 @@ def train(config: Config, *, resume: str | bool | None = None) -> RunResult:
         history.conclude(record, resolved, facts, output_dir)
         record.lap("saving")
         merged_dir = stages.merge_if_asked(resolved, output_dir)
-    stages.push(resolved, output_dir)
+    stages.push(uploads)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
 
@@ -199,3 +202,12 @@ def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path 
     stages.refuse_unquantized(config)
     resolved = stages.resolve_run(config)
     return stages.quantize_model(resolved, model_dir or stages.model_of(resolved), output_dir)
+
+
+def push(config: Config) -> list[str]:
+    """Give the hub, and trackers that were lost meanwhile, what the config's run has made; a sentence for each thing.
+
+    Raises:
+        WhetError: there is nothing to push, or no one takes it.
+    """
+    return stages.push_waiting(config)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Trainer
 
+    from whet.artefacts.hub import HubUploads
     from whet.data.order import Order
     from whet.data.store import PreparedSet
     from whet.data.streaming import StreamedSet
@@ -134,13 +135,24 @@ def _refuse_links(folder: Path, config: Config) -> None:
         raise ConfigError(Problem(config.where("output_dir"), found, fix, "output_dir"))
 
 
-def open_repository(resolved: ResolvedRun) -> None:
-    """The repository of `hub_model_id`, where there is one; asked for by the first rank alone."""
+def open_repository(resolved: ResolvedRun) -> HubUploads | None:
+    """What gives files to the repository of `hub_model_id`, which is opened now; on the first rank alone.
+
+    Raises:
+        ArtefactError: it cannot be opened.
+    """
     if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
-        return
-    from whet.artefacts.hub import open_repository
+        return None
+    from whet.artefacts.hub import HubUploads, open_repository
 
     open_repository(resolved.config)
+    return HubUploads(resolved.config, Path(resolved.output_dir))
+
+
+def push_checkpoints(uploads: HubUploads | None, trainer: Trainer) -> None:
+    """Give the hub each checkpoint that `hub_strategy` asks for, when it is published."""
+    if uploads is not None:
+        trainer.checkpoints.on_published.append(uploads.checkpoint)
 
 
 def lock_output(resolved: ResolvedRun) -> AbstractContextManager[object]:
@@ -251,6 +263,7 @@ def make_model(resolved: ResolvedRun, tokenizer: PreTrainedTokenizerBase) -> tup
     from whet.model.trainable import trainable_summary
 
     config = resolved.config
+    torch.manual_seed(resolved.seed)  # an adapter's start and new rows of the embedding are drawn
     loaded = load_model(config, resolved, tokenizer)
     say(f"attention: {loaded.attention.name or 'default'}: {loaded.attention.why}")
     autocast = getattr(torch, resolved.autocast_dtype) if resolved.autocast_dtype else None
@@ -402,13 +415,17 @@ def _result_kept(resolved: ResolvedRun, output_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def push(resolved: ResolvedRun, output_dir: Path) -> None:
-    """The saved result to the hub, where `hub_model_id` asks for it."""
-    if resolved.config.output.hub_model_id is None or resolved.hardware.rank != 0:
-        return
-    from whet.artefacts.hub import push
+def push(uploads: HubUploads | None) -> None:
+    """The saved result to the hub, where `hub_model_id` asks for it; a hub that is gone leaves it queued."""
+    if uploads is not None:
+        uploads.finish()
 
-    push(output_dir, resolved.config)
+
+def push_waiting(config: Config) -> list[str]:
+    """What a run has made and others do not have yet, for `whet push`; a sentence for each."""
+    from whet.artefacts.push import push_waiting
+
+    return push_waiting(config)
 
 
 def for_measuring(resolved: ResolvedRun) -> ResolvedRun:

@@ -290,7 +290,7 @@ def test_the_result_is_pushed_once_at_the_end_and_evaluating_pushes_and_reports_
     assert outcome.code == 0, outcome.err
     assert (asked[0], asked.count("upload_folder"), asked[-1]) == ("create_repo", 1, "upload_folder")
     assert {"model.safetensors", "tokenizer.json", "generation_config.json", "run.json"} <= set(uploaded)
-    assert "pushed: https://huggingface.co/me/tiny" in outcome.err
+    assert "pushed: the result: https://huggingface.co/me/tiny" in outcome.err
     asked.clear()
     runs = list((workspace / "out" / "runs").rglob("*"))
     assert whet("evaluate", "my.yaml").code == 0

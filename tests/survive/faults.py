@@ -246,6 +246,7 @@ ACTIONS: dict[str, Callable[[Faults], None]] = {
     # To the whole process group, as a terminal's Ctrl-C is.
     "SIGINT": lambda faults: os.killpg(0, signal.SIGINT),
     "SIGTERM": lambda faults: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGHUP": lambda faults: os.kill(os.getpid(), signal.SIGHUP),
 }
 
 

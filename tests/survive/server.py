@@ -34,6 +34,7 @@ class Order:
         fault: values of `tests.survive.faults.Fault`.
         phases: functions whose ticks are counted apart.
         environment: variables.
+        stdout, stderr: files that take the place of these logs.
         before: ``module:function`` of tests, called with ``options`` in the process before the command.
     """
 
@@ -46,6 +47,7 @@ class Order:
     before: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     stdout: str = ""
+    stderr: str = ""
 
 
 def obey(order: Order) -> int:
@@ -53,11 +55,16 @@ def obey(order: Order) -> int:
     from tests.survive.faults import Fault, Faults, write_counts
     from whet.cli.main import run_command
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     os.setsid()  # a group of its own: a terminal's Ctrl-C, or a kill, goes to all of it
     os.chdir(order.folder)
     os.environ.update(order.environment)
     logs = Path(order.logs)
-    streams = (0, os.devnull, os.O_RDONLY), (1, order.stdout or logs / "out.txt", _FRESH), (2, logs / "err.txt", _FRESH)
+    streams = (
+        (0, os.devnull, os.O_RDONLY),
+        (1, order.stdout or logs / "out.txt", _FRESH),
+        (2, order.stderr or logs / "err.txt", _FRESH),
+    )
     for number, path, flags in streams:
         os.dup2(os.open(path, flags, 0o644), number)
     faults = Faults(Path(order.folder), tuple(order.phases), Fault(**order.fault))

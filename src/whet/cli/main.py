@@ -5,6 +5,8 @@
 | a mistake the user can mend       | one ``error:`` line for each problem      | 2         |
 | the run ended itself              | the same                                  | 1         |
 | Ctrl-C                            | one sentence                              | 130       |
+| SIGTERM, or the terminal is gone  | the same                                  | 143, 129  |
+| the disk is full                  | one ``error:`` line                       | 2         |
 | the reader of our output has left | nothing                                   | 141       |
 | anything else: a fault of ours    | the traceback, and where to report it     | 1         |
 """
@@ -29,10 +31,13 @@ from whet.cli import (
     merge_lora,
     merge_sharded,
     preprocess,
+    push,
     quantize,
+    rerun,
     train,
 )
 from whet.cli.arguments import Arguments, Takes, divide
+from whet.cli.endings import Ended, ended_by_signals, full_disk
 from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
 from whet.core.errors import ConfigError, Problem, WhetError
@@ -57,24 +62,33 @@ def run_command(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; everything that can go wrong is printed here and nowhere else."""
     redact_process()
     try:
-        code = _dispatch(list(argv))
-        sys.stdout.flush()
+        with ended_by_signals():
+            code = _dispatch(list(argv))
+            sys.stdout.flush()
     except WhetError as error:
         print_problems(error.problems)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupted:
         print_error_line("\nInterrupted. What was published before (checkpoints, prepared data) is kept.")
-        return INTERRUPTED_CODE
+        return interrupted.exit_code if isinstance(interrupted, Ended) else INTERRUPTED_CODE
     except BrokenPipeError:
-        # The interpreter flushes standard output once more on its way out, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE_CODE
     # Not a hiding place: this is the one spot where a fault of ours is shown in full, with what to do about it.
-    except Exception:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
+        if (problem := full_disk(error)) is not None:
+            print_problems([problem])
+            _drop_output()
+            return USAGE_CODE
         print_error_line(traceback.format_exc())
         print_error_line("This is a fault in whet, not in your file. Please report it to the project, with the above.")
         return FAULT_CODE
     return code
+
+
+def _drop_output() -> None:
+    """The interpreter flushes standard output once more on its way out, which would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_app() -> typer.Typer:
@@ -101,6 +115,7 @@ def build_app() -> typer.Typer:
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
+    "rerun": rerun.rerun,
     "preprocess": preprocess.preprocess,
     "inspect": inspect.inspect,
     "check": check.check,
@@ -109,6 +124,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "merge-lora": merge_lora.merge_lora,
     "merge-sharded-fsdp-weights": merge_sharded.merge_sharded_fsdp_weights,
     "quantize": quantize.quantize,
+    "push": push.push,
     "export-gguf": export_gguf.export_gguf,
     "evaluate": evaluate.evaluate,
 }
@@ -126,7 +142,7 @@ def _dispatch(argv: list[str]) -> int:
         _print_version()
         return 0
     path, command, tokens = _find_command(argv)
-    takes_config = any(parameter.name == "config_file" for parameter in command.params)
+    takes_config = any(parameter.name in ("config_file", "record_file") for parameter in command.params)
     options = _options_of(command)
     arguments = divide(tokens, options) if takes_config else Arguments(own=tuple(tokens))
     _refuse_mistyped_options(arguments, options, " ".join(path))
@@ -213,6 +229,8 @@ def _usage_problem(error: Any, command: str, takes_config: bool) -> Problem:
     found = str(error.format_message()).rstrip(".")
     if "CONFIG" in found and "issing" in found:
         return Problem(command, "no CONFIG was given", f"put the YAML file first: {command} my.yaml")
+    if "RUN_JSON" in found and "issing" in found:
+        return Problem(command, "no RUN_JSON was given", f"name the record of a run: {command} model-out/run.json")
     found = (found[:1].lower() + found[1:]).replace("Value error, ", "")
     return Problem(command, found, f"'{command} --help' shows what it takes")
 

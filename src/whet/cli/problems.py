@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from whet.core.errors import Problem
 from whet.core.log import indented
@@ -25,5 +26,6 @@ def print_problems(problems: Sequence[Problem]) -> None:
 
 
 def print_error_line(line: str) -> None:
-    """One line on standard error, without what is secret in it."""
-    sys.stderr.write(redact(line) + "\n")
+    """One line on standard error, without what is secret in it; nobody is told where that cannot be written."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(redact(line) + "\n")

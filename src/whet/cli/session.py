@@ -57,14 +57,19 @@ def open_config(path: Path, arguments: Arguments) -> Config:
     """
     from whet.config import load_config
 
-    show_on_terminal(rank=int(os.environ.get("RANK", "0")))
-    quiet_libraries()
-    keep_quiet()
-    settle_on_processor()
+    prepare_session()
     config = load_config(path, arguments.overrides)
     for problem in config.warnings:
         warn(problem)
     return config
+
+
+def prepare_session() -> None:
+    """Let whet speak, and the libraries be quiet."""
+    show_on_terminal(rank=int(os.environ.get("RANK", "0")))
+    quiet_libraries()
+    keep_quiet()
+    settle_on_processor()
 
 
 def settle_on_processor() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.cli.arguments import Arguments
 from whet.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -35,17 +33,14 @@ def refuse_launcher_options(num_processes: int | None, launcher_args: Sequence[s
         raise ConfigError(problems)
 
 
-def launch_ranks(
-    config: Config,
-    config_file: Path,
-    arguments: Arguments,
-    resume: str | bool | None,
-    num_processes: int | None,
-) -> None:
+def launch_ranks(config: Config, words: Sequence[str], launcher_args: Sequence[str], num_processes: int | None) -> None:
     """Prepare the data in this process, then replace it by torchrun, whose ranks find the prepared set on disk.
 
     One process prepares because two would do the same work twice; and a mistake in the data is told once, before any
     rank exists.
+
+    Args:
+        words: the command of each rank, without ``whet``.
     """
     from whet.distributed.elastic import refuse_unknown, share_threads
     from whet.distributed.hardware import num_cpus
@@ -54,18 +49,15 @@ def launch_ranks(
     from whet.stages import refuse_untrainable
 
     refuse_untrainable(config)
-    refuse_unknown(arguments.launcher)
+    refuse_unknown(launcher_args)
     preprocess(config)
-    command = torchrun_command(
-        ["train", str(config_file), *_resume_tokens(resume), *arguments.overrides],
-        num_processes=num_processes,
-        launcher_args=arguments.launcher,
-    )
+    command = torchrun_command(words, num_processes=num_processes, launcher_args=launcher_args)
     share_threads(num_processes or default_num_processes(), num_cpus())
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(command[0], command)
 
 
-def _resume_tokens(resume: str | bool | None) -> list[str]:
+def resume_tokens(resume: str | bool | None) -> list[str]:
+    """The option that says the same to a rank."""
     return [] if resume is None else ["--resume-from-checkpoint", str(resume)]

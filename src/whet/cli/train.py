@@ -41,10 +41,13 @@ def train(
 ) -> None:
     """Fine-tune a model as CONFIG says.
 
+    A run that is resumed with another config than it had is refused where that would make it another run;
+    --allow-change KEY (once for each key) lets it.
+
     With --launcher torchrun, what follows a bare -- is handed to torchrun.
     """
     from whet.cli.session import open_config
-    from whet.cli.torchrun import launch_ranks, refuse_launcher_options
+    from whet.cli.torchrun import launch_ranks, refuse_launcher_options, resume_tokens
 
     arguments = arguments_of(context)
     resume = _resume_value(resume_from_checkpoint)
@@ -52,7 +55,8 @@ def train(
         refuse_launcher_options(num_processes, arguments.launcher)
     config = open_config(config_file, arguments)
     if launcher is Launcher.TORCHRUN:
-        launch_ranks(config, config_file, arguments, resume, num_processes)
+        words = ["train", str(config_file), *resume_tokens(resume), *arguments.overrides]
+        launch_ranks(config, words, arguments.launcher, num_processes)
         return
     from whet.distributed.launch import leave_ranks
     from whet.run import train as train_run

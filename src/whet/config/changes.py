@@ -22,6 +22,8 @@ _IDENTITY_OF = {
     Effect.TEMPLATE: TEMPLATE,
     Effect.BASE: BASE,
 }
+BY_CONTENT = frozenset(_IDENTITY_OF)
+"""Effects of keys that do not count by themselves: what they name is compared by its content."""
 _PRECISION = ("dtype", "autocast_dtype", "tf32")
 _LENGTH = ("num_epochs", "max_steps")
 _EVALUATIONS = frozenset({"eval_steps", "evals_per_epoch", "eval_strategy", "eval_on_start"})
@@ -134,7 +136,7 @@ def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
             answer = effect_of(place)
             effect = Effect.CHANGES if follows and key in _EVALUATIONS else answer.effect
             note = answer.why or _note(key, effect, now)
-            yield Change(place, _spelt(old), _spelt(new), now.where.get(key, "the default"), effect, note)
+            yield Change(place, spelt(old), spelt(new), now.where.get(key, "the default"), effect, note)
 
 
 def _inside(key: str, was: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -236,7 +238,8 @@ def _identity(value: Any) -> str:
     return f"sha256 {str(value)[:12]}"
 
 
-def _spelt(value: Any) -> str:
+def spelt(value: Any) -> str:
+    """A value as YAML has it."""
     if value is None:
         return "(empty)"
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -20,7 +20,7 @@ from whet.core.errors import Problem
 from whet.core.nearest import nearest
 
 _ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jinja", ".gz", ".zst", ".yaml")
-_PATH_KEYS = (
+PATH_KEYS = (
     "base_model",
     "base_model_config",
     "tokenizer_config",
@@ -32,7 +32,7 @@ _PATH_KEYS = (
 _LONGEST_NAME = 255
 """Bytes in one part of a path, on every usual file system."""
 
-_ROW_PATH_KEYS = ("path", "chat_template_jinja")
+ROW_PATH_KEYS = ("path", "chat_template_jinja")
 
 
 def is_local(name: str) -> bool:
@@ -54,7 +54,7 @@ def is_template_text(text: str) -> bool:
 def located(entries: Mapping[str, Node], folder: Path) -> dict[str, Node]:
     """The entries with each path that exists beside the YAML, and not in the working folder, replaced by that one."""
     found = dict(entries)
-    for key in _PATH_KEYS:
+    for key in PATH_KEYS:
         if key in found:
             found[key] = _located(found[key], folder)
     for key in ("datasets", "test_datasets"):
@@ -67,7 +67,7 @@ def located(entries: Mapping[str, Node], folder: Path) -> dict[str, Node]:
 def _located_row(row: Node, folder: Path) -> Node:
     if row.entries is None:
         return row
-    entries = {name: _located(node, folder) if name in _ROW_PATH_KEYS else node for name, node in row.entries.items()}
+    entries = {name: _located(node, folder) if name in ROW_PATH_KEYS else node for name, node in row.entries.items()}
     return replace(row, value=entries)
 
 

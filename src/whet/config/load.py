@@ -45,7 +45,7 @@ def load_config(
     findings.problems += problems
     variables, problems = from_environment(environ)
     findings.problems += problems
-    return _build(root, [*variables, *options], str(path), findings, check_files=check_files)
+    return build(root, [*variables, *options], str(path), findings, check_files=check_files)
 
 
 def make_config(values: Mapping[str, Any], *, check_files: bool = True) -> Config:
@@ -54,10 +54,19 @@ def make_config(values: Mapping[str, Any], *, check_files: bool = True) -> Confi
     Raises:
         ConfigError: everything that is wrong; places are dotted paths.
     """
-    return _build(plant(values), [], "", Findings(), check_files=check_files)
+    return build(plant(values), [], "", Findings(), check_files=check_files)
 
 
-def _build(root: Node, settings: Sequence[Setting], file: str, findings: Findings, *, check_files: bool) -> Config:
+def build(root: Node, settings: Sequence[Setting], file: str, findings: Findings, *, check_files: bool) -> Config:
+    """A config of a tree and what is laid over it.
+
+    Args:
+        file: the YAML's path, beside which files are looked for; empty where there is none.
+        findings: with what was found wrong so far.
+
+    Raises:
+        ConfigError: everything that is wrong.
+    """
     root, problems = overlay(canonical(root, findings), settings)
     findings.problems += problems
     remember(secrets_in(root))  # before anything is said of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 from whet.core.errors import Problem
 from whet.core.secrets import redact
@@ -61,7 +62,9 @@ class _StandardError(logging.Handler):
     """Writes to what ``sys.stderr`` is when a sentence is said; a live view or a test may have put another there."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        # A full disk behind ``2> log``, a terminal that was closed: no sentence is worth a run.
+        with suppress(OSError, ValueError):
+            sys.stderr.write(self.format(record) + "\n")
 
 
 class _Sentence(logging.Formatter):

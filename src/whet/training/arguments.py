@@ -90,12 +90,7 @@ def argument_values(resolved: ResolvedRun, plan: StepPlan) -> dict[str, Any]:
         "dataloader_prefetch_factor": data.dataloader_prefetch_factor if num_workers else None,
         "dataloader_pin_memory": data.dataloader_pin_memory,
         "remove_unused_columns": False,
-        # The hub
-        "push_to_hub": config.output.hub_model_id is not None,
-        "hub_model_id": config.output.hub_model_id,
-        "hub_strategy": config.output.hub_strategy,
-        "hub_revision": config.output.hub_revision,
-        "hub_private_repo": True if config.output.hub_model_id else None,
+        # The hub is given files by whet.artefacts.hub.
     }
     return _as_this_version_names_them({name: value for name, value in values.items() if value is not None})
 

@@ -43,7 +43,6 @@ class PublishingTrainer(Trainer):
     _room: Room | None = None
     _copies: HostCopies | None = None
     _is_staging = False
-    _to_push: str | None = None
 
     @property
     def checkpoints(self) -> CheckpointWriter:
@@ -91,8 +90,6 @@ class PublishingTrainer(Trainer):
                 best_folder = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
                 background = self._copies is not None and not self._saves_together()
                 self.checkpoints.write(step, parts, best=best_folder, background=background)
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(published_name(output_dir, step)))
 
     def _saves_together(self) -> bool:
         """Whether every rank holds, and writes, a part of the model."""
@@ -209,10 +206,6 @@ class PublishingTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial)
         return str(Path(folder) / STAGING) if self._is_staging else folder
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_staging:  # not before it has its name
-            super()._push_from_checkpoint(checkpoint_folder)
 
     # --- what transformers would have done otherwise ------------------------------------------------------------------
 

@@ -13,6 +13,17 @@ from whet.core.secrets import redact
 _SWITCHES = {"wandb": "use_wandb", "mlflow": "use_mlflow", "tensorboard": "use_tensorboard"}
 
 
+# MLflow's client asks 8 times in 4 minutes, and waits 2 minutes for each answer. The end of a run is not so patient:
+# what a server has not taken is sent by `whet push`.
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+def limit_patience() -> None:
+    """A server that is not there is asked again twice, in seconds; the user's environment may say otherwise."""
+    for name, value in _MLFLOW_PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
 def tracker_environment(resolved: ResolvedRun) -> dict[str, str]:
     """The variables that carry the config's tracker keys."""
     tracking = resolved.config.tracking
@@ -61,6 +72,8 @@ def prepare_tracking(resolved: ResolvedRun) -> None:
             for name in missing
         )
     os.environ.update(tracker_environment(resolved))
+    if "mlflow" in resolved.report_to:
+        limit_patience()
     for name, place in places_of_trackers(resolved).items():
         os.environ.setdefault(name, place)
     if "wandb" in resolved.report_to:

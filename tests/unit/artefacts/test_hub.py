@@ -12,6 +12,8 @@ from tests.tiny_training import make_config
 
 from whet.artefacts import hub
 from whet.core.errors import ArtefactError
+from whet.training.checkpoint import MANIFEST
+from whet.training.uploads import Upload, UploadQueue
 
 
 class FakeHub:
@@ -49,32 +51,69 @@ def test_the_repository_is_private_and_open_before_training(fake: FakeHub) -> No
 def test_the_result_is_pushed_without_checkpoints_and_logs(fake: FakeHub, tmp_path: Path) -> None:
     result = ["model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json", "run.json"]
     beside = ["checkpoint-5/model.safetensors", "earlier-runs/1/checkpoint-9/model.safetensors", "eval/x.jsonl",
-              "runs/events", "merged/model.safetensors", "mlflow.db", ".whet-can-write"]  # fmt: skip
-    hub.push(tmp_path, make_config(hub_model_id="tiny", hub_revision="second"))
+              "runs/events", "merged/model.safetensors", "mlflow.db", ".whet-can-write", "uploads.json"]  # fmt: skip
+    hub.send(hub.RESULT, tmp_path, make_config(hub_model_id="tiny", hub_revision="second"))
     name, options = fake.asked[-1]
     assert (name, options["repo_id"], options["revision"]) == ("upload_folder", "me/tiny", "second")
     assert list(filter_repo_objects([*result, *beside], ignore_patterns=options["ignore_patterns"])) == result
 
 
-@pytest.mark.parametrize(
-    ("refuses", "act", "message"),
-    [
-        ("create_repo", lambda folder, config: hub.open_repository(config), r"cannot be opened on the hub \(403 Forb"),
-        ("upload_folder", hub.push, r"did not take the result \(403 Forbidden\) -> the model is saved: hf upload tiny"),
-    ],
-)
-def test_a_refusal_is_a_sentence(
-    refuses: str, act: Any, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_refusal_before_training_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "HfApi", lambda: FakeHub("create_repo"))
+    with pytest.raises(ArtefactError, match=r"cannot be opened on the hub \(403 Forb"):
+        hub.open_repository(make_config(hub_model_id="tiny"))
+
+
+def checkpoint(folder: Path, step: int) -> Upload:
+    (folder / f"checkpoint-{step}").mkdir(parents=True)
+    (folder / f"checkpoint-{step}" / MANIFEST).touch()
+    return Upload("hub", f"checkpoint-{step}", "last-checkpoint", step)
+
+
+def test_what_is_refused_waits_with_its_reason_and_a_newer_one_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hub, "HfApi", lambda: FakeHub(refuses))
-    with pytest.raises(ArtefactError, match=message):
-        act(tmp_path, make_config(hub_model_id="tiny"))
+    monkeypatch.setattr(hub, "HfApi", lambda: FakeHub("upload_folder"))
+    queue, config = UploadQueue(tmp_path), make_config(hub_model_id="tiny")
+    queue.add(checkpoint(tmp_path, 3))
+    said, error = hub.send_waiting(queue, config, ended=False)
+    assert (said, str(error)) == ([], "403 Forbidden\nfor url ...")
+    assert [(upload.source, upload.reason) for upload in queue.waiting()] == [("checkpoint-3", "403 Forbidden")]
+    queue.add(checkpoint(tmp_path, 6))
+    assert [upload.source for upload in queue.waiting()] == ["checkpoint-6"]
+
+
+def test_a_checkpoint_that_was_removed_meanwhile_is_said_and_waits_no_longer(fake: FakeHub, tmp_path: Path) -> None:
+    queue = UploadQueue(tmp_path)
+    queue.add(Upload("hub", "checkpoint-3", "checkpoint-3", 3))
+    queue.add(hub.RESULT)
+    said, error = hub.send_waiting(queue, make_config(hub_model_id="tiny"), ended=True)
+    assert error is None
+    assert said == [
+        "checkpoint-3 for checkpoint-3: left out, it was removed before the hub could take it (save_total_limit)",
+        "the result: https://huggingface.co/me/tiny",
+    ]
+    assert queue.waiting() == ()
+
+
+def test_a_checkpoint_that_is_being_written_is_left_for_later(fake: FakeHub, tmp_path: Path) -> None:
+    queue = UploadQueue(tmp_path)
+    (tmp_path / "checkpoint-3").mkdir()
+    queue.add(Upload("hub", "checkpoint-3", "", 3))
+    assert hub.send_waiting(queue, make_config(hub_model_id="tiny"), ended=False) == ([], None)
+    assert len(queue.waiting()) == 1
+
+
+def test_a_queue_that_cannot_be_read_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    (tmp_path / "uploads.json").write_text("{")
+    with pytest.raises(ArtefactError, match="remove the file: the result is sent again"):
+        UploadQueue(tmp_path).waiting()
 
 
 def test_no_network_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoNetwork(FakeHub):
         def create_repo(self, *args: Any, **options: Any) -> Any:
-            raise hub._FAILURES[-1]("[Errno 111] Connection refused")
+            raise hub.FAILURES[-1]("[Errno 111] Connection refused")
 
     monkeypatch.setattr(hub, "HfApi", NoNetwork)
     with pytest.raises(ArtefactError, match="Connection refused"):

@@ -21,6 +21,7 @@ from whet.training.callbacks.metrics_log import MetricsLog
 from whet.training.callbacks.progress import progress_display
 from whet.training.callbacks.rounding import RoundAfter
 from whet.training.callbacks.saving import IntervalsOfTheConfig, SaveBeside, SaveFirstStep
+from whet.training.callbacks.trackers import guard_trackers
 from whet.training.callbacks.watchdog import LossWatchdog
 from whet.training.carried import Carried, Memory
 from whet.training.gradient_norm import GradientNorm
@@ -106,14 +107,13 @@ def add_callbacks(
     trainer.writes_in_background = _may_write_in_background(resolved)
     for callback in chosen:
         trainer.add_callback(callback)
+    guard_trackers(trainer, resolved)
 
 
 def _may_write_in_background(resolved: ResolvedRun) -> bool:
     """Not where others read each checkpoint as soon as transformers says that it is there."""
-    tracking, output = resolved.config.tracking, resolved.config.output
-    is_pushed = output.hub_model_id is not None and output.hub_strategy != "end"
-    is_logged = tracking.wandb_log_model == "checkpoint" or bool(tracking.hf_mlflow_log_artifacts)
-    return not is_pushed and not is_logged
+    tracking = resolved.config.tracking
+    return tracking.wandb_log_model != "checkpoint" and not tracking.hf_mlflow_log_artifacts
 
 
 def _in_backward(resolved: ResolvedRun) -> Literal["", "protected", "unprotected"]:

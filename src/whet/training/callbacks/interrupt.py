@@ -31,8 +31,16 @@ class TrainingInterrupted(TrainingStopped):
         return type(self), (self.problems, self.signal_number)
 
 
+def _signals() -> list[signal.Signals]:
+    hang_up: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    is_taken = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hang_up] if hang_up is not None and is_taken else [])]
+
+
 class Interrupt(TrainerCallback):
-    """A context manager that takes SIGINT and SIGTERM while it is entered, and a callback that acts on them.
+    """A context manager that takes SIGINT, SIGTERM and SIGHUP while it is entered, and a callback that acts on them.
+
+    SIGHUP stays ignored where it is, as under nohup.
 
     Args:
         clock: seconds of a monotonic clock.
@@ -47,7 +55,7 @@ class Interrupt(TrainerCallback):
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {number: signal.getsignal(number) for number in _signals()}
             for number in self._previous:
                 signal.signal(number, self._receive)
         return self

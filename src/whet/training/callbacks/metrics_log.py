@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from whet.core.disk import sync
+from whet.core.errors import Problem
+from whet.core.log import warn
 
 METRICS = "metrics.jsonl"
 
@@ -20,11 +24,14 @@ class MetricsLog(TrainerCallback):
     """One object for each logged step (``"kind": "train"``), evaluation ("eval") and finished run ("summary").
 
     A figure that is no number is written as null. Of a resumed run's file, the lines after the checkpoint go: the
-    steps they tell of are done again.
+    steps they tell of are done again. Lines that the system refuses to write, as on a full disk, are kept in memory and
+    written with the next one: no line is worth a run.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        self._unwritten: list[str] = []
+        self._told = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -47,14 +54,42 @@ class MetricsLog(TrainerCallback):
         if self._path is None or not logs:
             return
         line = metrics_line(state.global_step, state.max_steps, logs) | {"unix_seconds": time.time()}
-        # Opened for each line: a run may end anywhere, and nothing would close the file then.
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._unwritten.append(json.dumps(line) + "\n")
+        try:
+            append("".join(self._unwritten).encode(), self._path)
+        except OSError as error:
+            if not self._told:
+                found = f"its lines cannot be written ({error.strerror}) and are kept in memory"
+                warn(Problem(str(self._path), found, "make room there; they are written as soon as they can be"))
+            self._told = True
+        else:
+            self._unwritten.clear()
+            self._told = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # A run that resumes from this checkpoint after a power cut has the lines of its steps.
         if self._path is not None and self._path.exists():
-            sync(self._path)
+            with suppress(OSError):
+                sync(self._path)
+
+
+def append(content: bytes, path: Path) -> None:
+    """Append whole, or not at all.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    # Opened for each line: a run may end anywhere, and nothing would close the file then. Unbuffered: a write that
+    # fails must not be tried again when the file is closed.
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+            if written != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""The run before: gone on from, or done again. What is not as it was there is refused or told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from whet.config.changes import BY_CONTENT, DATA, Change, Verdict, differences, judged, names_in, spelt, table
+from whet.config.effects import Effect
+from whet.config.facts import RunFacts, facts_in, read_facts
+from whet.config.resolve import ResolvedRun
+from whet.core.errors import ArtefactError, ConfigError, Problem
+from whet.core.log import say, warn
+from whet.record import RECORD_NAME, SCHEMA, RunRecord, read_record
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A recorded run that is done again.
+
+    Attributes:
+        path: of its ``run.json``.
+        record: what that holds.
+        strict: refuse on any difference, not only tell it.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    strict: bool = False
+
+
+def hold_against(resolved: ResolvedRun, checkpoint: Path | None, now: RunFacts, record: RunRecord) -> None:
+    """Refuse, or tell, what differs from the run that the checkpoint is of.
+
+    Raises:
+        ConfigError: with a table of what makes it another run.
+    """
+    if checkpoint is None or resolved.hardware.rank != 0:
+        return
+    then = read_facts(checkpoint)
+    if then is None:
+        if now.total_steps is not None:
+            warn(f"{checkpoint} does not say what its run was, so nobody can tell whether this is the same one")
+        return
+    verdict = judged(differences(then, now), names_in(resolved.config.loop.allow_change))
+    if verdict.refused:
+        raise ConfigError(_other_run(checkpoint, verdict))
+    if now.total_steps is not None:
+        record.note("changes", [*verdict.allowed, *verdict.harmless, *verdict.unseen])
+        _tell(checkpoint, verdict)
+
+
+def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, more: list[Change]) -> None:
+    """Say what is not as it was in the run that is repeated; before the data is prepared, and again after.
+
+    Raises:
+        ConfigError: under ``--strict``, with a table of it.
+    """
+    then = facts_in(repeated.record)
+    if resolved.hardware.rank != 0 or then is None:
+        return
+    found = [change for change in differences(then, now) if change.key not in _ELSEWHERE]
+    if now.identities:  # the keys were held against each other before
+        found = [change for change in found if change.key in now.identities and change.is_other_run]
+    else:
+        found = [change for change in found if change.effect not in BY_CONTENT]
+    found = [*more, *found]
+    if not found:
+        if now.identities:
+            say(f"the same data, tokenizer, chat template and base model as in {repeated.path}")
+        return
+    if repeated.strict and any(change.effect is not Effect.NONE for change in found):
+        said = f"not everything is as it was in that run:\n{table(found)}\n"
+        raise ConfigError(Problem(str(repeated.path), said, "make it the same, or leave out --strict"))
+    warn(f"not everything is as it was in {repeated.path}:\n{table(found)}")
+
+
+_ELSEWHERE = frozenset({"output_dir", "hub_model_id", "hub_strategy", "hub_revision", "wandb_run_id"})
+"""Keys that a repeated run does not share."""
+
+
+def surroundings(repeated: Repeated, record: RunRecord) -> list[Change]:
+    """What is different around the config: packages, machine, commit; and whether it was one config at all."""
+    now = record.as_json()
+    found: list[Change] = []
+    for section, keys, place in (
+        ("versions", None, "installed"),
+        ("hardware", _OF_A_MACHINE, "this machine"),
+        ("git", ("commit", "dirty"), "the config's folder"),
+    ):
+        was, value = repeated.record.get(section) or {}, now.get(section) or {}
+        for key in keys or sorted({*was, *value}):
+            if was.get(key) != value.get(key) and not (section == "git" and not (was and value)):
+                note = (
+                    "the last digits may differ" if section != "git" else "the config's values are those of the record"
+                )
+                found.append(Change(key, spelt(was.get(key)), spelt(value.get(key)), place, Effect.ROUNDING, note))
+    sessions = repeated.record.get("sessions") or []
+    changed = [change["key"] for each in sessions for change in each.get("changes") or [] if _was_another(change)]
+    if changed:
+        note = "that run was resumed with changes; its last config is done from the beginning"
+        found.append(Change(", ".join(dict.fromkeys(changed)), "changed", "the last", "", Effect.CHANGES, note))
+    return found
+
+
+_OF_A_MACHINE = ("device", "device_name", "world_size", "threads", "machine", "compute_capability", "cuda", "cudnn")
+
+
+def _was_another(change: Mapping[str, Any]) -> bool:
+    return str(change.get("effect")) in (str(Effect.CHANGES), Effect.CHANGES.value)
+
+
+def read_run(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The record of a training run: a ``run.json``, or the folder that holds one.
+
+    Raises:
+        ArtefactError: there is none, or none that a run can be made of.
+    """
+    file = path / RECORD_NAME if path.is_dir() else path
+    record = read_record(file)
+    if record is None:
+        found = "there is no such file" if not file.exists() else "this is no record of a run"
+        raise ArtefactError(Problem(str(file), found, "name the run.json in a run's output folder"))
+    if record.get("kind", "train") != "train":
+        found = f"this is the record of: {record['kind']}"
+        raise ArtefactError(Problem(str(file), found, "name the run.json of the training run"))
+    if not isinstance(record.get("written"), dict) or not isinstance(record.get("values"), dict):
+        found = f"it was written by whet {(record.get('versions') or {}).get('whet', '')}, which kept too little"
+        raise ArtefactError(Problem(str(file), found, "train with the YAML itself"))
+    if record.get("schema", 0) > SCHEMA:
+        found = f"it has schema {record['schema']}, and this version of whet knows {SCHEMA}"
+        raise ArtefactError(Problem(str(file), found, "use the version of whet that wrote it"))
+    return file, record
+
+
+def place_of_rerun(file: Path) -> str:
+    """A folder beside that of a record, which is not there yet."""
+    folder = file.resolve().parent
+    first = folder.parent / f"{folder.name}-rerun"
+    others = (folder.parent / f"{first.name}-{number}" for number in count(2))
+    free = next(path for path in chain([first], others) if not path.exists() or _holds_a_refusal(path))
+    return os.path.relpath(free) if free.is_relative_to(Path.cwd()) else str(free)
+
+
+def _holds_a_refusal(folder: Path) -> bool:
+    """Whether nothing but the record of a run that was refused is there."""
+    if [path.name for path in folder.iterdir()] != [RECORD_NAME]:
+        return False
+    return str((read_record(folder / RECORD_NAME) or {}).get("outcome", "")).startswith("refused")
+
+
+def _other_run(checkpoint: Path, verdict: Verdict) -> Problem:
+    found = f"it is of a run that this config would make another one:\n{table(verdict.refused)}\n"
+    fixed = [change for change in verdict.refused if change.effect is Effect.FIXED]
+    free = [change for change in verdict.refused if change.effect is not Effect.FIXED]
+    cures = ["write the old values"]
+    if fixed:
+        cures.append("begin a new run in another output_dir (what is fixed cannot be allowed)")
+    else:
+        cures.append("allow it: " + " ".join(f"--allow-change {name}" for name in _names(free)))
+    return Problem(str(checkpoint), found, ", or ".join(cures), "allow_change")
+
+
+def _names(changes: list[Change]) -> list[str]:
+    """What to write to allow them all: the data as a whole, where it is other data."""
+    names = [change.key.partition(".")[0] for change in changes]
+    if DATA in names:
+        names = [name for name, change in zip(names, changes, strict=True) if DATA not in change.names or name == DATA]
+    return list(dict.fromkeys(names))
+
+
+def _tell(checkpoint: Path, verdict: Verdict) -> None:
+    if verdict.allowed:
+        say(f"from {checkpoint.name} on, the run is another one, as was allowed:\n{table(verdict.allowed)}")
+    if verdict.harmless:
+        say(f"changed since {checkpoint.name}, the same but for the last digits: {_listed(verdict.harmless)}")
+    if verdict.unseen:
+        say(f"changed since {checkpoint.name}, without effect on what is computed: {_listed(verdict.unseen)}")
+
+
+def _listed(changes: Sequence[Change]) -> str:
+    return ", ".join(f"{change.key} ({change.was} -> {change.now})" for change in changes)

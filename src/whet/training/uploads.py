@@ -1,0 +1,106 @@
+"""What others are to have of a run and do not have yet: a file in the output folder, until `whet push` has sent it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from whet.core.disk import sync
+from whet.core.errors import ArtefactError, Problem
+from whet.core.log import warn
+from whet.core.secrets import redacted
+
+QUEUE_NAME = "uploads.json"
+
+Receiver = Literal["hub", "mlflow", "wandb"]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Something to be sent.
+
+    Attributes:
+        to: who is to have it.
+        source: for the hub, a folder of the output folder ("." for the result itself); for a tracker, its name of the
+            run, or the folder of its log.
+        place: for the hub, the folder of the repository, "" for its root. One for a place replaces an earlier one.
+        step: optimiser step it was made after; for a tracker, the first step whose figures it does not have.
+        reason: why it has not been sent.
+    """
+
+    to: Receiver
+    source: str
+    place: str = ""
+    step: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.to != "hub":
+            return f"figures from step {self.step} for {self.to}"
+        return "the result" if self.source == "." else f"{self.source} for {self.place or 'the repository'}"
+
+
+class UploadQueue:
+    """The file; it is written whole with every change, and there is none while nothing waits.
+
+    Args:
+        folder: the run's output folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._path = folder, folder / QUEUE_NAME
+        self._lock = threading.Lock()
+
+    def waiting(self) -> tuple[Upload, ...]:
+        """What has not been sent, the oldest first.
+
+        Raises:
+            ArtefactError: the file is not what was written.
+        """
+        try:
+            entries = json.loads(self._path.read_text(encoding="utf-8"))["waiting"]
+            return tuple(Upload(**entry) for entry in entries)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            found = f"what waits to be sent cannot be read ({error})"
+            raise ArtefactError(Problem(str(self._path), found, "remove the file: the result is sent again")) from error
+
+    def add(self, upload: Upload) -> None:
+        """One more; what waited for the same place is out of date."""
+        with self._lock:
+            kept = [other for other in self.waiting() if (other.to, other.place) != (upload.to, upload.place)]
+            self._write([*kept, upload])
+
+    def sent(self, upload: Upload) -> None:
+        """It has arrived; one that came after it for the same place still waits."""
+        with self._lock:
+            self._write([other for other in self.waiting() if not _is_same(other, upload)])
+
+    def refused(self, upload: Upload, reason: str) -> None:
+        """It has not arrived."""
+        with self._lock:
+            waiting = self.waiting()
+            self._write([replace(other, reason=reason) if _is_same(other, upload) else other for other in waiting])
+
+    def _write(self, uploads: Sequence[Upload]) -> None:
+        if not uploads:
+            self._path.unlink(missing_ok=True)
+            return
+        entries: Any = redacted([asdict(upload) for upload in uploads])
+        temporary = self._path.with_suffix(".json.tmp")
+        try:
+            temporary.write_text(json.dumps({"waiting": entries}, indent=1) + "\n", encoding="utf-8")
+            sync(temporary)
+            os.replace(temporary, self._path)
+        except OSError as error:
+            warn(f"what waits to be sent cannot be noted in '{self._path}' ({error.strerror})")
+
+
+def _is_same(one: Upload, other: Upload) -> bool:
+    return replace(one, reason="") == replace(other, reason="")
