@@ -181,14 +181,35 @@ def test_the_files_are_looked_for_seldom(tmp_path: Path) -> None:
     assert files.asked(40) == Asked(stop=True)
 
 
-def test_a_file_that_cannot_be_removed_asks_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_an_empty_file_asks_and_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A config may name any path; it shall not remove a key, a folder, or what a link leads to."""
+    (tmp_path / "key").write_text("something that somebody needs")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("key", "link", "folder"):
+        files = TriggerFiles(tmp_path / name, tmp_path / "stop", 1)
+        assert files.asked(1) == Asked()
+        assert (tmp_path / name).exists()
+        assert f"{name} is no empty file, so it is left where it is" in caplog.text
+    assert (tmp_path / "empty").exists()
+
+
+def test_a_file_that_cannot_be_removed_asks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     now = [100.0]
-    (tmp_path / "save").mkdir()  # unlinking a folder is refused, to anyone
+    (tmp_path / "save").touch()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
     files = TriggerFiles(tmp_path / "save", tmp_path / "stop", 1, clock=lambda: now[0])
     assert files.asked(1) == Asked(checkpoint=True)
     now[0] += 2.0
     assert files.asked(2) == Asked()
-    assert "can not be removed" in caplog.text
+    assert "cannot be removed (Permission denied)" in caplog.text
 
 
 # --- rehearsal --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from whet.core.log import say, warn
 CHECKPOINT_FILE = "axolotl_checkpoint.save"
 """Name in output_dir; Axolotl's, so that what people and scripts write today goes on working."""
 STOP_FILE = "whet_stop"
+LARGEST = 16
+"""Bytes of a file that may ask, and is removed. A path in somebody's YAML shall not remove what matters."""
 AT_MOST_EVERY_SECONDS = 1.0
 """A look at a network file system may take milliseconds."""
 
@@ -63,12 +66,17 @@ class TriggerFiles:
         if path in self._stuck:
             return False
         try:
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+                self._stuck.add(path)
+                warn(f"{path} is no empty file, so it is left where it is and asks for nothing")
+                return False
             path.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:
             self._stuck.add(path)  # else it would ask again and again
-            warn(f"{path} is obeyed once and can not be removed ({error.strerror}): it asks for nothing more")
+            warn(f"{path} is obeyed once and cannot be removed ({error.strerror}): it asks for nothing more")
         return True
 
 
