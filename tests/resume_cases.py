@@ -19,6 +19,7 @@ NAMED = (
     {"path": "chat.jsonl", "type": "chat_template"},
     {"path": "code.jsonl", "type": "chat_template"},
 )
+DPO: dict[str, Any] = {"data": "pairs", "rl": "dpo", "sample_packing": False}
 DROPOUT = {"attention_dropout": 0.1}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -145,14 +146,11 @@ SCHEDULER_KEYS: dict[str, dict[str, Any]] = {
 SHARE = (
     "packed",
     "mixed by weights",
-    "streamed",
     "stochastic rounding",
     "LoRA with modules in full",
     "QLoRA",
     "gated experts",
     "ReLoRA, pruned at random",
-    "LISA",
-    "NEFTune",
     "logged every 3 steps",
     "evaluated at the start",
     "best LoRA at the end",

@@ -19,7 +19,7 @@ from tests.models import save_tiny_model, tiny_tokenizer
 from tests.tiny_streams import stream_run, write_texts
 from tests.tiny_training import make_resolved, random_samples, write_preferences, write_prepared
 from whet import stages
-from whet.data.store import PreparedSet
+from whet.data.store import PreparedSet, open_prepared
 from whet.methods import METHODS
 from whet.methods.inputs import MethodInputs, training_order
 from whet.training.fit import fit
@@ -67,47 +67,45 @@ class Outcome:
 
 
 class Bench:
-    """Where tiny runs are made: a base model and prepared sets on disk, made once.
+    """Where tiny runs are made: base models and prepared sets on disk, made once, for other processes too.
 
     Args:
-        folder: an empty folder of one's own.
+        folder: a folder of one's own.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made: dict[Any, Any] = {}
 
     def base(self, **size: Any) -> Path:
-        key = ("base", *sorted(size.items()))
-        if key not in self._made:
-            architecture = size.pop("architecture", "llama")
-            self._made[key] = save_tiny_model(self.folder / f"base-{len(self._made)}", architecture, **size)
-        made: Path = self._made[key]
-        return made
+        folder = self.folder / "-".join(["base", *(f"{name}-{value}" for name, value in sorted(size.items()))])
+        architecture = size.pop("architecture", "llama")
+        return folder if folder.exists() else save_tiny_model(folder, architecture, **size)
 
     def prepared(self, kind: str) -> PreparedSet:
-        if kind not in self._made:
-            folder = self.folder / f"set-{kind}"
-            if kind == "pairs":
-                self._made[kind] = write_preferences(folder, 9, seed=3, num_validation=2)
-            elif kind == "mixed":
-                sources = [0, 1, 0] * 6
-                samples = random_samples(18, seed=7), random_samples(3, seed=8)
-                self._made[kind] = write_prepared(folder, *samples, sources=[*sources, 0, 1, 0], names=("chat", "code"))
-            else:
-                self._made[kind] = write_prepared(folder, random_samples(18, seed=7), random_samples(3, seed=8))
-        made: PreparedSet = self._made[kind]
-        return made
+        folder = self.folder / f"set-{kind}"
+        if folder.exists():
+            return open_prepared(folder)
+        if kind == "pairs":
+            return write_preferences(folder, 9, seed=3, num_validation=2)
+        samples = random_samples(18, seed=7), random_samples(3, seed=8)
+        if kind == "mixed":
+            return write_prepared(folder, *samples, sources=[0, 1, 0] * 7, names=("chat", "code"))
+        return write_prepared(folder, *samples)
 
     def texts(self) -> list[dict[str, Any]]:
-        if "texts" not in self._made:
-            folder = self.folder / "texts"
-            self._made["texts"] = [
-                {"path": str(write_texts(folder / "a.jsonl", 40, seed=1)), "weight": 3},
-                {"path": str(write_texts(folder / "b.jsonl", 13, seed=2)), "weight": 1},
-            ]
-        made: list[dict[str, Any]] = self._made["texts"]
-        return made
+        folder = self.folder / "texts"
+        if not folder.exists():
+            write_texts(folder / "a.jsonl", 40, seed=1)
+            write_texts(folder / "b.jsonl", 13, seed=2)
+        return [{"path": str(folder / "a.jsonl"), "weight": 3}, {"path": str(folder / "b.jsonl"), "weight": 1}]
+
+    def make(self, *, size: Mapping[str, Any] | None = None, data: str = "plain", **keys: Any) -> None:
+        """Make what runs of these options need, before several processes ask for it."""
+        self.base(**(size or {}))
+        if data == "stream":
+            self.texts()
+        else:
+            self.prepared(data)
 
     def trainer(
         self,

@@ -27,8 +27,8 @@ from whet.training.optimizers import OPTIMIZERS
 from whet.training.schedules import SCHEDULERS
 
 EVERYTHING = os.environ.get("WHET_SURVIVE") == "all"
-OPTIMIZERS_OF_A_KIND = ("adafactor", "adamw_8bit", "adamw_torch_8bit", "galore_adamw", "lomo", "muon", "soap")
-"""One of each way to be built; that every one comes back by itself is in tests/contract/test_optimizers.py."""
+OPTIMIZERS_OF_A_KIND = ("adamw_8bit", "adamw_torch_8bit", "galore_adamw", "lomo", "muon")
+"""One of each way to be kept; that every one comes back by itself is in tests/contract/test_optimizers.py."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +79,7 @@ def test_with_every_optimizer(bench: Bench, tmp_path: Path, name: str) -> None:
     resumes_as_if_it_had_not_stopped(bench, tmp_path, case)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS.names() if EVERYTHING else ("cosine", "reduce_lr_on_plateau", "one_cycle"))
+@pytest.mark.parametrize("name", SCHEDULERS.names() if EVERYTHING else ("reduce_lr_on_plateau", "one_cycle"))
 def test_with_every_schedule(bench: Bench, tmp_path: Path, name: str) -> None:
     case = {"lr_scheduler": name, "num_epochs": 3.0, **SCHEDULER_KEYS.get(name, {})}
     resumes_as_if_it_had_not_stopped(bench, tmp_path, case)

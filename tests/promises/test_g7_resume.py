@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from tests.models import tiny_model
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.utils import parameters_to_vector
@@ -107,34 +106,6 @@ def test_resuming_equals_no_interruption(prepared: PreparedSet, uninterrupted: A
     assert told == uninterrupted[1]
 
 
-MIXED: dict[str, Any] = {
-    "datasets": (
-        {"path": "chat.jsonl", "type": "chat_template", "weight": 3.0},
-        {"path": "code.jsonl", "type": "chat_template", "weight": 1.0},
-    ),
-    "sample_packing_balance": True,
-    "logging_steps": 1,
-}
-
-
-def test_a_mix_resumes_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    """Some samples are seen twice an epoch, others every other epoch."""
-    samples, sources = random_samples(30, seed=7), [0, 1] * 15
-    mixed = write_prepared(tmp_path / "set", samples, sources=sources, names=("chat", "code"))
-    whole, resolved = build(mixed, tmp_path / "whole", **MIXED)
-    assert {dealt.deck.q for dealt in whole.train_samples.order.mix.dealt} != {1}
-    fit(whole, resolved)
-    stopped, resolved = build(mixed, tmp_path / "stopped", **MIXED)
-    stopped.add_callback(StopAfter(6))
-    with pytest.raises(TrainingInterrupted):
-        fit(stopped, resolved)
-    resumed, resolved = build(mixed, tmp_path / "stopped", **MIXED)
-    fit(resumed, resolved, tmp_path / "stopped" / "checkpoint-6")
-    (weights, told), (expected, said) = outcome(resumed, tmp_path / "stopped"), outcome(whole, tmp_path / "whole")
-    assert torch.equal(weights, expected)
-    assert told == said
-
-
 def test_resuming_twice_from_a_scheduled_checkpoint(prepared: PreparedSet, uninterrupted: Any, tmp_path: Path) -> None:
     """Not only from the checkpoint of an interruption, and not only once."""
     trainer, resolved = build(prepared, tmp_path, save_strategy="steps", save_steps=2)
@@ -152,22 +123,3 @@ def test_resuming_twice_from_a_scheduled_checkpoint(prepared: PreparedSet, unint
     weights, told = outcome(resumed, tmp_path)
     assert torch.equal(weights, uninterrupted[0])
     assert told == uninterrupted[1]
-
-
-def test_an_adapter_resumes_too(prepared: PreparedSet, tmp_path: Path) -> None:
-    """The checkpoint then holds the adapter alone."""
-
-    def run(folder: Path, resume_from: Path | None = None) -> torch.Tensor:
-        base = tiny_model(attention=NAME)
-        lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        resolved = make_resolved(folder, **{**KEYS, "save_strategy": "steps", "save_steps": 5})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            model = get_peft_model(base, lora)
-        fit(make_trainer(prepared, resolved, model), resolved, resume_from)
-        return parameters_to_vector(model.parameters()).detach()
-
-    uninterrupted = run(tmp_path)
-    assert (tmp_path / "checkpoint-5" / "adapter_model.safetensors").exists()
-    assert not (tmp_path / "checkpoint-5" / "model.safetensors").exists()
-    assert torch.equal(run(tmp_path, tmp_path / "checkpoint-5"), uninterrupted)

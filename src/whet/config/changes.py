@@ -26,6 +26,11 @@ BY_CONTENT = frozenset(_IDENTITY_OF)
 """Effects of keys that do not count by themselves: what they name is compared by its content."""
 _PRECISION = ("dtype", "autocast_dtype", "tf32")
 _LENGTH = ("num_epochs", "max_steps")
+_ORDER = frozenset(
+    {"seed", "shuffle_merged_datasets", "curriculum_sampling", "order", "mixing_by", "mixing_temperature", "phases"}
+    | {"sample_packing", "sample_packing_sequentially", "sample_packing_balance", "datasets"}
+)
+"""Keys by which an epoch's samples stand in their rows; of `datasets`, how often each is shown."""
 _EVALUATIONS = frozenset({"eval_steps", "evals_per_epoch", "eval_strategy", "eval_on_start"})
 _SAID_OF_RESUMING = frozenset({"allow_change", "resume_from_checkpoint", "auto_resume_from_checkpoints"})
 _LONGEST_VALUE = 40
@@ -156,7 +161,7 @@ def _note(key: str, effect: Effect, now: RunFacts) -> str:
         if str(now.values.get("lr_scheduler", "")).startswith("constant"):
             return "the learning rate stays; only the end moves"
         return "the schedule is computed anew for the new number of steps: the learning rate jumps where it goes on"
-    if key == "seed":
+    if key in _ORDER and effect is Effect.CHANGES and not now.values.get("streaming"):
         return "the samples of the rest come in another order: some twice, some never, in this epoch"
     return "this run follows its evaluations" if key in _EVALUATIONS and effect is Effect.CHANGES else ""
 
@@ -172,7 +177,11 @@ def _follows_evaluations(facts: RunFacts) -> bool:
 
 
 def _batch(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[Change]:
-    """The rows of a step, where they differ; keys and processes that leave them alone do not matter."""
+    """The rows of a step, where they differ; keys and processes that leave them alone do not matter.
+
+    The place in a prepared set is counted in steps of so many rows, so there they are fixed: with others the run would
+    go on somewhere else in its epoch, see some samples twice and others never. A stream knows its row.
+    """
     was, value = then.resolved.get("global_batch_size"), now.resolved.get("global_batch_size")
     if was is None or value is None or was == value:
         return
@@ -185,7 +194,8 @@ def _batch(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[C
     if was % per_pass == 0:
         note += f"; gradient_accumulation_steps: {was // per_pass} keeps them"
     key = keys[0] if keys else "batch_size"
-    yield Change(key, f"{was} rows", f"{value} rows", now.where.get(key, "this machine"), Effect.CHANGES, note)
+    effect = Effect.CHANGES if now.values.get("streaming") else Effect.FIXED
+    yield Change(key, f"{was} rows", f"{value} rows", now.where.get(key, "this machine"), effect, note)
 
 
 def _precision(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[Change]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from whet.core.errors import ArtefactError, Problem
+from whet.training.callbacks.saving import SaveBeside
 
 FILE = "whet-progress.json"
 _FORMAT = 1
@@ -42,8 +43,8 @@ class Carried:
         return [of_ranks[0]] * num_ranks
 
 
-class Memory:
-    """Takes the memories of a run's parts for a checkpoint, and gives them back.
+class Memory(SaveBeside):
+    """Takes the memories of a run's parts for each checkpoint, and gives them back.
 
     Args:
         parts: each with an entry of its own.
@@ -51,10 +52,11 @@ class Memory:
     """
 
     def __init__(self, parts: Iterable[Carried], rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(self._take, self._restore)
         self._parts = {part.carried_as: part for part in parts}
         self._rank, self._world_size = rank, world_size
 
-    def take(self) -> Callable[[Path], None]:
+    def _take(self) -> Callable[[Path], None]:
         """The memories now, as a function that writes them into a checkpoint's folder. All ranks take part."""
         own = {name: part.carried() for name, part in self._parts.items()}
         of_ranks: list[Any] = [own]
@@ -68,7 +70,7 @@ class Memory:
 
         return write
 
-    def restore(self, checkpoint: Path) -> None:
+    def _restore(self, checkpoint: Path) -> None:
         """Give the parts what a checkpoint holds; a part that it does not know begins anew.
 
         Raises:

@@ -83,7 +83,10 @@ def test_a_step_of_the_same_rows_may_be_cut_otherwise() -> None:
     (fewer,) = judged(differences(then, facts(2, micro_batch_size=1, gradient_accumulation_steps=2)), ()).refused
     assert (fewer.was, fewer.now) == ("8 rows", "4 rows")
     assert "gradient_accumulation_steps: 4 keeps them" in fewer.note
-    assert judged([fewer], [fewer.key]).allowed == [fewer]
+    assert judged([fewer], [fewer.key]).refused == [fewer], "the place in the epoch is counted in steps of 8 rows"
+    then = facts(micro_batch_size=2, gradient_accumulation_steps=4, streaming=True)
+    (fewer,) = judged(differences(then, facts(2, micro_batch_size=1, streaming=True)), ()).refused
+    assert judged([fewer], [fewer.key]).allowed == [fewer], "a stream knows its row"
 
 
 def test_data_is_judged_by_its_content() -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from whet.training.callbacks.saving import SaveBeside
 
 FILE = "whet-trained-weights.safetensors"
 _KEPT = "trained_weights"
@@ -61,7 +63,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter
         yield from group["params"]
 
 
-class Averages(TrainerCallback):
+class Averages(SaveBeside):
     """Has the weights for use in the model when a run ends, and the trained ones in its checkpoints.
 
     Args:
@@ -70,6 +72,7 @@ class Averages(TrainerCallback):
     """
 
     def __init__(self, optimizer: Callable[[], torch.optim.Optimizer | None], model: torch.nn.Module) -> None:
+        super().__init__(self._take, self._hold)
         self._optimizer, self._model = optimizer, model
         self._restored: dict[str, torch.Tensor] | None = None
 
@@ -91,7 +94,7 @@ class Averages(TrainerCallback):
         """Each run ends with the end of an epoch, whole or not."""
         use_averages(self._optimizer())
 
-    def take(self) -> Callable[[Path], None]:
+    def _take(self) -> Callable[[Path], None]:
         """The trained weights, while those for use are in the model, as a function that writes them."""
         names, optimizer = self._names(), self._inner()
         kept: list[torch.Tensor] | None = getattr(optimizer, _KEPT, None)
@@ -107,7 +110,7 @@ class Averages(TrainerCallback):
 
         return write
 
-    def restore(self, checkpoint: Path) -> None:
+    def _hold(self, checkpoint: Path) -> None:
         """Hold a checkpoint's trained weights ready for the first step."""
         path = checkpoint / FILE
         self._restored = load_file(path) if path.is_file() else None

@@ -1,0 +1,83 @@
+"""Several ranks of a run over gloo, forked from one process that has imported everything already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 240.0
+"""Seconds until ranks are given up."""
+_IMPORTED = ("tests.resuming", "tests.resume_cases", "whet.methods.sft", "whet.training.trainer", "peft")
+
+
+def run_ranks(function: Callable[..., None], *arguments: Any, num_ranks: int = 2) -> None:
+    """Call ``function(rank, *arguments)`` in so many processes that find each other as torchrun's do.
+
+    Raises:
+        AssertionError: one of them failed, with what it said.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    said = [context.Queue() for _ in range(num_ranks)]
+    ranks = [
+        context.Process(target=_rank, args=(rank, num_ranks, port, said[rank], function, arguments))
+        for rank in range(num_ranks)
+    ]
+    for rank in ranks:
+        rank.start()
+    failures = []
+    for number, (rank, queue) in enumerate(zip(ranks, said, strict=True)):
+        rank.join(PATIENCE)
+        if rank.is_alive():
+            failures.append(f"rank {number} did not end")
+        elif not queue.empty():
+            failures.append(f"rank {number}: {queue.get()}")
+        elif rank.exitcode != 0:
+            failures.append(f"rank {number} ended with {rank.exitcode}")
+    for rank in ranks:
+        if rank.is_alive():
+            rank.kill()
+    assert not failures, "\n".join(failures)
+
+
+def _rank(
+    rank: int, num_ranks: int, port: int, said: Any, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        function(rank, *arguments)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except BaseException:  # noqa: BLE001  whatever it is, the test says it
+        said.put(traceback.format_exc()[-4000:])
+        said.close()
+        said.join_thread()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def written(folder: Path, num_ranks: int = 2) -> list[Any]:
+    """What each rank has left in ``rank-<n>.pt``."""
+    import torch
+
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(num_ranks)]
