@@ -5,6 +5,7 @@ Each measurement is a process of its own. Results are kept in benchmarks/results
 
     python benchmarks/gpu.py                         # every case, until --minutes are over
     python benchmarks/gpu.py --cases llama-8b-lora-4k qwen3-0.6b-full-4k
+    python benchmarks/gpu.py --together 6            # build six models at once, then measure one after the other
     python benchmarks/gpu.py --profile 2             # and which kernels two more steps spend their time in
     python benchmarks/gpu.py --tiny                  # on the CPU, in this process: proves that the script works
 """
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +51,37 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--minutes", type=float, default=9.5, help="begin nothing new after so long")
     parser.add_argument("--rows", type=int, help="of a forward pass, instead of the case's")
     parser.add_argument("--profile", type=int, default=0, help="so many more steps, under PyTorch's profiler")
+    parser.add_argument("--together", type=int, default=1, help="models built at once; they must fit beside one run")
     parser.add_argument("--logs", type=Path, help="folder for what each process writes to its standard error")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", action="store_true", help="measure the first case and contestant in this process")
     options = parser.parse_args(arguments)
     if options.one:
-        ready()
         case = replace(CASES[options.cases[0]], profiled=options.profile)
-        measured = measure(case, options.contestants[0], options.rows)
+        measured = measure(case, options.contestants[0], options.rows, wait_for_turn)
         print(json.dumps(measured))
         return measured
     jobs = [(name, contestant) for name in options.cases for contestant in options.contestants]
     began, results = time.monotonic(), dict[str, dict[str, Any]]()
-    waiting = None if options.tiny else start(*jobs[0], options)
+    started: dict[tuple[str, str], Built] = {}
     for number, (name, contestant) in enumerate(jobs):
         if (time.monotonic() - began) / 60 > options.minutes:
             figures: dict[str, Any] = {"error": f"not begun: {options.minutes:.1f} minutes were over"}
-        elif waiting is None:
+        elif options.tiny:
             figures = measure(tiny(CASES[name], options.profile), contestant, options.rows)
         else:
-            process, waiting = waiting, start(*jobs[number + 1], options) if number + 1 < len(jobs) else None
-            figures = finish(process, name, contestant, options)
+            if not started:
+                together = jobs[number : number + options.together]
+                started = {job: start(*job, options) for job in together}
+                for built in started.values():
+                    built.wait()
+            figures = finish(started.pop((name, contestant)), name, contestant, options)
         print(f"{name} {contestant}: {json.dumps(figures)}", flush=True)
         results.setdefault(name, {})[contestant] = figures
         if not options.tiny:
             keep(name, results[name])
-    if waiting is not None:
-        waiting.kill()
+    for built in started.values():
+        built.process.kill()
     return results
 
 
@@ -85,39 +91,60 @@ def tiny(case: Case, profiled: int = 0) -> Case:
     return replace(case, shape=shape, sequence_len=64, steps=2, profiled=profiled)
 
 
-def start(case: str, contestant: str, options: argparse.Namespace) -> subprocess.Popen[str]:
-    """A process that imports what it needs and waits for `finish`, while the one before it measures."""
+@dataclass
+class Built:
+    """A process that has built its model, or is about to, and waits for its turn to train it."""
+
+    process: subprocess.Popen[str]
+    said: Path
+
+    def wait(self) -> None:
+        """Until the model is there, or the process is over."""
+        assert self.process.stdout is not None
+        while self.process.stdout.readline() not in (BUILT, ""):
+            pass
+
+
+BUILT = "built\n"
+
+
+def start(case: str, contestant: str, options: argparse.Namespace) -> Built:
     command = [sys.executable, __file__, "--one", "--cases", case, "--contestants", contestant]
     command += ["--profile", str(options.profile)]
     command += ["--rows", str(options.rows)] if options.rows else []
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    logs = options.logs or Path(tempfile.mkdtemp())
+    logs.mkdir(parents=True, exist_ok=True)
+    said = logs / f"{case}-{contestant}.log"
+    with said.open("w") as file:
+        pipe = subprocess.PIPE
+        return Built(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=file, text=True), said)
 
 
-def ready() -> None:
-    """Import, and wait for the GPU to be free."""
-    import bitsandbytes
-    import peft
-    import tests.tiny_training
-    import transformers.models.llama.modeling_llama
-    import transformers.models.qwen3.modeling_qwen3
-    import transformers.models.qwen3_moe.modeling_qwen3_moe
-    import transformers.trainer  # noqa: F401
+def wait_for_turn() -> None:
+    """In the process of one measurement: the model is built; the GPU is not yet ours alone."""
+    import torch
 
-    print(f"ready: {bitsandbytes.__version__}, {peft.__version__}, {tests.tiny_training.__name__}", file=sys.stderr)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    assert sys.__stdout__ is not None
+    sys.__stdout__.write(BUILT)
+    sys.__stdout__.flush()
     sys.stdin.readline()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
-def finish(process: subprocess.Popen[str], case: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
+def finish(built: Built, case: str, contestant: str, options: argparse.Namespace) -> dict[str, Any]:
     """What the process measures; its error where it fails."""
     began = time.monotonic()
-    out, said = process.communicate("go\n")
-    print(f"{case} {contestant}: a process of {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    if options.logs is not None:
-        options.logs.mkdir(parents=True, exist_ok=True)
-        (options.logs / f"{case}-{contestant}.log").write_text(out + said)
-    if process.returncode:
-        last = [line for line in said.strip().splitlines() if line][-1:] or ["no message"]
+    try:
+        out, _ = built.process.communicate("go\n")
+    except BrokenPipeError:
+        out = ""
+    print(f"{case} {contestant}: trained and read in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    if built.process.wait():
+        last = [line for line in built.said.read_text().strip().splitlines() if line][-1:] or ["no message"]
         return {"error": last[0][:300]}
     measured: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return measured
@@ -144,14 +171,21 @@ def keep(name: str, measured: dict[str, dict[str, Any]]) -> None:
 # --- One measurement -------------------------------------------------------------------------------------------------
 
 
-def measure(case: Case, contestant: str, rows: int | None = None) -> dict[str, Any]:
-    """Train ``WARMUP + case.steps`` steps; figures of the latter."""
+def measure(
+    case: Case, contestant: str, rows: int | None = None, wait: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Train ``WARMUP + case.steps`` steps; figures of the latter.
+
+    Args:
+        wait: called when the model is built and training is about to begin.
+    """
     import torch
 
     case = replace(case, rows=rows or case.rows)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        clock, model, said = CONTESTANTS[contestant](case, Path(folder), device)
+        clock = Clock(case, wait)
+        model, said = CONTESTANTS[contestant](case, Path(folder), device, clock)
     seconds = clock.seconds()
     tokens = case.rows * case.sequence_len * case.steps
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -216,7 +250,8 @@ class Clock:
         peak_bytes: allocated at most, up to the last timed step.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, wait: Callable[[], None]) -> None:
+        self.begin = wait
         self._case, self._times = case, list[float]()
         self._profile: Any = None
         self._profile_began = 0.0
@@ -268,6 +303,9 @@ def clock_callback(clock: Clock) -> Any:
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.begin()
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             clock.step_ended()
 
@@ -283,7 +321,7 @@ def random_rows(case: Case) -> list[Any]:
     return [random.integers(8, case.shape["vocab_size"], case.sequence_len).astype(np.int32) for _ in range(num)]
 
 
-def run_whet(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[str]]:
+def run_whet(case: Case, folder: Path, device: str, clock: Clock) -> tuple[Any, list[str]]:
     """As `whet train` goes on from a loaded model: adapter, levers, the method's trainer."""
     import numpy as np
     import torch
@@ -332,13 +370,12 @@ def run_whet(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[st
     every_token[0] = False
     prepared = write_prepared(folder / "prepared", [(ids, every_token) for ids in random_rows(case)])
     trainer = build_trainer(make_inputs(prepared, resolved, model))
-    clock = Clock(case)
     trainer.add_callback(clock_callback(clock))
     trainer.train()
-    return clock, model, said
+    return model, said
 
 
-def run_plain(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[str]]:
+def run_plain(case: Case, folder: Path, device: str, clock: Clock) -> tuple[Any, list[str]]:
     """transformers.Trainer with PEFT and sdpa, the same rows in the same order."""
     import torch
     from datasets import Dataset
@@ -370,7 +407,6 @@ def run_plain(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[s
         logging_steps=total_steps(case),
         disable_tqdm=True,
     )
-    clock = Clock(case)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -379,7 +415,7 @@ def run_plain(case: Case, folder: Path, device: str) -> tuple[Clock, Any, list[s
         callbacks=[clock_callback(clock)],
     )
     trainer.train()
-    return clock, model, []
+    return model, []
 
 
 def _enable_recompute(model: Any) -> None:

@@ -120,8 +120,8 @@ CASES = {
     "llama-8b-qlora-4k": Case(LLAMA_8B, lora=True, nf4=True),
     "llama-8b-full-8bit-4k": Case(LLAMA_8B, pure=True, optimizer="adamw_8bit", recompute=True, steps=5),
     "moe-lora-4k": Case(SMALL_MOE, lora=True, experts=True, targets=("q_proj", "k_proj", "v_proj", "o_proj")),
-    "llama-8b-lora-64k": Case(LLAMA_8B, sequence_len=65536, lora=True, recompute=True, steps=2),
-    "llama-8b-qlora-64k": Case(LLAMA_8B, sequence_len=65536, lora=True, nf4=True, recompute=True, steps=2),
+    "llama-8b-lora-64k": Case(LLAMA_8B, sequence_len=65536, lora=True, recompute=True, steps=1),
+    "llama-8b-qlora-64k": Case(LLAMA_8B, sequence_len=65536, lora=True, nf4=True, recompute=True, steps=1),
 }
 
 
