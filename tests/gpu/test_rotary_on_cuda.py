@@ -1,4 +1,4 @@
-"""The Triton kernel of rotary embedding on a GPU: values and gradients of the plain form, and a model that uses it."""
+"""Rotary embedding and norms on a GPU: values and gradients of the plain forms, alone and in a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.models import packed_batch, tiny_model
 
 from whet.model.attention import NAME
 from whet.model.kernels import rotary
-from whet.model.kernels.layers import install_rotary
+from whet.model.kernels.layers import install_norms, install_rotary
 from whet.model.loss import supervised_logits_loss
 from whet.model.patches import restore_rotary, rotary_homes
 
@@ -45,7 +45,7 @@ def test_the_kernel_turns_as_the_plain_form_does_in_float64(
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "phi3"])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_model_that_turns_by_it_has_the_same_gradients(architecture: str, autocast: bool) -> None:
+def test_a_model_that_norms_and_turns_by_them_has_the_same_gradients(architecture: str, autocast: bool) -> None:
     model = tiny_model(architecture, attention=NAME).cuda().train()
     batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in packed_batch((37, 5, 1, 24)).items()}
     gradients = []
@@ -55,8 +55,9 @@ def test_a_model_that_turns_by_it_has_the_same_gradients(architecture: str, auto
             restore_rotary(home)
         if fused:
             assert install_rotary(model, "cuda") == "rotary: fused"
+            assert install_norms(model, "cuda") is not None
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             supervised_logits_loss(model, batch).total.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     for name, plain in gradients[0].items():
-        assert error(gradients[1][name], plain.double()) <= (5e-2 if autocast else 1e-5), name
+        assert error(gradients[1][name], plain.double()) <= (5e-2 if autocast else 1e-4), name

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _PROBE_SEED = 0
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def install(model: torch.nn.Module, config: Config, resolved: ResolvedRun) -> str | None:
@@ -57,20 +58,26 @@ def install_norms(model: torch.nn.Module, device: str) -> str | None:
         offset = _offset_of_weight(module, weight)
         if offset is not None:
             module.whet_weight_offset = offset  # type: ignore[assignment]
+            narrows = _narrows_halves(module, weight, offset) if device == "cuda" else None
+            module.whet_narrows_halves = narrows  # type: ignore[assignment]
             module.forward = MethodType(_norm_forward, module)
             replaced += 1
     return f"rms_norm: fused in {replaced} layers" if replaced else None
 
 
 def _norm_forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """A norm's forward; a call that is not in the weight's own dtype, or that is compiled, is the family's."""
-    weight = self.weight
-    elsewhere = hidden_states.dtype != weight.dtype or hidden_states.device != weight.device
+    """A norm's forward; a call in a dtype that was not tried, or that is compiled, is the family's."""
+    weight, dtype = self.weight, hidden_states.dtype
+    widened = dtype != weight.dtype and dtype in _HALVES and self.whet_narrows_halves is not None
+    elsewhere = (dtype != weight.dtype and not widened) or hidden_states.device != weight.device
     if args or kwargs or elsewhere or torch.compiler.is_compiling():
         theirs: torch.Tensor = type(self).forward(self, hidden_states, *args, **kwargs)
         return theirs
     if self.whet_weight_offset:
         weight = weight + self.whet_weight_offset
+    if widened:
+        normed = norms.fast(hidden_states.float(), weight, _epsilon(self))
+        return normed.to(dtype) if self.whet_narrows_halves else normed
     return norms.fast(hidden_states, weight, _epsilon(self))
 
 
@@ -93,6 +100,22 @@ def _offset_of_weight(module: torch.nn.Module, weight: torch.Tensor) -> float | 
         if theirs.dtype == ours.dtype and _agree(norms.RMS_NORM, ours, theirs):
             return offset
     return None
+
+
+@torch.no_grad()
+def _narrows_halves(module: torch.nn.Module, weight: torch.Tensor, offset: float) -> bool | None:
+    """Whether a norm with a float32 weight gives back 16 bits for 16 bits, or float32.
+
+    Mixed precision gives the norms of queries and keys such inputs. None where the result is not the fast form's within
+    two roundings.
+    """
+    if weight.dtype != torch.float32:
+        return None
+    x = _random(3, weight.shape[0], like=weight).bfloat16()
+    theirs = type(module).forward(module, x)
+    ours = norms.fast(x.float(), weight + offset, _epsilon(module))
+    is_same = (ours - theirs.float()).abs().max() <= 2 * torch.finfo(x.dtype).eps * theirs.float().abs().max()
+    return theirs.dtype == x.dtype if bool(is_same) else None
 
 
 # --- Rotary embedding ------------------------------------------------------------------------------------------------

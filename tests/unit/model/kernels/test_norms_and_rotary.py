@@ -133,6 +133,22 @@ def test_a_model_with_fast_layers_is_the_same_model(architecture: str, norms_rep
             assert relative(parameter.grad, wanted[name]) <= 2e-4, name
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_a_norm_of_float32_weights_makes_of_16_bits_what_its_family_does(architecture: str) -> None:
+    """As mixed precision on CUDA gives it queries and keys; the choice is tried here on a CPU."""
+    model = tiny_model(architecture)
+    install_norms(model, "cuda")
+    norm = model.model.layers[0].self_attn.q_norm
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(2))
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+        theirs, ours = type(norm).forward(norm, x), norm(x)
+        assert ours.dtype == theirs.dtype
+        assert relative(ours.float(), theirs.float()) <= 2 * torch.finfo(dtype).eps
+    assert norm.whet_narrows_halves == (architecture == "gemma3")
+
+
 def test_a_copy_of_a_model_with_fast_layers_has_layers_of_its_own() -> None:
     model = tiny_model("llama")
     install_norms(model, "cpu")
