@@ -70,6 +70,7 @@ _ANSWERS: tuple[tuple[Effect, str, str], ...] = (
         logging_steps eval_steps evals_per_epoch eval_strategy eval_on_start eval_batch_size eval_sequence_len
         eval_sample_packing
         save_steps saves_per_epoch save_strategy save_total_limit save_first_step save_only_model save_wait_minutes
+        dynamic_checkpoint rehearse_saving
         resume_from_checkpoint auto_resume_from_checkpoints allow_change
         score_dataset score_max_new_tokens score_max_rows
         dataset_prepared_path dataset_num_proc prepare_with dataloader_num_workers dataloader_prefetch_factor

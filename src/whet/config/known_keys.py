@@ -119,7 +119,6 @@ REFUSED: dict[str, str] = _table(
         "PoSE is not built: set sequence_len": """
             use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks""",
         # loop
-        "write save_steps or saves_per_epoch": "dynamic_checkpoint",
         "profile with torch.profiler around `whet train`": "profiler_steps profiler_steps_start",
         "write learning_rate and lr_scheduler: cosine": "lr_div_factor",
         # optimizers

@@ -14,9 +14,11 @@ from transformers.utils import logging as transformers_logging
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError
 from whet.model.pickled import pickles_refused
+from whet.training.callbacks.due_evaluation import DueEvaluation, EvaluationCut
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
+from whet.training.callbacks.triggers import trigger_files
 from whet.training.room import foresee, plan_disk
 from whet.training.saving import PublishingTrainer, written_to_the_end
 
@@ -54,20 +56,23 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
     """
     loop = resolved.config.loop
     resume_from = _told_by_first_rank(trainer, resume_from)
-    with Interrupt() as interrupt, without_bars():
+    with _interrupt(trainer, resolved) as interrupt, without_bars():
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
         trainer.add_callback(saves_last)
-        if isinstance(trainer, PublishingTrainer):
-            trainer.room.is_asked_to_stop = lambda: interrupt.received is not None
-            if resolved.hardware.rank == 0:
-                foresee(plan_disk(trainer.model, trainer.args, resolved), resolved)
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)
+            _prepare_saving(trainer, resolved, interrupt)
             with _from(resume_from), written_to_the_end(trainer):
                 output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except EvaluationCut:  # one before the first step
+            interrupt.stopped_at = trainer.state.global_step
+            interrupt.raise_if_stopped(resolved.output_dir, loop.save_only_model)
+            raise
         finally:
+            if isinstance(trainer, PublishingTrainer):
+                trainer.interrupt = None
             trainer.remove_callback(interrupt)
             trainer.remove_callback(saves_last)
             for callback in trainer.callback_handler.callbacks:
@@ -81,6 +86,29 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         best_checkpoint=trainer.state.best_model_checkpoint if loop.load_best_model_at_end else None,
         stopped_early=output.global_step < trainer.state.max_steps,
     )
+
+
+def _interrupt(trainer: Trainer, resolved: ResolvedRun) -> Interrupt:
+    """What signals, files and failed checkpoints of this run are told to."""
+    if not isinstance(trainer, PublishingTrainer):
+        return Interrupt()
+    due = [each for each in trainer.callback_handler.callbacks if isinstance(each, DueEvaluation)]
+    return Interrupt(
+        triggers=trigger_files(resolved),
+        due=due[0] if due else None,
+        settle=trainer.settle,
+        has_failed=lambda: trainer.checkpoints.has_failed,
+    )
+
+
+def _prepare_saving(trainer: Trainer, resolved: ResolvedRun, interrupt: Interrupt) -> None:
+    """Whether its checkpoints will have room, and who may cut short what takes long."""
+    if not isinstance(trainer, PublishingTrainer):
+        return
+    trainer.interrupt = interrupt
+    trainer.room.is_asked_to_stop = interrupt.is_asked_to_stop
+    if resolved.hardware.rank == 0:
+        foresee(plan_disk(trainer.model, trainer.args, resolved), resolved)
 
 
 def _told_by_first_rank(trainer: Trainer, checkpoint: Path | None) -> Path | None:

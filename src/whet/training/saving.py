@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 
@@ -21,6 +21,8 @@ from whet.core.disk import FULL
 from whet.core.errors import Problem, TrainingStopped
 from whet.core.log import warn
 from whet.distributed.hardware import available_memory_bytes
+from whet.training.callbacks.due_evaluation import EvaluationCut
+from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.saving import SaveBeside
 from whet.training.host_copy import HostCopies, state_bytes
 from whet.training.optimizers.averages import use_averages
@@ -36,13 +38,17 @@ class PublishingTrainer(Trainer):
         checkpoints: writes and publishes them.
         writes_in_background: whether training goes on while a checkpoint is written. Sharded models are always written
             at once, because every rank takes part.
+        interrupt: what a signal is told to, while a run is trained.
     """
+
+    control: TrainerControl  # what the base class makes, for the type checker
 
     writes_in_background = False
     _checkpoints: CheckpointWriter | None = None
     _room: Room | None = None
     _copies: HostCopies | None = None
     _is_staging = False
+    interrupt: Interrupt | None = None
 
     @property
     def checkpoints(self) -> CheckpointWriter:
@@ -71,27 +77,31 @@ class PublishingTrainer(Trainer):
         Raises:
             SavingFailed: it could not be written.
         """
-        with self._together():
+        with self.together():
             self.checkpoints.wait()
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         step, output_dir = self.state.global_step, self.checkpoints.output_dir
         self.settle()
-        if self.state.best_global_step:
-            best = published_name(output_dir, self.state.best_global_step)
-            if self.state.best_global_step == step or best.is_dir():
-                self.state.best_model_checkpoint = str(best)
-        parts = self._staged_by_transformers(model, trial) if self._saves_together() else self._own_parts(step)
-        with self._together(), self.checkpoints.or_discarded(step):
-            if not self.args.save_only_model and not self._saves_together():
+        self._note_best(about_to_be=step)
+        parts = self._staged_by_transformers(model, trial) if self.saves_together() else self._own_parts(step)
+        with self.together(), self.checkpoints.or_discarded(step):
+            if not self.args.save_only_model and not self.saves_together():
                 self._save_rng_state(str(staging(output_dir, step)))  # every rank its own
-        with self._together():
+        with self.together():
             if self.args.should_save:
                 best_folder = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
-                background = self._copies is not None and not self._saves_together()
+                background = self._copies is not None and not self.saves_together()
                 self.checkpoints.write(step, parts, best=best_folder, background=background)
 
-    def _saves_together(self) -> bool:
+    def _note_best(self, about_to_be: int | None = None) -> None:
+        """Where the best model is, if it is saved, or is the one about to be."""
+        if self.state.best_global_step:
+            best = published_name(self.checkpoints.output_dir, self.state.best_global_step)
+            if self.state.best_global_step == about_to_be or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+
+    def saves_together(self) -> bool:
         """Whether every rank holds, and writes, a part of the model."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
@@ -101,17 +111,24 @@ class PublishingTrainer(Trainer):
         Raises:
             SavingFailed: there is no room for it, and nobody has made any.
         """
+        return self._parts_and_values(step)[0]
+
+    def rehearsed_parts(self) -> tuple[list[Part], dict[str, torch.Tensor], dict[str, Any]]:
+        """What would write a checkpoint now, and the weights and states that must be read from it."""
+        return self._parts_and_values(self.state.global_step)
+
+    def _parts_and_values(self, step: int) -> tuple[list[Part], dict[str, torch.Tensor], dict[str, Any]]:
         self.store_flos()
         use_averages(self.optimizer)  # what is saved are the weights for use
         beside = self._beside()
         weights, untouched, states = self._weights() if self.args.should_save else ({}, {}, {})
-        with self._together():
+        with self.together():
             num_bytes = state_bytes([weights, states])
             reason = self.room.wait_for(num_bytes, f"the checkpoint of step {step}") if self.args.should_save else None
             if reason is not None:
                 raise self.checkpoints.failure(step, reason)
         if not self.args.should_save:
-            return []
+            return [], {}, {}
         self._copies = self._room_to_copy(num_bytes)
         if self._copies is not None:
             self._copies.begin()
@@ -129,7 +146,7 @@ class PublishingTrainer(Trainer):
         def write_progress(folder: Path) -> None:
             state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
-        return [write_weights, write_states, *beside, write_progress]
+        return [write_weights, write_states, *beside, write_progress], weights, states
 
     def _beside(self) -> list[Part]:
         """Taken on every rank, which may take part in it, and written by the first."""
@@ -187,6 +204,41 @@ class PublishingTrainer(Trainer):
         state.log_history = list(self.state.log_history)  # its entries are written once
         return state
 
+    # --- evaluations that a signal cuts -------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, loss: Any, norm: Any, model: Any, trial: Any, *args: Any, **kw: Any) -> None:
+        try:
+            super()._maybe_log_save_evaluate(loss, norm, model, trial, *args, **kw)
+        except EvaluationCut:
+            assert self.interrupt is not None
+            self.interrupt.stop_at(self.state.global_step, self.control, evaluation_is_due=True)
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def evaluate_as_due(self) -> None:
+        """The evaluation after the step that a run is resumed from, with what follows from it."""
+        metrics = self._evaluate(None, None)
+        if self._determine_best_metric(metrics, None):
+            self._note_best()
+
+    def is_cut(self) -> bool:
+        """Whether an evaluation shall end now, as this rank has heard."""
+        return self.interrupt is not None and self.interrupt.is_asked_to_stop()
+
+    def raise_if_cut(self) -> None:
+        """After an evaluation, on all ranks.
+
+        Raises:
+            EvaluationCut: some rank has not finished it.
+        """
+        if self.interrupt is None:
+            return
+        cut = torch.tensor(int(self.is_cut()), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(cut, op=torch.distributed.ReduceOp.MAX)
+        if int(cut):
+            raise EvaluationCut
+
     # --- sharded models: transformers writes, every rank takes part ---------------------------------------------------
 
     def _staged_by_transformers(self, model: torch.nn.Module, trial: Any) -> list[Part]:
@@ -219,7 +271,7 @@ class PublishingTrainer(Trainer):
         super()._load_best_model()
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """What is done within is done on all ranks when it is left, or all of them end.
 
         Raises:

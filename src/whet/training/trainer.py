@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,9 @@ class WhetTrainer(ResumingTrainer):
         samples = eval_dataset if eval_dataset is not None else self.eval_samples
         assert samples is not None, "there is nothing to evaluate on"
         use_averages(self.optimizer)
-        batches, model = samples.loader(self.args), self._model_for_evaluation()
+        batches, model = _until(self.is_cut, samples.loader(self.args)), self._model_for_evaluation()
         losses = evaluate_examples(model, batches, self._prepare_inputs, self.accelerator, len(samples))
+        self.raise_if_cut()
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
         if self.is_world_process_zero():
             step = self.state.global_step if self.is_in_train else None
@@ -218,3 +219,10 @@ class WhetTrainer(ResumingTrainer):
             self.accelerator.prepare_model(self.model, evaluation_mode=True)  # adds autocast to the model it is given
         model: torch.nn.Module = self.model
         return model
+
+
+def _until(is_over: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if is_over():
+            return
+        yield batch

@@ -29,6 +29,7 @@ from whet.config.schema import (
     SpecialTokens,
     fields,
 )
+from whet.config.schema.loop import DynamicCheckpointConfig
 from whet.core.errors import ConfigError
 
 KEYS = (Path(__file__).parents[2] / "data" / "axolotl_keys.txt").read_text().split()
@@ -37,6 +38,7 @@ KEYS = (Path(__file__).parents[2] / "data" / "axolotl_keys.txt").read_text().spl
 BLOCKS = {
     "datasets[]": DatasetConfig,
     "fsdp_config": FsdpConfig,
+    "dynamic_checkpoint": DynamicCheckpointConfig,
     "lr_groups[]": LrGroup,
     "qat": QatConfig,
     "quantization": QuantizationConfig,

@@ -253,7 +253,7 @@ def test_what_sharded_models_take_part_in_is_staged_and_published_too(
     trainer, resolved = build(prepared, tmp_path / "own")
     fit(trainer, resolved)
     sharded, resolved = build(prepared, tmp_path / "sharded")
-    monkeypatch.setattr(type(sharded), "_saves_together", lambda self: True)
+    monkeypatch.setattr(type(sharded), "saves_together", lambda self: True)
     fit(sharded, resolved)
     for step in (2, 4):
         own, other = (digests(tmp_path / name / f"checkpoint-{step}") for name in ("own", "sharded"))

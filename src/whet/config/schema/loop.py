@@ -9,6 +9,19 @@ from pydantic import Field
 from whet.config.schema.base import Natural, NaturalNumber, Positive, PositiveNumber, Section
 
 
+class DynamicCheckpointConfig(Section):
+    """The block `dynamic_checkpoint:`: files that ask a running training for a checkpoint, or to end cleanly."""
+
+    enabled: bool = Field(False, description="Look for the files.")
+    check_interval: Positive = Field(10, description="Steps between two looks; at most one a second.")
+    trigger_file_path: str = Field(
+        "", description="File that asks for a checkpoint; axolotl_checkpoint.save in output_dir by default."
+    )
+    stop_file_path: str = Field(
+        "", description="File that asks for a checkpoint and the end (whet's own); whet_stop in output_dir by default."
+    )
+
+
 class LoopSection(Section):
     """Keys about the training loop."""
 
@@ -46,6 +59,13 @@ class LoopSection(Section):
     auto_resume_from_checkpoints: bool = Field(False, description="Go on from the newest checkpoint, if there is one.")
     allow_change: str | tuple[str, ...] | None = Field(
         None, description="Keys whose value may differ from that of the run that is resumed; also data, tokenizer."
+    )
+    dynamic_checkpoint: DynamicCheckpointConfig | None = Field(
+        None, description="Files that ask for a checkpoint, or for a clean end, while the run goes on."
+    )
+    rehearse_saving: bool = Field(
+        False,
+        description="Try saving before the first step: save, read back in a new process, compare, delete.",
     )
     neftune_noise_alpha: PositiveNumber | None = Field(None, description="Noise on embeddings (NEFTune); 5 is usual.")
     loss_watchdog_threshold: PositiveNumber | None = Field(None, description="A loss above this is out of hand.")

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from whet.config.optimizers import IN_BACKWARD, SCHEDULE_FREE
 from whet.config.resolve import ResolvedRun
+from whet.training.callbacks.due_evaluation import DueEvaluation
 from whet.training.callbacks.early_stopping import EarlyStopping
 from whet.training.callbacks.embedding_noise import EmbeddingNoise
 from whet.training.callbacks.garbage import CollectGarbage
@@ -28,6 +29,7 @@ from whet.training.gradient_norm import GradientNorm
 from whet.training.optimizers.averages import Averages
 from whet.training.optimizers.each_parameter import in_backward
 from whet.training.pending import PendingFigures
+from whet.training.rehearsal import Rehearsal
 from whet.training.room import Room
 from whet.training.saving import PublishingTrainer
 from whet.training.writer import CheckpointWriter
@@ -94,12 +96,14 @@ def add_callbacks(
 
         restarts = relora(trainer.model, resolved.config)
         chosen += [restarts, SaveBeside(restarts.take, restarts.restore)]
-    chosen += [IntervalsOfTheConfig(), PendingFigures(trainer)]
+    chosen += [IntervalsOfTheConfig(), PendingFigures(trainer), DueEvaluation(trainer.evaluate_as_due)]
     parts = [each for each in (*chosen, *carried) if isinstance(each, Carried)]
     chosen.append(Memory(parts, trainer.args.process_index, trainer.args.world_size))
     trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
     trainer.room = Room(Path(resolved.output_dir), 60.0 * loop.save_wait_minutes)
     trainer.writes_in_background = _may_write_in_background(resolved)
+    if loop.rehearse_saving:
+        chosen.append(Rehearsal(trainer, resolved.config.where("rehearse_saving")))
     for callback in chosen:
         trainer.add_callback(callback)
     guard_trackers(trainer, resolved)

@@ -11,9 +11,12 @@ from typing import Any, Self
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from whet.core.errors import Problem, TrainingStopped
 from whet.core.log import say
+from whet.training.callbacks.due_evaluation import DueEvaluation, EvaluationCut
+from whet.training.callbacks.triggers import Asked, TriggerFiles
 
 SAME_SIGNAL_SECONDS = 1.0
 """torchrun passes the terminal's Ctrl-C on to ranks that have had it from the terminal already."""
@@ -42,12 +45,28 @@ class Interrupt(TrainerCallback):
 
     SIGHUP stays ignored where it is, as under nohup.
 
+    An evaluation that a signal comes in is cut, and one that would follow the last step is left out; both are made when
+    the run is resumed.
+
     Args:
         clock: seconds of a monotonic clock.
+        triggers: files that ask for the same, and for a checkpoint without a stop.
+        due: remembers an evaluation that is not made.
+        settle: raises what a checkpoint of the background has failed with, on all ranks.
+        has_failed: whether it has failed, on this rank.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        triggers: TriggerFiles | None = None,
+        due: DueEvaluation | None = None,
+        settle: Callable[[], None] = lambda: None,
+        has_failed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._clock, self._triggers, self._due = clock, triggers, due
+        self._settle, self._has_failed = settle, has_failed
         self._first_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
         self.received: int | None = None
@@ -73,41 +92,80 @@ class Interrupt(TrainerCallback):
         elif self._clock() - self._first_at > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
 
+    def is_asked_to_stop(self) -> bool:
+        """Whether this rank has received a signal."""
+        return self.received is not None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._triggers is not None and args.process_index == 0:
+            self._triggers.clear()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        number = self._agreed(args)
-        if number and state.global_step < state.max_steps:
-            self.received, self.stopped_at = number, state.global_step
+        asked = Asked()
+        if self._triggers is not None and args.process_index == 0:
+            asked = self._triggers.asked(state.global_step)
+        told = (self.received or 0, int(asked.stop), int(asked.checkpoint), int(self._has_failed()))
+        number, stop, checkpoint, failed = _agreed(args, told)
+        if failed:
+            self._settle()
+        if checkpoint:
             control.should_save = True
-            control.should_training_stop = True
+        if (number or stop) and state.global_step < state.max_steps:
+            self.received = number or None
+            self.stop_at(state.global_step, control, self._evaluates_after(args, state, control))
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if _agreed(args, (self.received or 0,))[0]:
+            raise EvaluationCut
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.stopped_at is None:
-            return
-        # Leaving the loop looks like the end of an epoch. Where it is one, its evaluation belongs into the checkpoint.
-        is_epoch_end = state.epoch is not None and float(state.epoch).is_integer()
-        control.should_evaluate = control.should_evaluate and is_epoch_end
-        control.should_save = control.should_evaluate
+        if self.stopped_at is not None:  # leaving the loop looks like the end of an epoch
+            control.should_evaluate = control.should_save = False
+
+    def stop_at(self, step: int, control: TrainerControl, evaluation_is_due: bool) -> None:
+        """Save and end after a step, and leave its evaluation for the resumed run."""
+        self.stopped_at = step
+        if self._due is not None:
+            self._due.is_due = evaluation_is_due
+        control.should_evaluate = False
+        control.should_save = control.should_training_stop = True
 
     def raise_if_stopped(self, output_dir: str, save_only_model: bool) -> None:
         """After training: tell how the run ended, if it was stopped.
 
         Raises:
-            TrainingInterrupted: it was.
+            TrainingInterrupted: by a signal.
+            TrainingStopped: by a file.
         """
-        if self.stopped_at is None or self.received is None:
+        if self.stopped_at is None:
             return
-        found = f"stopped by {signal.Signals(self.received).name}; {output_dir}/checkpoint-{self.stopped_at} is saved"
+        by = signal.Signals(self.received).name if self.received else f"{self._triggers and self._triggers.stop}"
+        found = f"stopped by {by}; {output_dir}/checkpoint-{self.stopped_at} is saved"
         fix = "go on with the same command and --resume-from-checkpoint"
         if save_only_model:
             fix = "it holds the weights only (save_only_model), so the run cannot be resumed"
-        raise TrainingInterrupted(Problem(f"step {self.stopped_at}", found, fix), self.received)
+        if self.stopped_at == 0:
+            found, fix = f"stopped by {by} before the first step", "start it again: nothing is lost"
+        problem = Problem(f"step {self.stopped_at}", found, fix)
+        raise TrainingInterrupted(problem, self.received) if self.received else TrainingStopped(problem)
 
-    def _agreed(self, args: TrainingArguments) -> int:
-        """The signal any rank has received, or 0; all ranks stop after the same step."""
-        if args.world_size == 1:
-            return self.received or 0
-        number = torch.tensor(self.received or 0, device=args.device)
-        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-        return int(number)
+    @staticmethod
+    def _evaluates_after(args: TrainingArguments, state: TrainerState, control: TrainerControl) -> bool:
+        """Whether an evaluation would follow this step, or the epoch that it ends."""
+        ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
+        return control.should_evaluate or (ends_epoch and args.eval_strategy == IntervalStrategy.EPOCH)
+
+
+def _agreed(args: TrainingArguments, told: tuple[int, ...]) -> tuple[int, ...]:
+    """The greatest number that any rank tells, for each; all ranks act after the same step."""
+    if args.world_size == 1:
+        return told
+    numbers = torch.tensor(told, device=args.device)
+    torch.distributed.all_reduce(numbers, op=torch.distributed.ReduceOp.MAX)
+    return tuple(numbers.tolist())
