@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whet import stages
+from whet import history, stages
 from whet.config import Config
 
 
@@ -54,6 +54,8 @@ def export_gguf(
     resolved = stages.resolve_run(config)
     if adapter:
         folder = adapter_dir or stages.adapter_of(resolved)
-        return stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir)
+        with history.artefact("gguf-adapter", resolved, folder) as record:
+            return record.place(stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir))
     folder = model_dir or stages.mergeable_model_of(resolved, adapter_dir)
-    return stages.export_gguf_model(resolved, folder, outtype, output_dir)
+    with history.artefact("gguf", resolved, folder) as record:
+        return record.place(stages.export_gguf_model(resolved, folder, outtype, output_dir))

@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from whet.config import Config
 from whet.config.changes import DATA
 from whet.config.facts import RunFacts, facts_of, written_values
 from whet.config.resolve import ResolvedRun
-from whet.core.errors import TrainingStopped, WhetError
+from whet.core.errors import ModelError, TrainingStopped, WhetError
 from whet.core.heard import Heard, hearing
-from whet.record import RunRecord
+from whet.core.log import say, warn
+from whet.record import RECORD_NAME, RunRecord, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -142,7 +143,8 @@ def settle(
     identities = {"tokenizer": tokenizer_identity(tokenizer), "chat_template": _template_identity(tokenizer)}
     if not resolved.config.data.streaming:
         identities[DATA] = content_identity(prepared.manifest)
-    base = Identifying(identify(resolved.config), resolved.config)
+    is_first = resolved.hardware.rank == 0  # it alone writes, and one reading of the weights is enough
+    base = Identifying(identify(resolved.config) if is_first else None, resolved.config)
     facts = Facts(facts_of(resolved, identities, plan.total_steps), base)
     record.note("identities", facts.now().identities)
     earlier.hold_against(resolved, checkpoint, facts.now(), record)
@@ -158,8 +160,10 @@ def keep(trainer: Trainer, resolved: ResolvedRun, facts: Facts) -> None:
     trainer.add_callback(KeepFacts(trainer, resolved, facts.now))
 
 
-def conclude(record: RunRecord, resolved: ResolvedRun, facts: Facts, output_dir: Path) -> None:
-    """After the result is saved: what its base is, by all bytes, in the record and beside an adapter."""
+def conclude(
+    record: RunRecord, resolved: ResolvedRun, facts: Facts, tokenizer: PreTrainedTokenizerBase, output_dir: Path
+) -> None:
+    """After the result is saved: what its base is, by all bytes, in the record and beside an adapter; and its card."""
     from whet.model.identity import write_identity
 
     if resolved.hardware.rank != 0:
@@ -169,6 +173,76 @@ def conclude(record: RunRecord, resolved: ResolvedRun, facts: Facts, output_dir:
     adapter = resolved.config.adapter
     if identity is not None and adapter.adapter is not None and not adapter.relora:
         write_identity(output_dir, identity)
+    record.note("generation", {"stop_tokens": _stop_tokens(tokenizer, output_dir)})
+    record.note("evaluation", _last_evaluation(output_dir))
+    _describe(record, resolved.config, output_dir)
+
+
+@contextmanager
+def artefact(kind: str, resolved: ResolvedRun, made_of: Path) -> Iterator[RunRecord]:
+    """The record of something that is made of a trained model: put it in place (`RunRecord.place`) when it is made.
+
+    Args:
+        kind: "merge", "quantize", "gather", "gguf" or "gguf-adapter".
+        made_of: the folder of the trained model, adapter or checkpoint.
+    """
+    record = RunRecord(None, kind)
+    note_config(record, resolved)
+    run = read_record(made_of / RECORD_NAME) or read_record(made_of.parent / RECORD_NAME)
+    record.note("made_of", {"folder": str(made_of), "run": None if run is None else _in_short(run)})
+    heard = Heard()
+    with _closed(record, heard), hearing(heard, _LOGGERS):
+        yield record
+        if record.folder is not None:
+            _describe(record, resolved.config, record.folder)
+
+
+def _in_short(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record without the origin of each value, and without what is told twice."""
+    return {name: section for name, section in run.items() if name not in ("config", "where", "choices")}
+
+
+def _describe(record: RunRecord, config: Config, folder: Path) -> None:
+    """What files there are, how near they are to the model they were made of, and the card that says it in words."""
+    from whet.artefacts.card import CARD_NAME, write_card
+    from whet.model.identity import base_folder
+
+    record.note("parity", read_record(folder / "parity.json"))
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _WEIGHTS]
+    record.note("artefacts", [{"file": path.name, "bytes": path.stat().st_size} for path in files])
+    try:
+        base = base_folder(config)
+    except ModelError:  # it was moved away meanwhile
+        base = None
+    try:
+        if not write_card(folder, record.as_json(), base):
+            say(f"{folder / CARD_NAME} is your own, and stays as it is")
+    except OSError as error:
+        warn(f"{folder / CARD_NAME} cannot be written ({error.strerror})")
+
+
+_WEIGHTS = (".safetensors", ".gguf", ".bin")
+
+
+def _stop_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
+    """The tokens that end an answer, as the saved generation config has them."""
+    ids = (read_record(folder / "generation_config.json") or {}).get("eos_token_id")
+    listed = ids if isinstance(ids, list) else [ids]
+    return [str(tokenizer.convert_ids_to_tokens(each)) for each in listed if isinstance(each, int)]
+
+
+def _last_evaluation(folder: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl that tells of an evaluation."""
+    import json
+
+    path = folder / "metrics.jsonl"
+    found: dict[str, Any] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                read = json.loads(line)
+                found = read if read.get("kind") == "eval" else found
+    return found
 
 
 @contextmanager

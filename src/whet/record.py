@@ -130,6 +130,18 @@ class RunRecord:
             self._is_begun = True
             self._write()
 
+    def place(self, folder: Path) -> Path:
+        """Put a record that was in memory into the folder that it is of; returns the folder."""
+        with self._lock:
+            self._path = folder / RECORD_NAME
+            self._write()
+        return folder
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is written; None while it is in memory only."""
+        return None if self._path is None else self._path.parent
+
     def finish(self, outcome: str) -> None:
         """Close the record with how the run ended: "finished", "interrupted", "stopped: ...", "failed: ..."."""
         with self._lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from whet import history, stages
 from whet.config import Config
+from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
-        history.conclude(record, resolved, facts, output_dir)
+        history.conclude(record, resolved, facts, tokenizer, output_dir)
         record.lap("saving")
-        merged_dir = stages.merge_if_asked(resolved, output_dir)
+        merged_dir = _merged(resolved, output_dir) if stages.merges(resolved) else None
     stages.push(uploads)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
@@ -189,7 +190,12 @@ def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path |
         output_dir: where to write; `merged` inside the config's `output_dir` if not given.
     """
     resolved = stages.resolve_run(config)
-    return stages.merge_adapter(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
+    return _merged(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
+
+
+def _merged(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
+    with history.artefact("merge", resolved, adapter_dir) as record:
+        return record.place(stages.merge_adapter(resolved, adapter_dir, output_dir))
 
 
 def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path | None = None) -> Path:
@@ -201,7 +207,9 @@ def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path 
     """
     stages.refuse_unquantized(config)
     resolved = stages.resolve_run(config)
-    return stages.quantize_model(resolved, model_dir or stages.model_of(resolved), output_dir)
+    model_dir = model_dir or stages.model_of(resolved)
+    with history.artefact("quantize", resolved, model_dir) as record:
+        return record.place(stages.quantize_model(resolved, model_dir, output_dir))
 
 
 def push(config: Config) -> list[str]:

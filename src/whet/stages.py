@@ -455,10 +455,9 @@ def merge_adapter(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | N
     return Path(merged.folder)
 
 
-def merge_if_asked(resolved: ResolvedRun, output_dir: Path) -> Path | None:
-    """After training, under `merge_adapters`, by the first rank."""
-    wanted = resolved.config.adapter.merge_adapters and resolved.hardware.rank == 0
-    return merge_adapter(resolved, output_dir) if wanted else None
+def merges(resolved: ResolvedRun) -> bool:
+    """Whether this process merges the adapter after training: under `merge_adapters`, the first rank."""
+    return resolved.config.adapter.merge_adapters and resolved.hardware.rank == 0
 
 
 def model_of(resolved: ResolvedRun) -> Path:

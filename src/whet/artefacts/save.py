@@ -58,6 +58,8 @@ def save_files(
                 base.save_pretrained(partial)
         generation_config(base, tokenizer, eot_tokens).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        # PEFT's form of a card would take the place of the user's own; ours is written from the run's record.
+        (partial / "README.md").unlink(missing_ok=True)
         return tuple(sorted(path.name for path in partial.iterdir()))
 
 

@@ -96,6 +96,15 @@ def identify(config: Config, *, complete: bool = False) -> BaseIdentity | None:
     )
 
 
+def base_folder(config: Config) -> Path | None:
+    """Where the base model's files are on this machine; None where they are not.
+
+    Raises:
+        ModelError: ``base_model`` can only be a folder, and there is none.
+    """
+    return _folder(locate(config.model.base_model, config, "base_model"), config.model.revision_of_model, "")
+
+
 def identify_weights(
     source: str | Path,
     *,

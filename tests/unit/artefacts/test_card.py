@@ -1,0 +1,137 @@
+"""The model card says what the record says, in a form that the hub reads, and leaves a user's own card alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+
+from whet.artefacts.card import CARD_NAME, MARK, card, may_be_replaced, write_card
+
+RECORD: dict[str, Any] = {
+    "kind": "train",
+    "versions": {"whet": "0.1.0", "torch": "2.13.0"},
+    "values": {
+        "base_model": "org/tiny",
+        "datasets": [{"path": "org/rows", "type": "alpaca"}, {"path": "a.jsonl", "type": "alpaca"}],
+        "adapter": "lora",
+        "learning_rate": 0.001,
+        "lora_r": 4,
+        "default_system_message": "``` is a fence",
+    },
+    "written": {"base_model": "org/tiny", "learning_rate": 0.001, "default_system_message": "``` is one", "bf16": True},
+    "resolved": {"method": "sft", "dtype": "float32", "chat_template": "chatml", "seed": 42},
+    "identities": {"base_model": {"weights": "abc123"}, "data": "def456"},
+    "data": {
+        "manifest": {
+            "ledgers": [
+                {
+                    "name": "rows",
+                    "read": 1200,
+                    "samples": 1100,
+                    "dropped": {"no assistant turn": {"count": 100}},
+                    "cut": {},
+                }
+            ]
+        }
+    },
+    "plan": {"total_steps": 10, "rows_per_step": 2, "tokens": 12345},
+    "result": {"metrics": {"train_loss": 1.25}, "score_before": {"num_correct": 1, "num_rows": 8}, "score_after": None},
+    "evaluation": {"step": 10, "eval_loss": 1.5},
+    "generation": {"stop_tokens": ["<|im_end|>"]},
+    "parity": {"outcome": "within the limit", "kl": {"mean": 1e-7, "max": 2e-7, "positions": 480}},
+}
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    folder = tmp_path / "my-adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def test_the_card_holds_the_facts(adapter: Path) -> None:
+    text = card(adapter, RECORD)
+    for fact in (
+        "A LoRA adapter for [org/tiny]",
+        "by supervised fine-tuning, with whet 0.1.0",
+        "`abc123`",
+        "| rows | 1,200 | 1,100 | 100 (no assistant turn) | none |",
+        "| tokens | 12,345 |",
+        "| `lora_r` | `4` |",
+        "| eval_loss | 1.5 |",
+        "| exact answers before training | 1 of 8 |",
+        "An answer ends at `<|im_end|>`",
+        "1e-07 nats per token on average",
+        'AutoPeftModelForCausalLM.from_pretrained("my-adapter")',
+    ):
+        assert fact in text
+
+
+def test_the_front_matter_is_what_the_hub_reads(adapter: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / CARD_NAME).write_text("---\nlicense: apache-2.0\nlanguage: [en]\ntags: [other]\n---\n# Tiny\n")
+    data = ModelCard(card(adapter, RECORD, base)).data.to_dict()
+    assert data["base_model"] == "org/tiny"
+    assert data["base_model_relation"] == "adapter"
+    assert data["datasets"] == ["org/rows"], "a local file is no dataset of the hub"
+    assert data["license"] == "apache-2.0"
+    assert data["language"] == ["en"]
+    assert data["library_name"] == "peft"
+    assert data["tags"] == ["whet", "sft", "lora"]
+
+
+def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
+    record = {"kind": "train", "values": {"base_model": str(tmp_path)}, "versions": {}}
+    text = card(tmp_path, record)
+    data = ModelCard(text).data.to_dict()
+    assert "license" not in data
+    assert "base_model" not in data, "a folder is no model of the hub"
+    assert "None" not in text
+    assert "## Results" not in text
+
+
+def test_the_config_can_be_read_back_from_the_card(adapter: Path) -> None:
+    from ruamel.yaml import YAML
+
+    text = card(adapter, RECORD)
+    (block,) = [part for part in text.split("````")[1:] if part.startswith("yaml\n")]
+    assert YAML(typ="safe", pure=True).load(block.removeprefix("yaml\n")) == RECORD["written"]
+
+
+def test_an_artefact_tells_of_the_run_that_it_was_made_of(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "merged"
+    folder.mkdir(parents=True)
+    record = {"kind": "merge", "versions": {"whet": "0.1.0"}, "made_of": {"folder": "out", "run": RECORD}, "values": {}}
+    text = card(folder, record)
+    assert text.index("# out (merged)") > 0
+    assert "merged into its base model: made of `out`, base [org/tiny]" in text
+    assert "| tokens | 12,345 |" in text
+    assert ModelCard(text).data.to_dict()["base_model_relation"] == "finetune"
+
+
+def test_a_card_of_ones_own_stays(adapter: Path) -> None:
+    assert write_card(adapter, RECORD)
+    path = adapter / CARD_NAME
+    assert MARK in path.read_text()
+    assert write_card(adapter, {**RECORD, "versions": {"whet": "0.2.0"}}), "whet's own is written again"
+    assert "whet 0.2.0" in path.read_text()
+    path.write_text("# My model\n")
+    assert not write_card(adapter, RECORD)
+    assert path.read_text() == "# My model\n"
+
+
+def test_a_form_that_a_library_left_is_no_card_of_ones_own(tmp_path: Path) -> None:
+    template = ModelCard.from_template(ModelCardData())  # PEFT writes this one
+    path = tmp_path / CARD_NAME
+    path.write_text(template.content)
+    assert may_be_replaced(path)
+
+
+def test_secrets_are_not_in_the_card(adapter: Path) -> None:
+    record = {**RECORD, "written": {"mlflow_tracking_uri": "https://me:hunter2@host/"}}
+    assert "hunter2" not in card(adapter, record)
