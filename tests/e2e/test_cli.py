@@ -222,7 +222,7 @@ def test_chat_before_training_says_what_to_do(workspace: Path, whet: Whet) -> No
     outcome = whet("chat", "my.yaml", "--prompt", "hi")
     assert outcome.code == 2
     assert outcome.errors == [
-        "my.yaml:12:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; "
+        "my.yaml:13:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; "
         "or add --untrained for the base model as it is"
     ]
 

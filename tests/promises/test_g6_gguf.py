@@ -6,6 +6,7 @@ llama.cpp itself is asked (package xllamacpp), and transformers' own reader wher
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tests.models import make_config, save_tiny_model, tiny_model
 from tests.tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, Qwen2Config
 
+from whet import stages
 from whet.artefacts.fresh import FreshProcess
 from whet.artefacts.fresh_script import divergence
 from whet.artefacts.gguf import export
@@ -28,7 +30,9 @@ from whet.artefacts.gguf.adapter_file import AdapterFiles, look_at_adapter, prov
 from whet.artefacts.gguf.llama_cpp import LlamaCpp
 from whet.artefacts.gguf.model_file import look_at, write_model
 from whet.artefacts.gguf.tensors import opened
+from whet.config.resolve import resolve
 from whet.core.errors import ArtefactError, ModelError, ParityError
+from whet.core.types import Hardware
 
 ROWS = 448
 """Of the embeddings: 22 more than the tiny tokenizer has tokens, as published models have too."""
@@ -316,6 +320,24 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(ModelError, match=r"needs the package gguf.* -> pip install 'whet\[gguf\]'"):
         export.export_model(make_config(tmp_path), tmp_path, tmp_path / "gguf", None)
+
+
+def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it was trained since."""
+    merges = []
+    monkeypatch.setattr(stages, "merge_adapter", lambda resolved, folder: merges.append(folder) or tmp_path / "merged")
+    adapter = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+    config = make_config(tmp_path / "base", adapter=adapter, output={"output_dir": str(tmp_path)})
+    resolved = resolve(config, Hardware("cpu"))
+    (tmp_path / "merged").mkdir()
+    for step, name in enumerate(("adapter_config.json", "adapter_model.safetensors", "merged/config.json")):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (step, step))
+    assert stages.mergeable_model_of(resolved) == tmp_path / "merged"
+    assert merges == []
+    os.utime(tmp_path / "adapter_model.safetensors", (9, 9))
+    stages.mergeable_model_of(resolved)
+    assert merges == [tmp_path]
 
 
 # Adapters. -----------------------------------------------------------------------------------------------------------

@@ -11,19 +11,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.dcp import METADATA, DistributedCheckpoint, Stored, open_checkpoint
+from whet.artefacts.fresh import FreshProcess, Source
+from whet.artefacts.fresh_script import ROOM
+from whet.artefacts.parity import Parity, limit_for, live_reference, prove, tell, workspace
+from whet.artefacts.prove_saved import prompts_of, proving
 from whet.artefacts.publish import check_replaceable, published
 from whet.artefacts.save import generation_config
+from whet.artefacts.shard_files import divide, stored_bytes, write_shards
 from whet.config import Config
-from whet.core.disk import refused_write
 from whet.core.errors import ArtefactError, Problem
-from whet.core.log import say
+from whet.core.log import say, warn
 from whet.core.nearest import nearest
+from whet.distributed.hardware import available_memory_bytes
 from whet.model.adapters import lora_config
 from whet.model.load import load_model_config
 from whet.model.source import locate
@@ -109,10 +113,10 @@ def gather(
         named, expected = _model_tensors(opened, model)
     chosen = _chosen(named, expected, checkpoint, config)
     tokenizer = _tokenizer(checkpoint, config)
-    with published(output, "gathered model") as partial:
+    with proving(config) as fresh, published(output, "gathered model") as partial:
         stem = "adapter_model" if is_adapter else "model"
         chosen = _without_doubles(chosen, named, expected, opened, model)
-        written = _write_shards(partial, stem, chosen, opened, dtype, shard_bytes if not is_adapter else None)
+        written = write_shards(partial, stem, chosen, opened, dtype, shard_bytes if not is_adapter else None)
         if is_adapter:
             peft_config.save_pretrained(partial)
         else:
@@ -125,10 +129,15 @@ def gather(
         result = Gathered(str(output), str(checkpoint), "adapter" if is_adapter else "model", **asdict(written))
         record = asdict(result) | versions_of(("whet", "torch", "transformers"))
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        parity = None
+        if fresh is not None and not is_adapter:
+            parity = _prove(fresh, partial, chosen, opened, model, tokenizer, written.dtype, config)
     say(
         f"gathered: {result.tensors:,} tensors ({result.bytes / 2**20:,.1f} MiB, {result.dtype}) of '{checkpoint}' "
         f"into {result.shards} file{'s' if result.shards > 1 else ''} in '{output}'; every one read back and equal"
     )
+    if parity is not None:
+        tell("gathered model", output, parity)
     return result
 
 
@@ -289,71 +298,47 @@ def _without_doubles(
     return kept
 
 
-@dataclass(frozen=True)
-class _Written:
-    dtype: str
-    tensors: int
-    shards: int
-    bytes: int
-
-
-def _write_shards(
+def _prove(
+    fresh: FreshProcess,
     folder: Path,
-    stem: str,
     tensors: Mapping[str, Stored],
     opened: DistributedCheckpoint,
-    dtype: str | None,
-    shard_bytes: int | None,
-) -> _Written:
-    shards = _divide(tensors, dtype, shard_bytes)
-    sizes = {name: _nbytes(stored, dtype) for name, stored in tensors.items()}
-    places: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+    config: Config,
+) -> Parity | None:
+    """Hold the folder against a model filled from the checkpoint itself, which is in memory as a whole for that."""
+    needed = ROOM * sum(stored_bytes(stored, None) for stored in tensors.values())
+    available = available_memory_bytes()
+    if available < needed:
+        warn(
+            f"gathered: no parity record: a model filled from it needs {needed / 2**30:.1f} GiB of memory, "
+            f"and {available / 2**30:.1f} are free; every tensor was compared all the same"
+        )
+        return None
+    live = _filled(model, tensors, opened, config)
+    limit = limit_for(dtype, str(live.dtype).removeprefix("torch."))
+    with workspace(folder.parent) as space:
+        prompts = prompts_of(config, tokenizer, live)
+        reference = live_reference(live, prompts, space, what=f"the checkpoint '{opened.folder}'")
+        del live
+        source = Source(folder=str(folder), trust_remote_code=config.model.trust_remote_code)
+        return prove(fresh, "gathered model", folder, source, reference, limit)
+
+
+def _filled(
+    model: PreTrainedModel, tensors: Mapping[str, Stored], opened: DistributedCheckpoint, config: Config
+) -> PreTrainedModel:
+    with init_empty_weights(include_buffers=False):
+        filled: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model.config, trust_remote_code=config.model.trust_remote_code
+        )
+    for names in divide(tensors, None, 10**9):
         read = opened.read([tensors[name] for name in names])
-        content = {name: _cast(read.pop(tensors[name].key), dtype) for name in names}
-        try:
-            save_file(content, folder / file, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(refused_write(error) or str(error)) from error  # said by `published`
-        _check_written(folder / file, content)
-        places |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    kinds = [dtype or str(each.dtype).removeprefix("torch.") for each in tensors.values()]
-    return _Written(max(set(kinds), key=kinds.count), len(tensors), len(shards), sum(sizes.values()))
-
-
-def _divide(tensors: Mapping[str, Stored], dtype: str | None, shard_bytes: int | None) -> list[list[str]]:
-    """The names, in files of at most so many bytes; a larger tensor has a file of its own."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, stored in tensors.items():
-        more = _nbytes(stored, dtype)
-        if shard_bytes is not None and shards[-1] and size + more > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += more
-    return shards
-
-
-def _nbytes(stored: Stored, dtype: str | None) -> int:
-    kept = stored.dtype if dtype is None or not stored.dtype.is_floating_point else getattr(torch, dtype)
-    return torch.Size(stored.shape).numel() * kept.itemsize
-
-
-def _cast(tensor: torch.Tensor, dtype: str | None) -> torch.Tensor:
-    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(getattr(torch, dtype))
-
-
-def _check_written(file: Path, content: Mapping[str, torch.Tensor]) -> None:
-    with safe_open(file, framework="pt") as written:
-        different = [name for name, tensor in content.items() if not torch.equal(written.get_tensor(name), tensor)]
-    if different:
-        found = f"{different[0]} is another after it is read back from '{file.name}'"
-        raise ArtefactError(Problem("", found, "nothing was written; check the disk"))
+        filled.load_state_dict({name: read[tensors[name].key] for name in names}, strict=False, assign=True)
+    filled.tie_weights()
+    return filled
 
 
 def _tokenizer(checkpoint: Path, config: Config) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -14,11 +15,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tests.models import make_config
 from tests.sharded_checkpoints import LORA, make
+from tests.warm import warm  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from whet.artefacts import dcp
+from whet.artefacts import dcp, sharded
 from whet.artefacts.sharded import MARKER, find_checkpoint, gather
-from whet.core.errors import ArtefactError
+from whet.core.errors import ArtefactError, ParityError
 
 TOKENS = torch.arange(3, 43)[None]
 ADAPTER = {
@@ -37,8 +39,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(folder: Path, **sections: Any) -> Any:
-    return make_config(folder / "base", output={"output_dir": str(folder / "out")}, **sections)
+def config_of(folder: Path, parity: bool = False, **sections: Any) -> Any:
+    return make_config(folder / "base", output={"output_dir": str(folder / "out"), "parity": parity}, **sections)
 
 
 def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -87,6 +89,36 @@ def test_the_folder_needs_nothing_else(saved: Path, tmp_path: Path, kind: str) -
     assert sorted(model.generation_config.eos_token_id) == [1, 4]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False).startswith("<|bos|>")
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_fresh_process_finds_the_checkpoints_model(saved: Path, tmp_path: Path, dtype: str | None) -> None:
+    folder = saved / "llama"
+    gather(config_of(folder, parity=True), tmp_path / "merged", checkpoint=folder / "dcp", dtype=dtype)
+    record = json.loads((tmp_path / "merged" / "parity.json").read_text())
+    assert record["outcome"] == "within the limit"
+    assert record["kl"]["positions"] > 100
+    assert record["live"]["what"] == f"the checkpoint '{folder / 'dcp'}'"
+    assert (record["kl"]["max"] == 0) == (dtype is None)
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_model_that_is_another_when_loaded_is_kept_apart(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors may be equal and the model another: here the config that is written is wrong."""
+    folder = saved / "llama"
+    filled = sharded._filled
+
+    def as_it_was(model: Any, *rest: Any) -> Any:
+        model.config.rms_norm_eps = 1.0
+        return filled(model, *rest)
+
+    monkeypatch.setattr(sharded, "_filled", as_it_was)
+    with pytest.raises(ParityError, match="the gathered model is not the model that was trained"):
+        gather(config_of(folder, parity=True), tmp_path / "merged", checkpoint=folder / "dcp")
+    assert [path.name for path in tmp_path.iterdir()] == ["merged.FAILED-PARITY"]
 
 
 def test_the_type_of_the_weights_can_be_chosen(saved: Path, tmp_path: Path) -> None:
@@ -150,7 +182,7 @@ def test_what_is_no_sharded_checkpoint_is_named(tmp_path: Path, file: str | None
 
 
 def test_a_checkpoint_of_another_model_is_refused(saved: Path, tmp_path: Path) -> None:
-    config = make_config(saved / "mixtral" / "base")
+    config = make_config(saved / "mixtral" / "base", output={"parity": False})
     with pytest.raises(ArtefactError, match=r"has no .*mlp\.gate\.weight.* -> give the config of the run that wrote"):
         gather(config, tmp_path / "merged", checkpoint=saved / "llama" / "dcp")
     assert not (tmp_path / "merged").exists()

@@ -144,7 +144,7 @@ def export_adapter(
 
 
 def _proves(config: Config) -> bool:
-    return bool(getattr(config.output, "parity", True))
+    return config.output.parity
 
 
 def _name(config: Config) -> str:
