@@ -58,6 +58,7 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/checkpoints.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/feeding.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/prepare.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/million.py

@@ -41,7 +41,7 @@ class LoopSection(Section):
     )
     saves_per_epoch: Positive | None = Field(None, description="Save so many times an epoch.")
     save_strategy: Literal["no", "steps", "epoch", "best"] | None = Field(None, description="When to save.")
-    save_total_limit: Natural = Field(4, description="Checkpoints kept, the newest (and the best); 0 keeps all.")
+    save_total_limit: Natural = Field(4, description="Checkpoints kept: the newest, the best not counted; 0 keeps all.")
     save_first_step: bool = Field(False, description="Save after the first step.")
     save_only_model: bool = Field(False, description="Save weights without the optimizer; such a run cannot resume.")
     save_wait_minutes: Natural = Field(
