@@ -9,7 +9,7 @@ import pytest
 
 from whet.artefacts.fresh import FreshProcess
 
-MAKERS = ("whet.artefacts.prove_saved",)
+MAKERS = ("whet.artefacts.prove_saved", "whet.artefacts.merge")
 """Modules that start one."""
 
 

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from whet.core.deferred import is_loaded
 from whet.core.disk import sha256
 from whet.core.errors import ParityError, Problem
 from whet.core.log import say, warn
+from whet.record import versions_of
 
 RECORD_NAME = "parity.json"
 
@@ -140,15 +140,17 @@ def live_reference(model: Any, prompts: Prompts, folder: Path, **facts: Any) -> 
     return _reference(folder, prompts, {"dtype": dtype, "device": device, **facts})
 
 
-def fresh_reference(fresh: FreshProcess, source: Source, prompts: Prompts, folder: Path, device: str) -> Reference:
+def fresh_reference(
+    fresh: FreshProcess, source: Source, prompts: Prompts, folder: Path, device: str, **facts: Any
+) -> Reference:
     """The same of a model that a fresh process loads: base + adapter, where a merge must not hold them.
 
     Raises:
         CannotLoad, CannotTell: it could not.
     """
     _write_prompts(folder, prompts)
-    facts = fresh.speak(source, folder / "prompts.json", folder, device)
-    return _reference(folder, prompts, {**facts, **_told(source)})
+    loaded = fresh.speak(source, folder / "prompts.json", folder, device)
+    return _reference(folder, prompts, {**facts, **loaded, **_told(source)})
 
 
 def _reference(folder: Path, prompts: Prompts, facts: dict[str, Any]) -> Reference:
@@ -196,6 +198,16 @@ def prove(
         raise _error(kind, parity, limit)
     if parity.outcome.startswith(UNPROVED):
         warn(f"the {kind} in '{artefact}' is {parity.outcome}")
+    return parity
+
+
+def not_proved(kind: str, artefact: Path, reason: str) -> Parity:
+    """The record of an artefact that could be compared with nothing, and a warning."""
+    parity = Parity(f"{UNPROVED}: {reason}")
+    record = {"format": 1, "outcome": parity.outcome, "artefact": {"kind": kind, "files": _hashes(artefact, None)}}
+    text = json.dumps({**record, "versions": versions_of(PACKAGES), "when": _now()}, indent=2)
+    (artefact / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
+    warn(f"the {kind} is {parity.outcome}")
     return parity
 
 
@@ -249,8 +261,8 @@ def _write(
             "tokens": [len(ids) for ids in reference.prompts.ids],
             "sha256_of_ids": reference.prompts.digest,
         },
-        "versions": _versions(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions_of(PACKAGES),
+        "when": _now(),
     }
     (artefact / RECORD_NAME).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -273,14 +285,8 @@ def _told(source: Source) -> dict[str, Any]:
     return {name: said[name] for name in ("base", "gguf_file", "model_class", "revision", "quantization") if said[name]}
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def tell(kind: str, folder: Path, parity: Parity) -> None:

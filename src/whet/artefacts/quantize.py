@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.compare import divergences, logits_of
+from whet.artefacts.parity import live_reference, prove, tell, workspace
+from whet.artefacts.prove_saved import device_of, full_source, prompts_of, proving
 from whet.artefacts.publish import check_replaceable, published
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
@@ -89,19 +91,26 @@ def quantize_model(config: Config, resolved: ResolvedRun, model_dir: Path, outpu
     _check_layers(model, scheme, config)
     prompts = [torch.tensor([tokenizer(text, add_special_tokens=True).input_ids]) for text in PROMPTS]
     expected = [logits_of(model, tokens) for tokens in prompts]
-    dtype = model.dtype
-    layout = _layout(model, scheme)
-    with _with_its_own_head(model, scheme, model_dir) as source:
-        del model
-        quantized = _load(source, config, resolved, dtype=dtype, quantization_config=layout)
-    found = [logits_of(quantized, tokens) for tokens in prompts]
-    with published(output, "quantised model") as partial:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with proving(config) as fresh, workspace(output.parent) as space, published(output, "quantised model") as partial:
+        reference = live_reference(model, prompts_of(config, tokenizer, model), space, what="the model before that")
+        dtype = model.dtype
+        layout = _layout(model, scheme)
+        with _with_its_own_head(model, scheme, model_dir) as source:
+            del model
+            quantized = _load(source, config, resolved, dtype=dtype, quantization_config=layout)
+        found = [logits_of(quantized, tokens) for tokens in prompts]
         _write(quantized, tokenizer, partial)
         del quantized
         _check_read_back(partial, config, resolved, prompts, found)
         result = _result(scheme, model_dir, output, partial, dtype, expected, found)
         record = asdict(result) | versions_of(("whet", "torch", "transformers", "torchao"))
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if fresh is not None:
+            kind, loaded = "quantised model", full_source(config, partial)
+            parity = prove(fresh, kind, partial, loaded, reference, None, device_of(resolved))
+    if fresh is not None:
+        tell(kind, output, parity)
     _tell(result, sum(tokens.numel() for tokens in prompts))
     return result
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -21,6 +21,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import nearest
+from whet.model.base_check import check_base
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.startup import unused_put_off
 
@@ -249,6 +250,7 @@ def _continued(model: PreTrainedModel, config: Config, cast: bool) -> PeftModel:
             Problem(where, f"lora_model_dir: '{folder}' holds no adapter (adapter_config.json)",
                     "give the folder that a LoRA run wrote", "lora_model_dir")
         )  # fmt: skip
+    check_base(folder, config)
     try:
         with tying_understood():
             return load_adapter(model, folder, is_trainable=True, autocast_adapter_dtype=cast)
@@ -267,9 +269,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, **options: Any) -> PeftMo
     Raises:
         ValueError, RuntimeError, OSError, KeyError: as PEFT; also where a tensor of the adapter is not in its file, or
             one in the file has no place in the model (PEFT would only warn, and leave the former as it was
-            initialised), and where the file is damaged.
+            initialised), where the vocabularies differ, and where the file is damaged.
     """
+    names = {f"base_model.model.{name}" for name, _ in model.named_parameters(remove_duplicate=False)}
     try:
+        rows, own = trained_rows(model, folder), model.get_input_embeddings().weight.shape[0]
+        if rows is not None and rows != own:
+            raise ValueError(f"its embedding has {rows:,} rows and the model's {own:,}: their vocabularies differ")
         with warnings.catch_warnings(), pickles_refused(folder, str(folder), AS_SAFETENSORS, key="lora_model_dir"):
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             adapted = PeftModel.from_pretrained(model, str(folder), **options)
@@ -277,14 +283,36 @@ def load_adapter(model: PreTrainedModel, folder: Path, **options: Any) -> PeftMo
         raise ValueError(f"its file is damaged: {error}") from error
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     found = set(load_peft_weights(str(folder), device="cpu"))
-    for faults, words in (
-        (wanted - found, "lacks"),
-        ({name for name in found - wanted if "lora_" in name}, "also holds"),
-    ):
-        if faults:
-            more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-            raise ValueError(f"its file {words} {min(faults)}{more}")
+    # In its files PEFT leaves out what the adapter is called.
+    names |= {name.replace(".default.", ".") for name, _ in adapted.named_parameters(remove_duplicate=False)}
+    _refuse(wanted - found, "lacks", "which its config asks for", found)
+    _refuse(found - wanted - names, "holds", "for which the model has no place", wanted | names)
     return adapted
+
+
+def _refuse(faults: set[str], word: str, why: str, others: set[str]) -> None:
+    if not faults:
+        return
+    first, more = min(faults), f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    close = nearest(first, others)
+    raise ValueError(f"its file {word} {first}{more}, {why}" + (f"; the nearest name is {close}" if close else ""))
+
+
+def trained_rows(base: PreTrainedModel, adapter: Path) -> int | None:
+    """Rows of the input embedding that the adapter's file holds, if it does."""
+    embedding = base.get_input_embeddings()
+    (name,) = [name for name, module in base.named_modules() if module is embedding]
+    file = adapter / "adapter_model.safetensors"
+    if not file.is_file():
+        return None
+    width = embedding.weight.shape[1]
+    with safe_open(file, framework="pt") as tensors:
+        shapes = [
+            tensors.get_slice(key).get_shape()
+            for key in tensors.keys()  # noqa: SIM118  # a safetensors file is no mapping
+            if key.startswith(f"base_model.model.{name}.") and key.endswith("weight")
+        ]
+    return next((int(shape[0]) for shape in shapes if len(shape) == 2 and shape[1] == width), None)
 
 
 class _Problems:

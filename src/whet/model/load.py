@@ -20,7 +20,7 @@ from whet.core.nearest import nearest
 from whet.model.architecture import Architecture, read_architecture
 from whet.model.attention import AttentionChoice, choose_attention
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused, warn_of_pickled_weights
-from whet.model.quantize import prepare_quantized, quantization_config
+from whet.model.quantize import keep_layout, prepare_quantized, quantization_config
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
 from whet.model.tokenizer import highest_id
@@ -60,12 +60,35 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     fit_embeddings(model, tokenizer, config)
     if resolved.quantization != "none":
         prepare_quantized(model, embedding_stays=config.quant.embeddings_skip_upcast)
+    elif stored_format(model_config) == "bitsandbytes":
+        keep_layout(model)
     if config.model.unfrozen_parameters:
         freeze_all_but(model, config.model.unfrozen_parameters, config)
     _prepare_for_training(model, tokenizer)
     if not _placement(config, resolved, stored_format(model_config) is not None):
         model.to(_device(resolved))
     return LoadedModel(model, architecture, attention, source)
+
+
+def empty_model(config: Config, model_config: PretrainedConfig) -> PreTrainedModel:
+    """The modules of the config's model in float32 on the CPU, without numbers: a weight is one zero, seen many times.
+
+    Not on the `meta` device, where PEFT would move an adapter's own tensors too.
+    """
+    model_class = transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
+    with torch.device("meta"):
+        if hasattr(model_class, "from_config"):
+            trust = config.model.trust_remote_code
+            model: PreTrainedModel = model_class.from_config(model_config, trust_remote_code=trust)
+        else:
+            model = model_class._from_config(model_config)
+    seen: dict[int, torch.nn.Parameter] = {}  # a tied weight stays one
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                zeros = torch.nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
+                module._parameters[name] = seen.setdefault(id(parameter), zeros)
+    return model.eval()
 
 
 def load_model_config(config: Config) -> PretrainedConfig:
@@ -77,7 +100,7 @@ def load_model_config(config: Config) -> PretrainedConfig:
     key = "base_model_config" if config.model.base_model_config else "base_model"
     name = config.model.base_model_config or config.model.base_model
     source = locate(name, config, key)
-    loader = _transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
+    loader = transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
     try:
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -161,7 +184,7 @@ def _pattern_fault(pattern: str, names: Sequence[str]) -> tuple[str, str]:
 def _load(
     source: str, config: Config, resolved: ResolvedRun, model_config: PretrainedConfig, attention: AttentionChoice
 ) -> PreTrainedModel:
-    model_class = _transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
+    model_class = transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
     dtype = getattr(torch, resolved.dtype)
     chosen = {} if attention.name is None else {"attn_implementation": attention.name}
     try:
@@ -298,7 +321,12 @@ def _with_overrides(model_config: PretrainedConfig, overrides: dict[str, Any], c
     return changed
 
 
-def _transformers_class(name: str, key: str, config: Config) -> Any:
+def transformers_class(name: str, key: str, config: Config) -> Any:
+    """The class of that name, which the key asks for.
+
+    Raises:
+        ModelError: transformers has none.
+    """
     auto = {"AutoConfig": AutoConfig, "AutoModelForCausalLM": AutoModelForCausalLM}
     found = auto.get(name) or getattr(transformers, name, None)
     if found is None or not hasattr(found, "from_pretrained"):

@@ -75,7 +75,7 @@ def prepare_quantized(model: PreTrainedModel, *, embedding_stays: bool = False) 
     Args:
         embedding_stays: leave the input embedding in its 16 bits.
     """
-    _keep_layout(model)
+    keep_layout(model)
     kept = model.get_input_embeddings().weight if embedding_stays else None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -84,7 +84,7 @@ def prepare_quantized(model: PreTrainedModel, *, embedding_stays: bool = False) 
             parameter.data = parameter.data.to(torch.float32)
 
 
-def _keep_layout(model: PreTrainedModel) -> None:
+def keep_layout(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in the first evaluation on a CPU with AVX512-BF16.
 
     Its inference layout rounds the blocks' scales to bfloat16 for good, refuses widths that are no multiple of the

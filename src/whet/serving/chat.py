@@ -9,6 +9,7 @@ from typing import Any
 from whet.config import Config, ResolvedRun, resolve
 from whet.core.errors import ArtefactError, Problem
 from whet.distributed.hardware import probe
+from whet.model.base_check import check_base
 from whet.model.load import load_model
 from whet.model.stops import stop_ids
 from whet.serving.generation import GenerationEngine
@@ -70,6 +71,7 @@ def _load(config: Config, resolved: ResolvedRun, tokenizer: Any, trained: Traine
 def _with_adapter(model: Any, folder: Path | None, config: Config) -> Any:
     from whet.model.adapters import load_adapter
 
+    check_base(Path(str(folder)), config)
     try:
         return load_adapter(model, Path(str(folder)))
     except (RuntimeError, ValueError, KeyError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import VOCAB_SIZE, make_config, save_tiny_model
+from tests.warm import warm  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 import whet
@@ -19,6 +20,8 @@ from whet.config.resolve import resolve
 from whet.core.errors import ArtefactError, ConfigError
 from whet.core.types import Hardware
 from whet.model.schemes import refusal, scheme_to_write
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16}
 TOKENS = torch.randint(VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(9))

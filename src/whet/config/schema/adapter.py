@@ -50,6 +50,9 @@ class AdapterSection(Section):
     peft_autocast_adapter_dtype: bool | None = Field(
         None, description="Keep adapter weights in float32 when the base is 16-bit (PEFT's default is true)."
     )
+    allow_other_base: bool = Field(
+        False, description="Use an adapter on a base model with other weights than those it was trained on."
+    )
     merge_adapters: bool = Field(False, description="Write the merged model after training.")
     loraplus_lr_ratio: PositiveNumber | None = Field(
         None, description="LoRA+: learning rate of the B matrices over that of the A matrices."

@@ -1,0 +1,83 @@
+"""A merge with the whole model in memory, for bases that cannot be merged tensor by tensor."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from whet.config import Config
+from whet.config.resolve import ResolvedRun
+from whet.core.errors import ArtefactError, Problem
+from whet.core.log import say
+from whet.model.load import refuse_random_weights, transformers_class
+from whet.model.quantize import quantization_config
+from whet.model.source import cannot_load
+from whet.model.stored import stored_format
+
+
+def load_whole(config: Config, resolved: ResolvedRun, source: str, model_config: PretrainedConfig) -> PreTrainedModel:
+    """The base in float32; what is stored quantised is made floats.
+
+    Raises:
+        ArtefactError: transformers cannot make floats of the way it is stored.
+        ModelError: it cannot be loaded.
+    """
+    section = config.model
+    stored = stored_format(model_config)
+    options: dict[str, Any] = dict(section.overrides_of_model_kwargs or {})
+    if section.revision_of_model:
+        options["revision"] = section.revision_of_model
+    if (config.quant.model_quantization_config_kwargs or {}).get("dequantize"):
+        options["quantization_config"] = quantization_config(config, resolved)
+    try:
+        model, loading = transformers_class(
+            section.model_type or "AutoModelForCausalLM", "model_type", config
+        ).from_pretrained(
+            source,
+            output_loading_info=True,
+            config=model_config,
+            dtype=torch.float32,
+            trust_remote_code=section.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise cannot_load(section.base_model, source, "model", error, config, "base_model") from error
+    refuse_random_weights(loading["missing_keys"], config)
+    base: PreTrainedModel = model
+    if stored is not None and getattr(base, "hf_quantizer", None) is not None and "quantization_config" not in options:
+        base = _as_floats(base, stored, config)
+    return base.float()
+
+
+def _as_floats(base: PreTrainedModel, stored: str, config: Config) -> PreTrainedModel:
+    try:
+        floats: PreTrainedModel = base.dequantize()
+    except (NotImplementedError, AttributeError, ValueError) as error:
+        found = f"'{config.model.base_model}' is stored in {stored}, and transformers cannot make floats of that"
+        fix = "write the unquantised model as base_model for the merge"
+        raise ArtefactError(Problem(config.where("base_model"), found, fix, "base_model")) from error
+    # The map by which it was read ends in few bits, and transformers would write by it.
+    floats._weight_conversions = None
+    say(f"merge: the base is stored in {stored}; its weights are made floats, and the merged model has these")
+    return floats
+
+
+def fold(live: PeftModel) -> tuple[PreTrainedModel, bool]:
+    """The base with the adapter in its weights, and whether embedding and head were one tensor and are two now.
+
+    Raises:
+        ValueError: the adapter makes a weight infinite, or no number.
+    """
+    tied = bool(live.config.get_text_config(decoder=True).tie_word_embeddings)
+    with warnings.catch_warnings():
+        # PEFT unties them too, in the versions that do it, and warns; the caller says it.
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
+    head = merged.get_output_embeddings()
+    unties = tied and head is not None and not torch.equal(head.weight, merged.get_input_embeddings().weight)
+    return merged, unties
