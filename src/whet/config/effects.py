@@ -71,7 +71,7 @@ _ANSWERS: tuple[tuple[Effect, str, str], ...] = (
         eval_sample_packing
         save_steps saves_per_epoch save_strategy save_total_limit save_first_step save_only_model save_wait_minutes
         dynamic_checkpoint rehearse_saving
-        resume_from_checkpoint auto_resume_from_checkpoints allow_change
+        resume_from_checkpoint auto_resume_from_checkpoints allow_change allow_other_base
         score_dataset score_max_new_tokens score_max_rows
         dataset_prepared_path dataset_num_proc prepare_with dataloader_num_workers dataloader_prefetch_factor
         dataloader_pin_memory on_bad_row
