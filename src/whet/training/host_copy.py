@@ -29,8 +29,6 @@ class HostCopies:
 
     def begin(self) -> None:
         """Begin a new copy; what the last one gave out may be overwritten from here on."""
-        if self.num_bytes > KEPT_BYTES:
-            self._buffers.clear()
         self._free = {key: list(buffers) for key, buffers in self._buffers.items()}
         self._made.clear()
         self._devices.clear()
@@ -42,6 +40,9 @@ class HostCopies:
             if device.type == "cuda":
                 torch.cuda.current_stream(device).synchronize()
         self._made.clear()
+        if self.num_bytes > KEPT_BYTES:  # its memory goes with those who have been given it
+            self._buffers.clear()
+            self._free.clear()
 
     def copied(self, value: Any) -> Any:
         """A deep copy. Tensors of a kind of their own (quantised states) are copied as they copy themselves."""
@@ -66,7 +67,7 @@ class HostCopies:
             return self._made[same]
         self.num_bytes += tensor.numel() * tensor.element_size()
         buffer = self._buffer(tensor)
-        buffer.copy_(tensor, non_blocking=True)
+        buffer.copy_(tensor, non_blocking=tensor.device.type == "cuda")
         self._devices.add(tensor.device)
         self._made[same] = buffer
         return buffer

@@ -107,7 +107,7 @@ def clear_leftovers(output_dir: Path) -> Leftovers:
             path.rename(final)
             published.append(final)
         elif path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
         else:
             path.unlink()
@@ -172,7 +172,7 @@ def _remove(folder: Path, output_dir: Path) -> None:
     doomed.parent.mkdir(exist_ok=True)
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # a file that somebody reads on NFS stays; the next run removes it
     _remove_if_empty(doomed.parent)
 
 

@@ -277,3 +277,16 @@ def test_a_host_copy_keeps_ties_and_shares_nothing_with_the_original() -> None:
     before = copied["a"].data_ptr()
     copies.begin()
     assert copies.copied(state)["a"].data_ptr() == before, "the memory is used again"
+
+
+def test_a_large_copy_keeps_no_memory_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    import weakref
+
+    monkeypatch.setattr("whet.training.host_copy.KEPT_BYTES", 16)
+    copies = HostCopies()
+    copies.begin()
+    copied = copies.copied({"a": torch.ones(8)})
+    copies.finish()
+    held = weakref.ref(copied["a"])
+    del copied
+    assert held() is None
