@@ -47,10 +47,10 @@ lint: install-dev
 unit: install-dev
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# What docs/reliability.md says; WHET_SURVIVE_SEED=7 draws other moments.
+# What docs/reliability.md says; SURVIVE_SEED=7 draws other moments.
 survive: install-dev
 	rm -f benchmarks/results/survive.jsonl
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WHET_SURVIVE=all WHET_SURVIVE_REPORT=benchmarks/results/survive.jsonl \
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 SURVIVE=all SURVIVE_REPORT=benchmarks/results/survive.jsonl \
 		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py
 	$(BIN)/python docs/make_tables.py
 

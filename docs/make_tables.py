@@ -89,12 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
-    readme, formats = REPOSITORY / "README.md", DOCS / "formats.md"
+    readme, formats, reliability = REPOSITORY / "README.md", DOCS / "formats.md", DOCS / "reliability.md"
     return {
         DOCS / "config-keys.md": config_keys(),
         DOCS / "performance.md": performance(),
         DOCS / "memory.md": memory(),
         readme: with_block(readme.read_text(encoding="utf-8"), "supported", supported()),
+        reliability: with_block(reliability.read_text(encoding="utf-8"), "survive", survived()),
         formats: with_block(formats.read_text(encoding="utf-8"), "instruction types", instruction_types()),
     }
 
@@ -197,6 +198,27 @@ def instruction_types() -> str:
     styles = _codes(f":{style}" for style in names.STYLES)
     table = _table(("type", "columns", "style"), rows)
     return f"{table}\n\nBehind each type may stand another style: {styles}, as in `type: alpaca:chat`."
+
+
+# --- docs/reliability.md ---------------------------------------------------------------------------------------------
+
+
+def survived() -> str:
+    """Fault and moment, how often it was tried, what was lost, and the command that tries it again."""
+    path = RESULTS / "survive.jsonl"
+    if not path.is_file():
+        return "There is no result of `make survive` yet."
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for entry in entries:
+        groups.setdefault((entry["fault"], entry["when"], entry["test"]), []).append(entry["lost"])
+    rows = [
+        (fault, when, str(len(lost)), "; ".join(dict.fromkeys(lost)), f"`SURVIVE=all pytest {test}`")
+        for (fault, when, test), lost in sorted(groups.items())
+    ]
+    seeds = ", ".join(str(seed) for seed in sorted({entry["seed"] for entry in entries}))
+    table = _table(("fault", "during", "tried", "lost", "tried again by"), rows)
+    return f"{len(entries)} cases, each of which went on; seed {seeds}.\n\n{table}"
 
 
 # --- docs/config-keys.md ---------------------------------------------------------------------------------------------

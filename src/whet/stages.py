@@ -308,9 +308,11 @@ def make_trainer(
     plan: StepPlan,
 ) -> Trainer:
     """The model, in the hands of its method's trainer."""
+    from whet.distributed.launch import join_ranks
     from whet.methods import METHODS
     from whet.methods.inputs import MethodInputs
 
+    join_ranks(resolved.device, resolved.world_size, resolved.config.distributed.ddp_timeout)
     model, isolates = make_model(resolved, tokenizer)
     inputs = MethodInputs(
         resolved, plan, model, tokenizer, order, prepared.train, prepared.validation, isolates_documents=isolates

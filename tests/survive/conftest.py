@@ -23,9 +23,9 @@ from tests.survive.faults import Fault
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
 """Seconds that a process may take before a test gives up on it."""
-EVERYTHING = os.environ.get("WHET_SURVIVE") == "all"
+EVERYTHING = os.environ.get("SURVIVE") == "all"
 """Every case (`make survive`), or the share that `make test` runs."""
-SEED = int(os.environ.get("WHET_SURVIVE_SEED", "5"))
+SEED = int(os.environ.get("SURVIVE_SEED", "5"))
 """Of the moments; named in each test's id and in the report."""
 
 PREPARING, LOADING = "whet.data.prepare:prepare", "whet.model.load:load_model"
@@ -140,21 +140,23 @@ class Place:
     def configure(self, text: str) -> None:
         (self.folder / "my.yaml").write_text(text)
 
-    def start(self, *command: str, fault: Fault | None = None, **order: Any) -> int:
-        """Begin a command; returns the process's id, which is its group's too."""
-        shutil.rmtree(self.logs, ignore_errors=True)
-        self.logs.mkdir(parents=True)
-        order = {"folder": str(self.folder), "logs": str(self.logs), "command": command, "phases": PHASES, **order}
+    def start(self, *command: str, fault: Fault | None = None, name: str = "", **order: Any) -> int:
+        """Begin a command; returns the process's id, which is its group's too. ``name`` tells logs apart."""
+        logs = self.logs / name
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True)
+        order = {"folder": str(self.folder), "logs": str(logs), "command": command, "phases": PHASES, **order}
         pid: int = self.server.ask(fault=asdict(fault or Fault()), **order)["pid"]
         return pid
 
-    def end(self, pid: int) -> Ended:
-        code = self.server.ask(wait=pid, seconds=PATIENCE)["code"]
-        counts = self.logs / "counts.json"
+    def end(self, pid: int, name: str = "", seconds: float = PATIENCE) -> Ended:
+        code = self.server.ask(wait=pid, seconds=seconds)["code"]
+        logs = self.logs / name
+        counts = logs / "counts.json"
         return Ended(
             code,
-            _text(self.logs / "out.txt"),
-            _text(self.logs / "err.txt"),
+            _text(logs / "out.txt"),
+            _text(logs / "err.txt"),
             json.loads(counts.read_text()) if counts.exists() else {},
         )
 
@@ -182,7 +184,7 @@ class Tally:
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     kept = Tally(request.node.nodeid.partition("[")[0])
     yield kept
-    report = os.environ.get("WHET_SURVIVE_REPORT")
+    report = os.environ.get("SURVIVE_REPORT")
     if report:
         with Path(report).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in kept.entries)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, constants
 
 
@@ -60,6 +64,26 @@ def hub(leaves_at: int = 0) -> None:
 
     Hub.leaves_at = leaves_at
     module.HfApi = Hub  # type: ignore[misc]
+
+
+def jumping_clock(seconds: float) -> None:
+    """The clock of the wall jumps back and forth by so many seconds, each time that it is looked at."""
+    wall, sign = time.time, itertools.cycle((1.0, -1.0, 0.0))
+    time.time = lambda: wall() + next(sign) * seconds
+
+
+def watched_workers(die_at: int) -> None:
+    """A process that loads rows is killed by the system when it has loaded so many micro-batches."""
+    from whet.training import loader
+
+    fetch, loaded = loader.as_fetched, itertools.count(1)
+
+    def dying(batch: Any) -> Any:
+        if torch.utils.data.get_worker_info() is not None and next(loaded) == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fetch(batch)
+
+    loader.as_fetched = dying
 
 
 def lost_wandb(step: int) -> None:

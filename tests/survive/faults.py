@@ -64,6 +64,7 @@ class Faults:
         self.full = False
         self.done = False
         self._busy = threading.local()
+        self._process = os.getpid()
 
     def install(self) -> None:
         """From now on, for the rest of this process."""
@@ -153,7 +154,7 @@ class Faults:
         if clock != fault.clock or (fault.within and not self.inside.get(fault.within)):
             return
         count = self.counts[fault.within][clock]
-        if fault.at and count in (fault.at, fault.again):
+        if fault.at and count in (fault.at, fault.again) and os.getpid() == self._process:
             self._busy.on = True
             try:
                 ACTIONS[fault.action](self)
@@ -245,6 +246,7 @@ ACTIONS: dict[str, Callable[[Faults], None]] = {
     "raise": _raise,
     # To the whole process group, as a terminal's Ctrl-C is.
     "SIGINT": lambda faults: os.killpg(0, signal.SIGINT),
+    "SIGSTOP": lambda faults: os.kill(os.getpid(), signal.SIGSTOP),
     "SIGTERM": lambda faults: os.kill(os.getpid(), signal.SIGTERM),
     "SIGHUP": lambda faults: os.kill(os.getpid(), signal.SIGHUP),
 }

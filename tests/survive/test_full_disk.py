@@ -74,7 +74,7 @@ def test_a_disk_that_fills(number: int, within: str, small_disk: Place, undistur
     at = moment(number, NUM, undisturbed.counts[within]["files"])
     ended = small_disk.run("train", "my.yaml", fault=Fault("fill", "files", within, at))
     if ended.code == 0:  # what was still to be written was nothing, or lines of a log
-        assert "warning" in ended.err
+        assert "warning" in ended.err or not ended.counts["done"], "the tick may not come: a thread saves meanwhile"
     else:
         ends_well(ended)
         nothing_half_written(small_disk, undisturbed)
@@ -90,7 +90,7 @@ def test_writes_that_fail(number: int, within: str, place: Place, undisturbed: U
     at = moment(number, NUM, undisturbed.counts[within]["files"])
     ended = place.run("train", "my.yaml", fault=Fault("enospc", "files", within, at))
     if ended.code == 0:
-        assert "warning" in ended.err
+        assert "warning" in ended.err or not ended.counts["done"], "the tick may not come: a thread saves meanwhile"
     else:
         ends_well(ended)
         nothing_half_written(place, undisturbed)

@@ -1,6 +1,6 @@
 """G10 survive: SIGKILL at random moments of preparation, training, saving and merging; the same command goes on.
 
-20 moments of each phase under `make survive`, some of them under `make test`; drawn from `WHET_SURVIVE_SEED`, one from
+20 moments of each phase under `make survive`, some of them under `make test`; drawn from `SURVIVE_SEED`, one from
 each twentieth of the phase.
 """
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import suggestion
+from whet.distributed.lost_rank import ended_ranks
 
 _SIGNALLED = 128
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.main(list(sys.argv[1:] if argv is None else argv))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
+        for problem in ended_ranks(error.failures):
+            sys.stderr.write(f"error: {problem}\n")
         return failure.exitcode if failure.exitcode >= 0 else _SIGNALLED - failure.exitcode
     except SignalException as signalled:
         return _SIGNALLED + int(signalled.sigval)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from whet.core.errors import ConfigError, Problem
 
@@ -34,6 +35,21 @@ def torchrun_command(
     if "nproc-per-node" not in given:
         own.append(f"--nproc-per-node={num_processes or default_num_processes()}")
     return [sys.executable, "-m", "whet.distributed.elastic", *own, *launcher_args, "-m", "whet", *words]
+
+
+def join_ranks(device: str, world_size: int, timeout_seconds: float | None) -> None:
+    """Meet the other ranks on a CPU; elsewhere transformers does, and there alone with `ddp_timeout` (5.23).
+
+    Args:
+        timeout_seconds: how long a collective may take; None is PyTorch's default, half an hour.
+    """
+    if device != "cpu" or world_size == 1:
+        return
+    import torch
+
+    if not torch.distributed.is_initialized():
+        timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
+        torch.distributed.init_process_group("gloo", timeout=timeout)
 
 
 def leave_ranks() -> None:

@@ -91,6 +91,8 @@ class PreferenceTrainer(ResumingTrainer, DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self.throughput.figures(self.args.device))
+        elif "train_runtime" in logs:
+            logs.update(self.throughput.whole(logs))
         super().log(logs, start_time)
 
 

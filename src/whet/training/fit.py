@@ -19,6 +19,7 @@ from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
 from whet.training.callbacks.triggers import trigger_files
+from whet.training.lost_process import others_alive
 from whet.training.room import foresee, plan_disk
 from whet.training.saving import PublishingTrainer, written_to_the_end
 
@@ -56,7 +57,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
     """
     loop = resolved.config.loop
     resume_from = _told_by_first_rank(trainer, resume_from)
-    with _interrupt(trainer, resolved) as interrupt, without_bars():
+    with _interrupt(trainer, resolved) as interrupt, without_bars(), others_alive(resolved):
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
         trainer.add_callback(saves_last)

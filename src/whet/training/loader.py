@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -186,11 +187,23 @@ class MicroBatchLoader(DataLoader[Any]):
             prefetch_factor=prefetch_factor if num_workers else None,
             pin_memory=pin_memory,
             generator=torch.Generator(),
+            worker_init_fn=leave_signals_to_training,
         )
         self.batches = batches
 
     def set_epoch(self, epoch: int) -> None:
         self.batches.set_epoch(epoch)
+
+
+def leave_signals_to_training(worker: int) -> None:
+    """In a process that loads rows: the training process answers Ctrl-C, and may end this one.
+
+    It is a copy of that process, with its handlers: each would say that it stops after this step,
+    and none would end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def as_fetched(batch: Batch) -> Batch:

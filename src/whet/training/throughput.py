@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class Throughput(Carried, TrainerCallback):
     ) -> None:
         self._clock = clock
         self._tokens_until = tokens_until
-        self._step_began = clock()
+        self._step_began = self._training_began = clock()
         self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         self._counts: list[torch.Tensor] = []
         self.tokens_seen = self.supervised_tokens_seen = 0
@@ -61,7 +61,21 @@ class Throughput(Carried, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._training_began = self._clock()
         self.tokens_seen, self.supervised_tokens_seen = self._seen_before(state)
+
+    def whole(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """The figures of the whole training by our clock: transformers' is set by people and by the network.
+
+        >>> ticks = iter([0.0, 2.0])
+        >>> throughput = Throughput(clock=lambda: next(ticks))
+        >>> throughput.whole({"train_runtime": -3600.0, "train_steps_per_second": -0.001, "train_loss": 0.5})
+        {'train_runtime': 2.0, 'train_steps_per_second': 1.8}
+        """
+        seconds, theirs = self._clock() - self._training_began, logs["train_runtime"]
+        rates = [name for name in logs if name.startswith("train_") and name.endswith("_per_second")]
+        steady = {name: round(logs[name] * theirs / seconds, 3) for name in rates} if seconds > 0 else {}
+        return {"train_runtime": round(seconds, 4), **steady}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = self._clock()

@@ -201,7 +201,7 @@ class WhetTrainer(ResumingTrainer):
             logs.update(self.dataset_losses.figures(self.args.device, self._over_ranks))
             logs.update(self.throughput.figures(self.args.device))
         elif "train_runtime" in logs:
-            logs.update(self.train_samples.summary())
+            logs.update(self.throughput.whole(logs) | dict(self.train_samples.summary()))
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Batch) -> int:
