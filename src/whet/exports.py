@@ -28,7 +28,9 @@ def gather(
         dtype: of the weights: "float32", "bfloat16" or "float16"; as they were saved if not given.
         shard_bytes: largest size of a file, of more than one tensor.
     """
-    return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)
+    made_of = checkpoint or Path(config.output.output_dir)
+    with history.artefact("gather", stages.resolve_here(config), made_of) as record:
+        return record.place(stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes))
 
 
 def export_gguf(
