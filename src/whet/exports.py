@@ -28,9 +28,7 @@ def gather(
         dtype: of the weights: "float32", "bfloat16" or "float16"; as they were saved if not given.
         shard_bytes: largest size of a file, of more than one tensor.
     """
-    made_of = checkpoint or Path(config.output.output_dir)
-    with history.artefact("gather", stages.resolve_here(config), made_of) as record:
-        return record.place(stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes))
+    return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)
 
 
 def export_gguf(

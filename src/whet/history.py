@@ -183,7 +183,7 @@ def artefact(kind: str, resolved: ResolvedRun, made_of: Path) -> Iterator[RunRec
     """The record of something that is made of a trained model: put it in place (`RunRecord.place`) when it is made.
 
     Args:
-        kind: "merge", "quantize", "gather", "gguf" or "gguf-adapter".
+        kind: "merge", "quantize", "gguf" or "gguf-adapter".
         made_of: the folder of the trained model, adapter or checkpoint.
     """
     record = RunRecord(None, kind)

@@ -43,13 +43,6 @@ def resolve_run(config: Config) -> ResolvedRun:
     return resolve(config, hardware)
 
 
-def resolve_here(config: Config) -> ResolvedRun:
-    """Every open value decided for this machine, for what runs on any: it may not be able to train this."""
-    from whet.distributed.hardware import probe
-
-    return resolve(config, probe())
-
-
 def import_libraries(config: Config) -> None:
     """torch, transformers and what else this run is sure to need, and nothing that it may not; seconds less to wait."""
     from whet.core.network import keep_quiet

@@ -21,7 +21,6 @@ _METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimisat
 _KINDS = {
     "merge": "The adapter of a training run, merged into its base model",
     "quantize": "A trained model, written in few bits",
-    "gather": "A trained model, put together from the parts that the ranks of its run wrote",
     "gguf": "A trained model in the GGUF format",
     "gguf-adapter": "A LoRA adapter in the GGUF format",
 }
