@@ -11,6 +11,9 @@ from whet.core.errors import Problem
 from whet.core.log import indented
 from whet.core.secrets import redact
 
+MOST_TOLD = 100
+"""Problems that are printed; nobody mends more at once."""
+
 
 def print_problems(problems: Sequence[Problem]) -> None:
     """One ``error:`` line for each problem, and their number when there are several.
@@ -19,10 +22,11 @@ def print_problems(problems: Sequence[Problem]) -> None:
     """
     rank = int(os.environ.get("RANK", "0"))
     speaker = f"rank {rank}: " if rank else ""
-    for problem in problems:
+    for problem in problems[:MOST_TOLD]:
         print_error_line(f"{speaker}error: {indented(problem)}")
     if len(problems) > 1:
-        print_error_line(f"{speaker}{len(problems)} errors")
+        rest = f", the first {MOST_TOLD} above" if len(problems) > MOST_TOLD else ""
+        print_error_line(f"{speaker}{len(problems):,} errors{rest}")
 
 
 def print_error_line(line: str) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from whet.config.config import Config
 from whet.config.schema import DatasetConfig
-from whet.config.source import Node
+from whet.config.source import MOST_BYTES, Node
 from whet.config.user_code import code_name, found_file
+from whet.core.disk import read_small
 from whet.core.errors import Problem
 from whet.core.nearest import nearest
 
@@ -197,8 +198,8 @@ def _bad_deepspeed(config: Config) -> Problem | None:
     if absent is not None:
         return absent
     try:
-        settings = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        settings = json.loads(read_small(Path(name), MOST_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         return Problem(where, f"deepspeed: '{name}' is not JSON: {error}", "correct the file", "deepspeed")
     if not isinstance(settings, dict):
         return Problem(where, f"deepspeed: '{name}' holds no JSON object", "write {...} in it", "deepspeed")

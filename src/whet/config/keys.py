@@ -142,13 +142,20 @@ def _judge(name: str, node: Node, findings: Findings, methods: Collection[str]) 
         _unknown(name, f"'{name}'", where, fields(), every_name(), findings)
 
 
+MOST_COMPARED = 100
+"""Problems after which an unknown key is compared with no known one: it takes milliseconds, and nobody reads on."""
+
+
 def _unknown(
     name: str, shown: str, where: str, keys: Collection[str], others: Collection[str], findings: Findings
 ) -> None:
     if name in DatasetConfig.model_fields and name not in ELSEWHERE:
         findings.problems.append(Problem(where, f"unknown key {shown}", "write it in a row of `datasets`", name))
         return
-    close = ELSEWHERE.get(name) or nearest(name, keys) or nearest(name, others)
+    if len(findings.problems) > MOST_COMPARED:
+        close = ELSEWHERE.get(name)
+    else:
+        close = ELSEWHERE.get(name) or nearest(name, keys) or nearest(name, others)
     if close:
         findings.spoilt.add(close)
     advice = f"did you mean '{close}'?" if close else "`whet config schema` lists every key"
@@ -219,6 +226,7 @@ def _judge_inside(name: str, node: Node, shown: str, known: Collection[str], in_
             findings.problems.append(Problem(where, f"'{shown}' is not supported yet", ROW_REFUSED[name], name))
     else:
         others = (*ROW_REFUSED, *ROW_NO_EFFECT) if in_row else ()
-        close = nearest(name, known) or nearest(name, others)
+        few = len(findings.problems) <= MOST_COMPARED
+        close = (nearest(name, known) or nearest(name, others)) if few else None
         advice = f"did you mean '{close}'?" if close else f"use one of: {', '.join(known)}"
         findings.problems.append(Problem(where, f"unknown key '{shown}'", advice, name))

@@ -13,8 +13,9 @@ from whet.config.known_keys import ALIASES, RENAMED, every_name
 from whet.config.origins import Origin
 from whet.config.scalars import resolve_scalar
 from whet.config.schema import SECTIONS, fields, owner
-from whet.config.source import Node, parse_flow
+from whet.config.source import MOST_BYTES, Node, parse_flow
 from whet.config.tree import Setting
+from whet.core.disk import read_small
 from whet.core.errors import Problem
 
 PREFIX = "WHET_"
@@ -120,7 +121,7 @@ def _dotenv(path: Path) -> tuple[dict[str, tuple[str, str]], list[Problem]]:
     from dotenv.parser import parse_stream
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small(path, MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return {}, [Problem(str(path), f"the file cannot be read: {error}", "save it as UTF-8, or remove it")]
     found: dict[str, tuple[str, str]] = {}

@@ -18,8 +18,15 @@ from ruamel.yaml.nodes import Node as YamlNode
 
 from whet.config.origins import Origin
 from whet.config.scalars import Scalar, resolve_scalar
+from whet.core.disk import read_small
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import nearest
+
+MOST_BYTES = 4_000_000
+"""Of a file: a config with the texts of several chat templates in it has less than a tenth."""
+
+MOST_VALUES = 50_000
+"""Of a file, with its anchors written out: a list of lists of lists of the same ten is a thousand, and so on."""
 
 _CORE_TAGS = {
     f"tag:yaml.org,2002:{kind}"
@@ -74,14 +81,14 @@ def read_yaml(path: Path, name: str) -> tuple[Node, list[Problem]]:
         ConfigError: no such file, not UTF-8, not YAML, empty, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_small(path, MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem(name, "there is no such file", _files_nearby(path))) from None
     except IsADirectoryError:
         raise ConfigError(Problem(name, "this is a folder", "name a YAML file in it")) from None
     except OSError as error:
         raise ConfigError(
-            Problem(name, f"the file cannot be read: {error.strerror}", "check path and permissions")
+            Problem(name, f"the file cannot be read: {error.strerror}", "check path, permissions and size")
         ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -97,7 +104,11 @@ def parse_yaml(text: str, name: str) -> tuple[Node, list[Problem]]:
     if composed is None:
         raise ConfigError(Problem(name, "the file is empty", "write at least base_model, datasets and learning_rate"))
     builder = _Builder(name)
-    root = builder.build(composed)
+    try:
+        root = builder.build(composed)
+    except _TooManyValues as many:
+        found = f"with its anchors written out, the file has more than {MOST_VALUES:,} values"
+        raise ConfigError(Problem(many.where, found, "write fewer `*names`")) from None
     if root.entries is None:
         raise ConfigError(
             Problem(
@@ -111,10 +122,13 @@ def parse_flow(text: str, origin: Origin) -> Node | None:
     """Read the value of an option or variable that is written as [..] or {..}; None when it is not YAML."""
     try:
         composed = _yaml().compose(text)
-    except YAMLError:
+    except (YAMLError, RecursionError, LookupError, ValueError, TypeError, AttributeError):
         return None
     builder = _Builder("", origin)
-    node = builder.build(composed)
+    try:
+        node = builder.build(composed)
+    except _TooManyValues:
+        return None
     return None if builder.problems else node
 
 
@@ -135,6 +149,10 @@ def _compose(text: str, name: str) -> YamlNode | None:
         raise ConfigError(Problem(name, f"this is not YAML: {error}", "remove the characters it names")) from None
     except RecursionError:
         raise ConfigError(Problem(name, "brackets are nested hundreds deep", "close them")) from None
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        # ruamel.yaml 0.19 fails so at directives (`%YAML 9.9`) and at some escapes that name no character.
+        found = f"this is no YAML that can be read ({type(error).__name__}: {str(error)[:100]})"
+        raise ConfigError(Problem(name, found, "remove lines that begin with %, and odd escapes")) from None
     return node
 
 
@@ -165,6 +183,12 @@ def _kind(node: Node) -> str:
     return "a list" if node.items is not None else f"the single value {node.value!r}"
 
 
+class _TooManyValues(Exception):
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+
 class _Builder:
     """Turns composed YAML into our tree, collecting what is wrong with it."""
 
@@ -173,8 +197,12 @@ class _Builder:
         self.problems: list[Problem] = []
         self._fixed_origin = origin
         self._open: list[YamlNode] = []
+        self._built = 0
 
     def build(self, node: YamlNode) -> Node:
+        self._built += 1
+        if self._built > MOST_VALUES:
+            raise _TooManyValues(self._origin(node).where)
         if any(node is outer for outer in self._open):
             self._report(node, "an anchor is used inside itself", "write the value out")
             return Node(None, self._origin(node))

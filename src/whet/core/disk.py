@@ -57,6 +57,19 @@ def link_leading_out(folder: Path) -> Path | None:
     return next((path for path in links if not path.resolve().is_relative_to(home)), None)
 
 
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """All bytes of a file that is small by its nature; more than that are not read, of a device that never ends either.
+
+    Raises:
+        OSError: it cannot be read, or is longer.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {most_bytes:,} bytes")
+    return content
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file; hashing leaves the interpreter free for other threads."""
     with path.open("rb") as file:

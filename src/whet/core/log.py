@@ -39,13 +39,21 @@ def _visible(character: str) -> str:
     return chr(0x2400 + code) if code < 0x20 else "\u2421"
 
 
+LONGEST_TOLD = 4000
+"""Characters of one problem; a value that somebody made a megabyte long is told by its ends."""
+
+
 def indented(problem: object) -> str:
     r"""What is wrong, as `printable`; more lines of a text from elsewhere are indented, and look like no line of ours.
 
     >>> indented("a.jsonl:1: boom\nerror: fake")
     'a.jsonl:1: boom\n    error: fake'
     """
-    return printable(str(problem)).replace("\n", "\n    ")
+    text = str(problem)
+    if len(text) > LONGEST_TOLD:
+        half = LONGEST_TOLD // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+    return printable(text).replace("\n", "\n    ")
 
 
 def show_on_terminal(rank: int = 0) -> None:

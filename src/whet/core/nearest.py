@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 100
+"""Characters of a word that can be a mistyped one; comparing takes the square of its length."""
+
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice most like ``word``, capitals aside, or None when nothing is alike.
@@ -12,6 +15,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     >>> nearest("learing_rate", ["learning_rate", "lora_r"])
     'learning_rate'
     """
+    if len(word) > LONGEST:
+        return None
     known = {choice.lower(): choice for choice in choices}
     for cutoff in (0.8, 0.6):
         found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=cutoff)

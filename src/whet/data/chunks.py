@@ -22,7 +22,7 @@ import orjson
 
 from whet.core.errors import DataError, Problem
 from whet.data.columns import as_text
-from whet.data.readers import UTF8_MARK, BadRow, Row, parse_line
+from whet.data.readers import LONGEST_LINE, UTF8_MARK, BadRow, Row, bounded_lines, line_too_long, parse_line
 
 MOST_FAULTS = 1000
 """Rows that could not be read end a chunk as lines do, so that a file of nothing else is not held in memory."""
@@ -178,7 +178,9 @@ def chunks_of_stream(
             return
         end = cut.end(data, final=final)
         while not end:
-            block = stream.read(cut.most)
+            if len(data) > LONGEST_LINE:  # no line feed is in it
+                raise DataError(line_too_long(file, number))
+            block = stream.read(max(cut.most, len(data)))  # twice as much: each time it is searched from its beginning
             final = not block
             data += block
             end = cut.end(data, final=final)
@@ -222,7 +224,7 @@ def line_of(row: Row) -> Line:
 
 def lines_of_stream(stream: BinaryIO, file: str) -> Iterator[Line]:
     """The lines of a stream of JSON lines as they are, blank ones left out."""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(bounded_lines(stream, file), start=1):
         text = line.removeprefix(UTF8_MARK) if number == 1 else line
         if text and not text.isspace():
             yield Line(number, file, _ended(text))

@@ -17,7 +17,12 @@ def rows_of_batch(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     ``tool_calls: null``, and a tool's parameters with the names of every other tool's. Those nulls are left out, at
     any depth. Columns of JSON text are parsed, maps become objects, bytes become text, and numbers that JSON has no
     word for (NaN, infinity) null.
+
+    Raises:
+        pyarrow.ArrowInvalid: the columns are not what their file says.
     """
+    # A file of others may lie about where its texts begin: read without asking, they are memory of something else.
+    batch.validate(full=True)
     rows: list[dict[str, Any]] = batch.to_pylist()
     converters = [(field.name, converter) for field in batch.schema if (converter := _converter(field.type))]
     for row in rows:

@@ -128,7 +128,7 @@ def read(file: File, reader: str) -> Iterator[Row]:
     compression = ending(file.label)[1]
     seekable = reader in _SEEKING and not compression
     with _opened(file, seekable=seekable) as stream:
-        yield from READERS[reader](decompressed(stream, compression), file.label)
+        yield from READERS[reader](decompressed(stream, compression, file.label), file.label)
 
 
 def ending(file: str) -> tuple[str | None, str]:
@@ -151,9 +151,11 @@ def unreadable_as_data_error(label: str) -> Iterator[None]:
     """Turn what readers raise for a file that is not there, not whole or not of its format into a DataError."""
     try:
         yield
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, pa.ArrowException, MemoryError, UnicodeDecodeError) as error:
         lines = str(error).strip().splitlines()
         reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
+        if isinstance(error, MemoryError):
+            reason = "it asks for more memory than there is"
         found = f"cannot be read ({reason})"
         raise DataError(Problem(label, found, "check that the file is whole and may be read")) from error
 
@@ -183,7 +185,7 @@ def _chunks(file: File, reader: str) -> Iterator[Chunk]:
     compression = ending(file.label)[1]
     with _opened(file) as stream:
         path = None if compression else file.local_path
-        yield from chunks_of_stream(decompressed(stream, compression), file.label, path)
+        yield from chunks_of_stream(decompressed(stream, compression, file.label), file.label, path)
 
 
 def _chunks_from_byte(file: File, path: str, begin: int, first: int) -> Iterator[Chunk]:
@@ -198,7 +200,7 @@ def _lines(file: File, reader: str) -> Iterator[Line]:
         yield from map(line_of, read(file, reader))
         return
     with _opened(file) as stream:
-        yield from lines_of_stream(decompressed(stream, ending(file.label)[1]), file.label)
+        yield from lines_of_stream(decompressed(stream, ending(file.label)[1], file.label), file.label)
 
 
 def _is_lines(file: File, reader: str) -> bool:
@@ -206,4 +208,4 @@ def _is_lines(file: File, reader: str) -> bool:
     if reader != "json":
         return reader == "jsonl"
     with _opened(file) as stream:
-        return holds_json_lines(decompressed(stream, ending(file.label)[1]))
+        return holds_json_lines(decompressed(stream, ending(file.label)[1], file.label), file.label)

@@ -11,11 +11,10 @@ import io
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 import pyarrow as pa
@@ -73,9 +72,37 @@ def place(file: str, number: int, by_line: bool) -> str:
     return f"{file}:{number}" if by_line else f"{file}, row {number}"
 
 
+LONGEST_LINE = 64 << 20
+"""Bytes of a line; a line is held in memory whole, several times over as it is read."""
+LARGEST_DOCUMENT = 2 << 30
+"""Bytes of a file that is one JSON document, which is held in memory whole."""
+DEEPEST = 254
+"""Levels of lists and objects in a row: so many orjson writes."""
+
+
+def bounded_lines(stream: BinaryIO, file: str, number: int = 1) -> Iterator[bytes]:
+    """The lines of a stream, of which the first has the number given.
+
+    Raises:
+        DataError: one is too long.
+    """
+    while line := stream.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(line_too_long(file, number))
+        yield line
+        number += 1
+
+
+def line_too_long(file: str, number: int) -> Problem:
+    """What to say of a line that nobody should hold in memory."""
+    found = f"the line is longer than {LONGEST_LINE >> 20} MiB"
+    return Problem(f"{file}:{number}", found, "split the row, or check that the file has lines at all")
+
+
 def read_jsonl(stream: Iterable[bytes], file: str) -> Iterator[Row]:
     """One JSON object a line; blank lines are passed over."""
-    for number, line in enumerate(stream, start=1):
+    lines = bounded_lines(cast(BinaryIO, stream), file) if isinstance(stream, io.BufferedIOBase) else stream
+    for number, line in enumerate(lines, start=1):
         text = line.removeprefix(UTF8_MARK) if number == 1 else line
         if text and not text.isspace():
             yield Row(number, file, parse_line(text, number))
@@ -94,11 +121,15 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
 
     A document is read into memory whole; lines are not.
     """
-    head, is_lines = _first_lines(stream)
+    head, is_lines = _first_lines(stream, file)
     if is_lines:
-        yield from read_jsonl(itertools.chain(head, stream), file)
+        yield from read_jsonl(itertools.chain(head, bounded_lines(stream, file, len(head) + 1)), file)
         return
-    text = b"".join(head) + stream.read()
+    blocks = itertools.takewhile(bool, (stream.read(_BLOCK) for _ in range(LARGEST_DOCUMENT // _BLOCK)))
+    text = b"".join([*head, *blocks])
+    if len(text) >= LARGEST_DOCUMENT:
+        found = f"the document is longer than {LARGEST_DOCUMENT >> 30} GiB, and would be held in memory whole"
+        raise DataError(Problem(file, found, "write its rows as JSON lines (.jsonl), or as Parquet"))
     try:
         document, record = _loaded(text.removeprefix(UTF8_MARK) if text.strip() else b"[]")
     except orjson.JSONDecodeError as error:
@@ -113,9 +144,9 @@ def read_json(stream: BinaryIO, file: str) -> Iterator[Row]:
         yield Row(number, file, record(item), by_line=False)
 
 
-def holds_json_lines(stream: BinaryIO) -> bool:
+def holds_json_lines(stream: BinaryIO, file: str) -> bool:
     """Whether a file of JSON begins with an object and more lines after it, so that `read_json` reads it by line."""
-    return _first_lines(stream)[1]
+    return _first_lines(stream, file)[1]
 
 
 _CSV_FAULTS = {
@@ -128,7 +159,7 @@ _CSV_FAULTS = {
 
 def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
     """A header, then a row a record; every value stays the text that it is. Tabs separate in a .tsv file."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST_LINE)
     delimiter = "\t" if endings(file)[0] == ".tsv" else ","
     # Strict, for else a quotation mark that nobody closes takes all lines up to the next one into its cell.
     reader = csv.reader(_decoded_lines(stream, file), delimiter=delimiter, strict=True)
@@ -157,7 +188,7 @@ def read_csv(stream: BinaryIO, file: str) -> Iterator[Row]:
 
 def read_text(stream: BinaryIO, file: str) -> Iterator[Row]:
     """A line is a row with one column, ``text``; blank lines are passed over."""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(bounded_lines(stream, file), start=1):
         try:
             text = (line.removeprefix(UTF8_MARK) if number == 1 else line).decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -219,12 +250,43 @@ def endings(file: str) -> tuple[str, str]:
     return (path.with_suffix("") if compression else path).suffix, compression
 
 
-def decompressed(stream: BinaryIO, ending: str) -> BinaryIO:
-    """The stream as it was before compression, by the file's last ending."""
+def decompressed(stream: BinaryIO, ending: str, file: str) -> BinaryIO:
+    """The stream as it was before compression, by the file's last ending.
+
+    Reading it raises DataError where it is made to expand without end.
+    """
     codec = COMPRESSIONS.get(ending.lower())
     if codec is None:
         return stream
-    return io.BufferedReader(pa.CompressedInputStream(stream, codec))
+    return io.BufferedReader(_Expanding(stream, pa.CompressedInputStream(stream, codec), file), _BLOCK)
+
+
+MOST_EXPANDED, UNASKED_BYTES = 200, 64 << 20
+"""A compressed file may become so many times as large, from so many bytes on. Text becomes 3 to 20 times as large, rows
+that repeat one another up to 100 times; a file made to fill a disk or a memory, 1,000 (gzip) and far more (zstd, bz2).
+"""
+_BLOCK = 1 << 20
+
+
+class _Expanding(io.RawIOBase):
+    """Decompressed bytes, as long as they are not far more than the compressed ones."""
+
+    def __init__(self, packed: BinaryIO, plain: Any, file: str) -> None:
+        self._packed, self._plain, self._file = packed, plain, file
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._plain.read(len(buffer))
+        buffer[: len(data)] = data
+        self._read += len(data)
+        if self._read > UNASKED_BYTES and self._read > MOST_EXPANDED * max(self._packed.tell(), 1):
+            found = f"it becomes more than {MOST_EXPANDED} times as large when it is decompressed"
+            fix = "decompress it yourself if you trust it, and name that file"
+            raise DataError(Problem(self._file, found, fix))
+        return len(data)
 
 
 def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
@@ -244,9 +306,28 @@ def _parse_object(text: bytes) -> Mapping[str, Any] | BadRow:
 def _loaded(text: bytes) -> tuple[Any, Callable[[Any], Mapping[str, Any] | BadRow]]:
     """What a JSON text says, and what makes rows of it or of its parts."""
     value = orjson.loads(text)
+    if text.count(b"[") + text.count(b"{") > DEEPEST and _is_too_deep(value):
+        return value, _too_deep
     if _LONG_NUMBER in text.translate(_DIGITS_AS_ZEROS):
         return json.loads(text), _storable_object
     return value, _object
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Whether lists and objects stand in one another so many times that whoever follows them runs out of stack."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False
+
+
+def _too_deep(value: Any) -> Mapping[str, Any] | BadRow:
+    if not _is_too_deep(value):
+        return _storable_object(value)
+    if isinstance(value, list):
+        return BadRow("not a JSON object", "found a list")
+    return BadRow("nested too deeply", f"lists and objects stand in one another more than {DEEPEST} times")
 
 
 def _storable_object(value: Any) -> Mapping[str, Any] | BadRow:
@@ -275,19 +356,19 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
     return BadRow("not UTF-8", f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the line")
 
 
-def _first_lines(stream: BinaryIO) -> tuple[list[bytes], bool]:
+def _first_lines(stream: BinaryIO, file: str) -> tuple[list[bytes], bool]:
     """Lines from the beginning, and whether they show that each line is an object."""
-    head = _through_first_text(stream)
+    head = _through_first_text(stream, file)
     if not head or not _is_object(head[-1]):
         return head, False
-    more = _through_first_text(stream)
+    more = _through_first_text(stream, file, len(head) + 1)
     return head + more, bool(more and more[-1].strip())
 
 
-def _through_first_text(stream: BinaryIO) -> list[bytes]:
+def _through_first_text(stream: BinaryIO, file: str, number: int = 1) -> list[bytes]:
     """Lines up to and with the first that is not blank."""
     lines: list[bytes] = []
-    for line in stream:
+    for line in bounded_lines(stream, file, number):
         lines.append(line)
         if line.removeprefix(UTF8_MARK).strip():
             break
@@ -310,7 +391,7 @@ def _records(document: Any) -> list[Any]:
 
 
 def _decoded_lines(stream: BinaryIO, file: str) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(bounded_lines(stream, file), start=1):
         try:
             yield (line.removeprefix(UTF8_MARK) if number == 1 else line).decode("utf-8")
         except UnicodeDecodeError as error:

@@ -161,4 +161,6 @@ def rows_of_table(dataset: Any, label: str) -> Iterator[Row]:
     tables = dataset.with_format("arrow").iter(batch_size=ROWS_PER_BATCH)
     batches = itertools.chain.from_iterable(table.to_batches() for table in tables)
     rows = itertools.chain.from_iterable(map(rows_of_batch, batches))
-    return (Row(number, label, value, by_line=False) for number, value in enumerate(rows, start=1))
+    with unreadable_as_data_error(label):
+        for number, value in enumerate(rows, start=1):
+            yield Row(number, label, value, by_line=False)

@@ -103,7 +103,7 @@ def load_model_config(config: Config) -> PretrainedConfig:
     loader = transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
     try:
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise cannot_load(name, source, "model config", error, config, key) from error
     _refuse_kernels(model_config, config, key)
     overrides = config.model.overrides_of_model_config or {}

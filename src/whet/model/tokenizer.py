@@ -77,7 +77,7 @@ def _load(name: str, config: Config, key: str) -> PreTrainedTokenizerBase:
     loader = _tokenizer_class(section.tokenizer_type, config)
     try:
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise cannot_load(name, source, "tokenizer", error, config, key) from error
     if not tokenizer.is_fast:
         raise ModelError(

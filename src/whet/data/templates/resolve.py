@@ -10,9 +10,11 @@ from typing import Any
 from whet.config.config import Config
 from whet.config.names import CHAT_TEMPLATES_NOT_YET
 from whet.config.schema.data import DatasetConfig
+from whet.core.disk import read_small
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
 from whet.core.nearest import nearest
+from whet.core.sandbox import LIMITS
 from whet.data.templates.render import Renderer, TrainPolicy
 
 _FALLBACK = "tokenizer_default_fallback_"
@@ -86,7 +88,12 @@ def _jinja_text(config: Config, jinja: str | None, place: tuple[str | int, ...],
     if file is None:
         at = config.where((*place, "chat_template_jinja")) if place else config.where("chat_template_jinja")
         raise ConfigError(Problem(at, f"there is no file '{jinja}'", "correct the path, or write the template itself"))
-    return file.read_text(encoding="utf-8")
+    try:
+        return read_small(file, 4 * LIMITS.text).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        at = config.where((*place, "chat_template_jinja")) if place else config.where("chat_template_jinja")
+        found = f"'{file}' cannot be read as a template ({getattr(error, 'strerror', None) or error})"
+        raise ConfigError(Problem(at, found, "name a file of UTF-8 text")) from error
 
 
 def _tokenizer_template(tokenizer: Any) -> str | None:
