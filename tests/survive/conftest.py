@@ -263,6 +263,7 @@ def artefacts(out: Path) -> dict[str, str]:
     files = [out / name for name in WEIGHTS]
     files += [path for folder in out.glob("checkpoint-*") for path in folder.glob("*.safetensors")]
     files += [path for path in out.glob("merged/*") if path.suffix in (".safetensors", ".json", ".jinja")]
+    files = [path for path in files if path.name not in ("run.json", "parity.json")]  # they say when they were written
     return {str(path.relative_to(out)): _hash(path.read_bytes()) for path in files if path.is_file()}
 
 
