@@ -49,8 +49,9 @@ unit: install-dev
 
 # What docs/reliability.md says; SURVIVE_SEED=7 draws other moments.
 survive: install-dev
-	rm -f benchmarks/results/survive.jsonl
+	rm -f benchmarks/results/survive.jsonl benchmarks/results/resume-exact.jsonl
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 SURVIVE=all SURVIVE_REPORT=benchmarks/results/survive.jsonl \
+		RESUME_REPORT=benchmarks/results/resume-exact.jsonl \
 		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py
 	$(BIN)/python docs/make_tables.py
 

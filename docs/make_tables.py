@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
-    readme, formats, reliability = REPOSITORY / "README.md", DOCS / "formats.md", DOCS / "reliability.md"
+    readme, formats = REPOSITORY / "README.md", DOCS / "formats.md"
+    reliability, resuming = DOCS / "reliability.md", DOCS / "resuming.md"
     return {
         DOCS / "config-keys.md": config_keys(),
         DOCS / "performance.md": performance(),
@@ -97,6 +98,7 @@ def pages() -> dict[Path, str]:
         readme: with_block(readme.read_text(encoding="utf-8"), "supported", supported()),
         reliability: with_block(reliability.read_text(encoding="utf-8"), "survive", survived()),
         formats: with_block(formats.read_text(encoding="utf-8"), "instruction types", instruction_types()),
+        resuming: with_block(resuming.read_text(encoding="utf-8"), "resumed", resumed()),
     }
 
 
@@ -112,6 +114,25 @@ def with_block(text: str, name: str, block: str) -> str:
     assert marker, f"there is no line {begin}"
     assert closing, f"there is no line {end}"
     return f"{before}{begin}\n{block.strip()}\n{end}{after}"
+
+
+# --- docs/resuming.md -------------------------------------------------------------------------------------------------
+
+
+def resumed() -> str:
+    """What `make survive` has resumed after every step, as its report has it."""
+    report = RESULTS / "resume-exact.jsonl"
+    if not report.is_file():
+        return "No report yet: `make survive` writes it."
+    steps = {line["name"]: line["resumed_after_steps"] for line in map(json.loads, report.read_text().splitlines())}
+    kinds = {"optimizer": "optimizers", "schedule": "schedules"}
+    rows = [(name, str(count)) for name, count in steps.items() if name.partition(" ")[0] not in kinds]
+    for kind, title in kinds.items():
+        names_of_kind = [name.removeprefix(f"{kind} ") for name in steps if name.startswith(f"{kind} ")]
+        counts = sorted({steps[f"{kind} {name}"] for name in names_of_kind})
+        if names_of_kind:
+            rows.append((f"{title}: {', '.join(names_of_kind)}", " to ".join(map(str, {counts[0]: 0, counts[-1]: 0}))))
+    return _table(("case", "resumed after each of its steps, bit for bit"), rows)
 
 
 # --- README ----------------------------------------------------------------------------------------------------------

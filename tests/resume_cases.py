@@ -93,6 +93,13 @@ CASES: dict[str, dict[str, Any]] = {
     "logged every 3 steps": {"data": "mixed", "datasets": WEIGHTS, "logging_steps": 3},
     "evaluated every step": EVALS,
     "evaluated at epochs' ends": {"eval_strategy": "epoch"},
+    "a schedule that follows the evaluations of epochs": {
+        "eval_strategy": "epoch",
+        "lr_scheduler": "reduce_lr_on_plateau",
+        "lr_scheduler_kwargs": {"patience": 0},
+        "learning_rate": 0.1,
+        "num_epochs": 4.0,
+    },
     "evaluated at the start": {**EVALS, "eval_on_start": True, "early_stopping_patience": 3},
     "best at the end": {**EVALS, "load_best_model_at_end": True, "learning_rate": 0.1},
     "best LoRA at the end": {**EVALS, **LORA, "load_best_model_at_end": True, "learning_rate": 0.1},

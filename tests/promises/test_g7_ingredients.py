@@ -9,6 +9,7 @@ the documents of every step, losses and all that is logged, weights, optimizer, 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ from whet.data import chunks
 from whet.training.optimizers import OPTIMIZERS
 from whet.training.schedules import SCHEDULERS
 
-EVERYTHING = os.environ.get("WHET_SURVIVE") == "all"
+EVERYTHING = os.environ.get("SURVIVE") == "all"
+REPORT = os.environ.get("RESUME_REPORT")
+"""File to which each case that held adds a line, for docs/resuming.md."""
 OPTIMIZERS_OF_A_KIND = ("adamw_8bit", "adamw_torch_8bit", "galore_adamw", "lomo", "muon")
 """One of each way to be kept; that every one comes back by itself is in tests/contract/test_optimizers.py."""
 
@@ -48,7 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
-def resumes_as_if_it_had_not_stopped(bench: Bench, folder: Path, case: dict[str, Any]) -> None:
+def resumes_as_if_it_had_not_stopped(bench: Bench, folder: Path, name: str, case: dict[str, Any]) -> None:
     saving = {"save_strategy": "steps", "save_steps": 1}
     saved = bench.run(folder / "saved", **saving, **case)
     steps = max(saved.seen)
@@ -62,13 +65,18 @@ def resumes_as_if_it_had_not_stopped(bench: Bench, folder: Path, case: dict[str,
         shutil.copytree(folder / "saved", again)
         resumed = bench.run(again, resume=again / f"checkpoint-{step}", **saving, **case)
         assert resumed.seen == {number: saved.seen[number] for number in range(step + 1, steps + 1)}, f"from {step}"
-        assert same(saved, resumed) is None, f"from step {step}"
+        # Of a stream that is over nothing is read again, and so nothing counted: docs/resuming.md has it as exempt.
+        is_over = "data" in case and case["data"] == "stream" and step == steps
+        assert same(saved, resumed, skip=("told",) if is_over else ()) is None, f"from step {step}"
         shutil.rmtree(again)
+    if REPORT:
+        with Path(REPORT).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "resumed_after_steps": steps if EVERYTHING else 1}) + "\n")
 
 
 @pytest.mark.parametrize("name", CASES if EVERYTHING else SHARE)
 def test_a_resumed_run_is_the_same_run(bench: Bench, tmp_path: Path, name: str) -> None:
-    resumes_as_if_it_had_not_stopped(bench, tmp_path, CASES[name])
+    resumes_as_if_it_had_not_stopped(bench, tmp_path, name, CASES[name])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names() if EVERYTHING else OPTIMIZERS_OF_A_KIND)
@@ -76,10 +84,10 @@ def test_with_every_optimizer(bench: Bench, tmp_path: Path, name: str) -> None:
     if (reason := unavailable(name, "cpu")) is not None:
         pytest.skip(reason)
     case = {"optimizer": name, "size": {"hidden_size": 64}, **OPTIMIZER_KEYS.get(name, {})}
-    resumes_as_if_it_had_not_stopped(bench, tmp_path, case)
+    resumes_as_if_it_had_not_stopped(bench, tmp_path, f"optimizer {name}", case)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS.names() if EVERYTHING else ("reduce_lr_on_plateau", "one_cycle"))
 def test_with_every_schedule(bench: Bench, tmp_path: Path, name: str) -> None:
     case = {"lr_scheduler": name, "num_epochs": 3.0, **SCHEDULER_KEYS.get(name, {})}
-    resumes_as_if_it_had_not_stopped(bench, tmp_path, case)
+    resumes_as_if_it_had_not_stopped(bench, tmp_path, f"schedule {name}", case)

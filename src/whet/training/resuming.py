@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-from whet.core.log import warn
+from whet.core.log import say, warn
 from whet.training.callbacks.early_stopping import EarlyStopping
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
@@ -37,11 +37,21 @@ class ResumingTrainer(PublishingTrainer):
         if resume_from_checkpoint is None:
             return epochs
         self.args.eval_on_start = False  # that was before the first step
+        self._find_best_beside(Path(resume_from_checkpoint))
         if self.state.global_step < max_steps and not self._has_stopped_early():
             self.pass_over(*epochs)
             return epochs
         self._load_rng_state(resume_from_checkpoint)
+        if self.args.process_index == 0:
+            ended = "was stopped early" if self.state.global_step < max_steps else "has done all its steps"
+            say(f"{resume_from_checkpoint} is of a run that {ended}: nothing is left to train")
         return num_epochs, 0
+
+    def _find_best_beside(self, checkpoint: Path) -> None:
+        """The best checkpoint stands beside this one, wherever the run's folder has been moved to since."""
+        beside = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
+        if self.state.best_global_step and beside.is_dir():
+            self.state.best_model_checkpoint = str(beside)
 
     def pass_over(self, epoch: int, num_batches: int) -> None:
         """Told before training which micro-batches of a resumed epoch nobody will look at."""

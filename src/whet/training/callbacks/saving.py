@@ -46,7 +46,7 @@ class SaveAfterEvaluation(TrainerCallback):
 
     A run that is resumed there begins with the next epoch. Taken when the step ends, the checkpoint would know nothing
     of the evaluation: neither the best metric, nor the count of early stopping, nor what a scheduler makes of it.
-    A run that is asked to stop saves at once; what then belongs behind the evaluation is saved again.
+    A run that is asked to stop saves at once, and remembers that the evaluation is due (`DueEvaluation`).
     """
 
     def __init__(self) -> None:
