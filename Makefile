@@ -52,7 +52,8 @@ survive: install-dev
 	rm -f benchmarks/results/survive.jsonl benchmarks/results/resume-exact.jsonl
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 SURVIVE=all SURVIVE_REPORT=benchmarks/results/survive.jsonl \
 		RESUME_REPORT=benchmarks/results/resume-exact.jsonl \
-		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py
+		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py \
+		tests/promises/test_safe_fuzz.py
 	$(BIN)/python docs/make_tables.py
 
 bench: install-dev

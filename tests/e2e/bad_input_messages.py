@@ -4,16 +4,16 @@
 
 MESSAGES: dict[str, list[str]] = {
     "unknown key": [
-        "my.yaml:13:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
+        "my.yaml:14:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
     ],
     "unknown dataset key": [
         "my.yaml:5:5: unknown key 'datasets[0].feild' -> did you mean 'field'?",
     ],
     "unknown nested key": [
-        "my.yaml:14:3: unknown key 'special_tokens.pad_tokn' -> did you mean 'pad_token'?",
+        "my.yaml:15:3: unknown key 'special_tokens.pad_tokn' -> did you mean 'pad_token'?",
     ],
     "duplicate key": [
-        "my.yaml:13:1: 'learning_rate' is written twice, first on line 9 -> keep one of the two lines",
+        "my.yaml:14:1: 'learning_rate' is written twice, first on line 9 -> keep one of the two lines",
     ],
     "negative learning rate": [
         "my.yaml:9:1: learning_rate is -1 -> write a number above 0",
@@ -22,34 +22,34 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:7:1: micro_batch_size is 0 -> write a whole number above 0",
     ],
     "unknown optimizer": [
-        "my.yaml:13:1: optimizer: there is no 'adamw_trch' -> did you mean 'adamw_torch'?",
+        "my.yaml:14:1: optimizer: there is no 'adamw_trch' -> did you mean 'adamw_torch'?",
     ],
     "unknown scheduler": [
-        "my.yaml:13:1: lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?",
+        "my.yaml:14:1: lr_scheduler: there is no 'cosin' -> did you mean 'cosine'?",
     ],
     "unknown dataset type": [
         "my.yaml:4:5: datasets[0].type: there is no type 'alpacca' -> did you mean 'alpaca'?",
     ],
     "unknown chat template": [
-        "my.yaml:13:1: chat_template: there is no template 'chatlm' -> did you mean 'chatml'?",
+        "my.yaml:14:1: chat_template: there is no template 'chatlm' -> did you mean 'chatml'?",
     ],
     "word for a number": [
-        "my.yaml:13:1: num_epochs is 'three' -> write a number",
+        "my.yaml:14:1: num_epochs is 'three' -> write a number",
     ],
     "list for a string": [
         "my.yaml:1:1: base_model is a list -> write text",
     ],
     "key without support yet": [
-        "my.yaml:13:1: 'use_pose' is not supported yet -> PoSE is not built: set sequence_len",
+        "my.yaml:14:1: 'use_pose' is not supported yet -> PoSE is not built: set sequence_len",
     ],
     "warm-up twice": [
-        "my.yaml:13:1: warmup_ratio is written, and so is warmup_steps (my.yaml:10:1) -> keep one of them",
+        "my.yaml:14:1: warmup_ratio is written, and so is warmup_steps (my.yaml:10:1) -> keep one of them",
     ],
     "4-bit without adapter": [
-        "my.yaml:13:1: load_in_4bit is true, and quantised weights cannot be trained -> add `adapter: qlora`",
+        "my.yaml:14:1: load_in_4bit is true, and quantised weights cannot be trained -> add `adapter: qlora`",
     ],
     "validation share out of range": [
-        "my.yaml:13:1: val_set_size is 1.5 -> write a share below 1, or a whole number of rows from 2",
+        "my.yaml:14:1: val_set_size is 1.5 -> write a share below 1, or a whole number of rows from 2",
     ],
     "no datasets": [
         "my.yaml: datasets is missing -> add `datasets:` with a row `- path: ...` and `type: ...`",
@@ -59,8 +59,8 @@ MESSAGES: dict[str, list[str]] = {
     ],
     "several at once": [
         "my.yaml:9:1: learning_rate is -1 -> write a number above 0",
-        "my.yaml:13:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
-        "my.yaml:14:1: num_epochs is 'three' -> write a number",
+        "my.yaml:14:1: unknown key 'learing_rate' -> did you mean 'learning_rate'?",
+        "my.yaml:15:1: num_epochs is 'three' -> write a number",
     ],
     "empty YAML": [
         "my.yaml: the file is empty -> write at least base_model, datasets and learning_rate",
@@ -105,10 +105,10 @@ MESSAGES: dict[str, list[str]] = {
         "--learning-rate: learning_rate is empty -> add `learning_rate: 2e-4` (LoRA), or 2e-5 when every weight is trained",
     ],
     "output over the base model": [
-        "my.yaml:12:1: output_dir 'model' is the folder of base_model, which the run would write over -> write another folder",
+        "my.yaml:13:1: output_dir 'model' is the folder of base_model, which the run would write over -> write another folder",
     ],
     "name too long": [
-        "my.yaml:12:1: output_dir is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
+        "my.yaml:13:1: output_dir is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
     ],
     "dataset name too long": [
         "my.yaml:3:5: datasets[0].path is no path: a name in it is longer than 255 bytes, or holds a NUL -> write the path of a file or folder",
@@ -129,16 +129,16 @@ MESSAGES: dict[str, list[str]] = {
         ".env:1: the line cannot be read -> write NAME=value",
     ],
     "empty token": [
-        "my.yaml:13:1: tokens: a token is empty -> write its text, or remove it",
+        "my.yaml:14:1: tokens: a token is empty -> write its text, or remove it",
     ],
     "key of another trainer": [
-        "my.yaml:13:1: unknown key 'per_device_train_batch_size' -> did you mean 'micro_batch_size'?",
+        "my.yaml:14:1: unknown key 'per_device_train_batch_size' -> did you mean 'micro_batch_size'?",
     ],
     "key of a dataset at the top": [
-        "my.yaml:13:1: unknown key 'field_messages' -> write it in a row of `datasets`",
+        "my.yaml:14:1: unknown key 'field_messages' -> write it in a row of `datasets`",
     ],
     "name in capitals": [
-        "my.yaml:13:1: chat_template: there is no template 'ChatML' -> did you mean 'chatml'?",
+        "my.yaml:14:1: chat_template: there is no template 'ChatML' -> did you mean 'chatml'?",
     ],
     "link to nowhere": [
         "my.yaml:3:5: datasets[0].path: 'link.jsonl' is a link to 'nowhere.jsonl', which is not there -> mend the link, or name the file itself",
@@ -168,7 +168,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:3:5: 'rows.jsonl': every row is longer than sequence_len 128 (shortest 223 tokens) -> raise sequence_len to at least 223, or set `excess_length_strategy: truncate`",
     ],
     "unfrozen parameters match nothing": [
-        "my.yaml:13:1: unfrozen_parameters: 'modle' matches no parameter -> they look like 'model.embed_tokens.weight'",
+        "my.yaml:14:1: unfrozen_parameters: 'modle' matches no parameter -> they look like 'model.embed_tokens.weight'",
     ],
     "missing dataset file": [
         "my.yaml:3:5: datasets[0].path: there is no './row.jsonl' -> did you mean 'rows.jsonl'?",
@@ -219,16 +219,16 @@ MESSAGES: dict[str, list[str]] = {
         "rows.jsonl:1: unknown token id (7777 is not below 261, the size of the tokenizer's vocabulary) -> mend the rows, or set `on_bad_row: drop` to leave them out and count them",
     ],
     "template that fails": [
-        "my.yaml:13:1: the chat template fails on a plain question and answer: no -> use another chat_template, or correct this one",
+        "my.yaml:14:1: the chat template fails on a plain question and answer: no -> use another chat_template, or correct this one",
     ],
     "template that does not parse": [
-        "my.yaml:13:1: the chat template does not compile: Expected an expression, got 'end of statement block' (its line 1) -> correct the template",
+        "my.yaml:14:1: the chat template does not compile: Expected an expression, got 'end of statement block' (its line 1) -> correct the template",
     ],
     "empty folder of data": [
         "my.yaml:3:5: the folder 'data' holds no file of rows -> it may hold: .arrow, .csv, .json, .jsonl, .md, .ndjson, .parquet, .text, .tsv, .txt",
     ],
     "validation larger than the data": [
-        "my.yaml:13:1: val_set_size 50 takes all 12 samples, nothing is left to train on -> set it lower, or to 0 for no validation",
+        "my.yaml:14:1: val_set_size 50 takes all 12 samples, nothing is left to train on -> set it lower, or to 0 for no validation",
     ],
     "missing model folder": [
         "my.yaml:1:1: base_model: there is no './modle' -> did you mean 'model'?",
@@ -249,28 +249,28 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml: the tokenizer has no chat template of its own -> set chat_template to one of: alpaca, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama2, llama3, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, qwen3, qwen_25",
     ],
     "target modules match nothing": [
-        "my.yaml:14:1: lora_target_modules: 'gate_prj' matches no layer of model -> did you mean 'gate_proj'? This model has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+        "my.yaml:15:1: lora_target_modules: 'gate_prj' matches no layer of model -> did you mean 'gate_proj'? This model has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
     ],
     "adapter without targets": [
-        "my.yaml:13:1: the adapter has nothing to adapt -> add `lora_target_linear: true`, or name layers in lora_target_modules",
+        "my.yaml:14:1: the adapter has nothing to adapt -> add `lora_target_linear: true`, or name layers in lora_target_modules",
     ],
     "adapter to continue is missing": [
-        "my.yaml:15:1: lora_model_dir: there is no './nowhere' -> paths count from the working folder, then from the YAML's",
+        "my.yaml:16:1: lora_model_dir: there is no './nowhere' -> paths count from the working folder, then from the YAML's",
     ],
     "sequence longer than the model": [
         "my.yaml:5:1: sequence_len is 128, and 'model' was made for 64 positions -> write sequence_len: 64, or less; or lengthen the model by model_config (rope_scaling)",
     ],
     "output folder under a file": [
-        "my.yaml:12:1: output_dir 'rows.jsonl/out' cannot be written to (Not a directory) -> name a folder that you may write to",
+        "my.yaml:13:1: output_dir 'rows.jsonl/out' cannot be written to (Not a directory) -> name a folder that you may write to",
     ],
     "checkpoint to resume is missing": [
-        "my.yaml:13:1: resume_from_checkpoint: there is no 'out/checkpoint-7' -> the folder 'out' does not exist; paths count from the working folder, then from the YAML's",
+        "my.yaml:14:1: resume_from_checkpoint: there is no 'out/checkpoint-7' -> the folder 'out' does not exist; paths count from the working folder, then from the YAML's",
     ],
     "merge without an adapter": [
         "'out' is no adapter: there is no such folder -> give the output_dir of a LoRA run, or one of its checkpoints",
     ],
     "chat before training": [
-        "my.yaml:12:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; or add --untrained for the base model as it is",
+        "my.yaml:13:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; or add --untrained for the base model as it is",
     ],
     "evaluate without data to evaluate on": [
         "my.yaml: there is no evaluation data -> set val_set_size or test_datasets",

@@ -1,6 +1,6 @@
 """Whatever is in a config or in a row: a Config or a ConfigError, a sample or a counted refusal, and never another end.
 
-A few cases in `make test`, the same ones each time; many new ones in `make survive` (``WHET_SURVIVE=all``). Templates
+A few cases in `make test`, the same ones each time; many new ones in `make survive` (``SURVIVE=all``). Templates
 are fuzzed in tests/unit/core/test_sandbox.py.
 """
 
@@ -25,7 +25,7 @@ from whet.data.formats import make_format
 from whet.data.readers import BadRow, parse_line
 from whet.data.tokenise import SampleEncoder
 
-IS_LONG = os.environ.get("WHET_SURVIVE") == "all"
+IS_LONG = os.environ.get("SURVIVE") == "all"
 CONFIGS = sorted((Path(__file__).parents[1] / "data" / "configs").glob("*.y*ml"))
 TEXTS = [path.read_text() for path in CONFIGS]
 

@@ -26,6 +26,31 @@ STREAM = {"streaming": True, "max_steps": 10}
 
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     (
+        "kernels_of_the_hub_need_trust",
+        {"attn_implementation": "kernels-community/vllm-flash-attn3"},
+        "'kernels-community/vllm-flash-attn3' is code that is fetched from the hub and run -> write trust_remote_code",
+    ),
+    (
+        "names_that_become_files_are_plain",
+        {"hub_model_id": "../../etc/passwd"},
+        "hub_model_id: '../../etc/passwd' is no name: it becomes part of a path",
+    ),
+    (
+        "names_that_become_files_are_plain",
+        {"hub_model_id": "org/model", "hub_revision": "../main"},
+        "hub_revision: '../main' is no name of a branch",
+    ),
+    (
+        "model_arguments_have_no_key_of_their_own",
+        {"overrides_of_model_kwargs": {"trust_remote_code": True}},
+        "'trust_remote_code' is an argument that whet gives -> write trust_remote_code instead",
+    ),
+    (
+        "model_arguments_have_no_key_of_their_own",
+        {"overrides_of_model_kwargs": {"weights_only": False}},
+        "'weights_only' lets files of others run code, which whet never asks for -> remove it",
+    ),
+    (
         "weights_have_one_type",
         {"bfloat16": True, "torch_dtype": "float32"},
         "torch_dtype is float32, and bfloat16 is true -> remove one of the two",
@@ -731,6 +756,11 @@ ROWS: list[tuple[Mapping[str, Any], str]] = [
 
 NOTED: list[tuple[str, Mapping[str, Any], str]] = [
     (
+        "code_of_others_is_announced",
+        {"trust_remote_code": True},
+        "may run in this process, with all your rights -> remove the line unless you have read that code",
+    ),
+    (
         "adam_options_need_adam",
         {"adam_beta1": 0.8, "optimizer": "sgd"},
         "adam_beta1 changes nothing: sgd does not use it",
@@ -883,7 +913,6 @@ GOOD: list[Mapping[str, Any]] = [
     {"eval_strategy": "no", "save_strategy": "no"},
     {"chat_template": "jinja", "chat_template_jinja": "{{ messages }}"},
     {"chat_template": "tokenizer_default_fallback_chatml"},
-    {"attn_implementation": "kernels-community/vllm-flash-attn3"},
     {"bf16": "auto", "fp16": True},
     {"bf16": False, "float32": True},
     {"batch_size": 8, "micro_batch_size": 2},

@@ -118,7 +118,7 @@ def test_a_restart_changes_the_base_and_no_logit(prepared: PreparedSet, tmp_path
 
 @pytest.mark.parametrize("on_cpu", [False, True])
 def test_the_result_is_the_full_model_that_was_trained(prepared: PreparedSet, tmp_path: Path, on_cpu: bool) -> None:
-    keys = {**KEYS, **RELORA, "relora_cpu_offload": on_cpu, "output_dir": str(tmp_path)}
+    keys = {**KEYS, **RELORA, "relora_cpu_offload": on_cpu, "parity": False, "output_dir": str(tmp_path)}
     resolved = make_resolved(tmp_path, **{k: v for k, v in keys.items() if k != "output_dir"})
     trainer = make_trainer(prepared, resolved, adapt(tiny_model(attention=NAME), resolved.config, resolved))
     fit(trainer, resolved)
