@@ -387,8 +387,9 @@ def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTok
         model = merged_in_place(model)  # the base has taken in earlier adapters, so the last one belongs there too
     if resolved.hardware.rank != 0:
         return
-    with _result_kept(resolved, output_dir), proving(resolved.config) as fresh:
-        names = save_files(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
+    with proving(resolved.config) as fresh:
+        with _result_kept(resolved, output_dir):
+            names = save_files(model, tokenizer, output_dir, resolved.config.template.eot_tokens or ())
         if fresh is not None:
             prove_saved(fresh, resolved, model, tokenizer, output_dir, names)
 
@@ -396,12 +397,14 @@ def save(resolved: ResolvedRun, model: torch.nn.Module, tokenizer: PreTrainedTok
 @contextmanager
 def _result_kept(resolved: ResolvedRun, output_dir: Path) -> Iterator[None]:
     """Where the result cannot be written, say which checkpoint has it, and how it gets its place."""
+    from safetensors import SafetensorError
+
     from whet.core.disk import refused_write
     from whet.training.checkpoint import newest_complete
 
     try:
         yield
-    except Exception as error:
+    except (OSError, SafetensorError, RuntimeError, ArtefactError) as error:  # torch's refusals are RuntimeErrors
         reason = refused_write(error.__cause__ if isinstance(error, ArtefactError) and error.__cause__ else error)
         if reason is None:
             raise

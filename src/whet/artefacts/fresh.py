@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,7 @@ class CannotLoad(Exception):
 class FreshProcess:
     """Started at once, importing while its starter goes on; each job runs in a fork of it, and sees no other job.
 
-    A context manager; the process ends with it.
+    A context manager; the process ends with it. Where the system starts none, each job is a `CannotTell`.
 
     Args:
         adapter: PEFT is imported at the start too; else by the jobs that load an adapter, and by no other.
@@ -75,10 +76,16 @@ class FreshProcess:
         # Not the folder of the script, which holds modules with names like `quantize`, must be searched: -P.
         command = [sys.executable, "-P", str(Path(fresh_script.__file__)), *(["peft"] if adapter else [])]
         environment = {name: value for name, value in os.environ.items() if not _of_the_launcher(name)}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
-        )
+        self._open = ExitStack()
+        self._never_started = ""
+        try:
+            self._errors = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed with the process
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+            )
+        except OSError as error:  # no folder for temporary files, no room, no more processes
+            self._open.close()
+            self._never_started = error.strerror or str(error)
 
     def __enter__(self) -> FreshProcess:
         return self
@@ -88,9 +95,10 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        if not self._never_started:
+            self._process.kill()
+            self._process.communicate()
+            self._open.close()
 
     def speak(self, source: Source, prompts: Path, logits: Path, device: str) -> dict[str, Any]:
         """Write the logits of ``source`` on the prompts into the folder ``logits``; how it was loaded.
@@ -109,6 +117,8 @@ class FreshProcess:
         return self._ask("compare", source, prompts, logits, device)
 
     def _ask(self, do: str, source: Source, prompts: Path, logits: Path, device: str) -> dict[str, Any]:
+        if self._never_started:
+            raise CannotTell(f"the process that should load it cannot be started ({self._never_started})")
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         job = {

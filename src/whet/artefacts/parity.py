@@ -193,18 +193,28 @@ def prove(
         parity = Parity(f"{UNPROVED}: {error}")
     except CannotLoad as error:
         parity = Parity(f"{OVER}: a fresh process cannot load it: {error}")
-    _write(kind, artefact, files, source, reference, limit, loaded, parity)
-    if parity.outcome.startswith(OVER):
-        raise _error(kind, parity, limit)
+    over = _error(kind, parity, limit) if parity.outcome.startswith(OVER) else None
+    try:
+        _write(kind, artefact, files, source, reference, limit, loaded, parity)
+    except OSError as error:
+        if over is not None:  # the verdict stands without its record
+            raise over from error
+        raise
+    if over is not None:
+        raise over
     if parity.outcome.startswith(UNPROVED):
         warn(f"the {kind} in '{artefact}' is {parity.outcome}")
     return parity
 
 
-def not_proved(kind: str, artefact: Path, reason: str) -> Parity:
-    """The record of an artefact that could be compared with nothing, and a warning."""
+def not_proved(kind: str, artefact: Path, reason: str, files: Collection[str] | None = None) -> Parity:
+    """The record of an artefact that could be compared with nothing, and a warning.
+
+    Args:
+        files: names of the artefact's files in the folder; all files by default.
+    """
     parity = Parity(f"{UNPROVED}: {reason}")
-    record = {"format": 1, "outcome": parity.outcome, "artefact": {"kind": kind, "files": _hashes(artefact, None)}}
+    record = {"format": 1, "outcome": parity.outcome, "artefact": {"kind": kind, "files": _hashes(artefact, files)}}
     text = json.dumps({**record, "versions": versions_of(PACKAGES), "when": _now()}, indent=2)
     (artefact / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
     warn(f"the {kind} is {parity.outcome}")

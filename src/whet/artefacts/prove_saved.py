@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from whet.artefacts.fresh import FreshProcess, Source
 from whet.artefacts.parity import (
     RECORD_NAME,
+    UNPROVED,
     Limit,
     Parity,
     limit_for,
     live_reference,
+    not_proved,
     prove,
     tell,
     workspace,
@@ -25,6 +28,7 @@ from whet.artefacts.prompts import Prompts, encode_prompts
 from whet.artefacts.publish import kept_at, set_apart
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
+from whet.core.disk import refused_write
 from whet.core.errors import ParityError
 from whet.core.log import warn
 from whet.model.load import load_model_config
@@ -59,7 +63,8 @@ def prove_saved(
         names: of the saved files.
 
     Returns:
-        None where there is nothing to compare: the base of an adapter is random and stored nowhere.
+        None where there is nothing to compare: the base of an adapter is random and stored nowhere. Where the system
+        refuses what the comparison needs (room for the logits), it is not proved, and saved all the same.
 
     Raises:
         ParityError: it is another model; its files lie in ``adapter.FAILED-PARITY`` (or ``model...``) of the folder.
@@ -70,23 +75,50 @@ def prove_saved(
         warn("parity: the adapter cannot be compared, because its random base is stored nowhere (reinit_weights)")
         return None
     kind, failed = ("adapter", "adapter") if is_adapter else ("full model", "model")
+    try:
+        parity = _compared(fresh, kind, resolved, model, tokenizer, folder, names)
+    except ParityError as error:
+        raise kept_at(set_apart(folder, [*names, RECORD_NAME], failed), error) from error
+    except (OSError, SafetensorError) as error:
+        reason = refused_write(error)
+        if reason is None:
+            raise
+        parity = _unproved(kind, folder, names, reason)
+    tell(kind, folder, parity)
+    return parity
+
+
+def _compared(
+    fresh: FreshProcess,
+    kind: str,
+    resolved: ResolvedRun,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    names: Sequence[str],
+) -> Parity:
+    config = resolved.config
     with workspace(folder) as space:
         source = (
             adapter_source(config, resolved, folder, space, rows_of(model))
-            if is_adapter
+            if kind == "adapter"
             else full_source(config, folder)
         )
         reference = live_reference(model, prompts_of(config, tokenizer, model), space, **_facts(resolved))
         if resolved.device == "cuda":
             torch.cuda.empty_cache()  # room for the second copy
-        try:
-            parity = prove(
-                fresh, kind, folder, source, reference, run_limit(resolved), device_of(resolved), files=names
-            )
-        except ParityError as error:
-            raise kept_at(set_apart(folder, [*names, RECORD_NAME], failed), error) from error
-    tell(kind, folder, parity)
-    return parity
+        return prove(fresh, kind, folder, source, reference, run_limit(resolved), device_of(resolved), files=names)
+
+
+def _unproved(kind: str, folder: Path, names: Sequence[str], reason: str) -> Parity:
+    """A record that says so, where there is room for one; never that of an earlier result."""
+    try:
+        return not_proved(kind, folder, reason, names)
+    except OSError:
+        (folder / RECORD_NAME).unlink(missing_ok=True)
+        parity = Parity(f"{UNPROVED}: {reason}")
+        warn(f"the {kind} is {parity.outcome}; there is no room for {RECORD_NAME} either")
+        return parity
 
 
 def prompts_of(config: Config, tokenizer: PreTrainedTokenizerBase, model: Any) -> Prompts:

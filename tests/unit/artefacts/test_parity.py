@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from tests.models import save_tiny_model, tiny_model, tiny_tokenizer
+from tests.tiny_training import make_resolved
 from transformers import AutoModelForCausalLM
 
-from whet.artefacts.fresh import FreshProcess, Source
+from whet.artefacts import prove_saved
+from whet.artefacts.fresh import CannotLoad, FreshProcess, Source
 from whet.artefacts.fresh_script import divergence
 from whet.artefacts.parity import FLOAT32, HALF, RECORD_NAME, Parity, limit_for, live_reference, prove, workspace
 from whet.artefacts.prompts import encode_prompts
@@ -74,6 +81,54 @@ def test_a_process_that_was_killed_proves_nothing_and_refuses_nothing(tmp_path: 
         parity = proved(process, folder)
     assert parity.outcome.startswith("not proved: the process that should load it has ended")
     assert parity.mean_kl is None
+
+
+def test_a_process_that_cannot_be_started_proves_nothing_and_refuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    monkeypatch.setattr("whet.artefacts.fresh.sys.executable", str(tmp_path / "no-python"))
+    with FreshProcess() as process:
+        parity = proved(process, folder)
+    assert parity.outcome == (
+        "not proved: the process that should load it cannot be started (No such file or directory)"
+    )
+    assert json.loads((folder / RECORD_NAME).read_text())["outcome"] == parity.outcome
+
+
+def test_a_saved_model_is_kept_where_its_proof_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not told as one that could not be saved; only what is known to be another model is set apart."""
+    folder = save_tiny_model(tmp_path / "model")
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / RECORD_NAME).write_text("of an earlier result")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    disk = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def refuse(error: Exception) -> Any:
+        def write(*_: Any, **__: Any) -> None:
+            raise error
+
+        return write
+
+    with FreshProcess() as fresh:
+
+        def save() -> Parity | None:
+            resolved = make_resolved(folder, base_model=str(folder))
+            return prove_saved.prove_saved(fresh, resolved, tiny_model(), tiny_tokenizer(), folder, names)
+
+        for error in (full, disk):
+            monkeypatch.setattr("whet.artefacts.parity.save_file", refuse(error))
+            found = save()
+            assert found is not None
+            assert found.outcome == "not proved: No space left on device"
+            assert json.loads((folder / RECORD_NAME).read_text())["outcome"] == found.outcome
+        monkeypatch.setattr("whet.artefacts.parity.versions_of", refuse(full))
+        assert save() == found
+        assert not (folder / RECORD_NAME).exists()
+        monkeypatch.setattr("whet.artefacts.parity.save_file", save_file)
+        monkeypatch.setattr(FreshProcess, "compare", refuse(CannotLoad("it is none")))
+        with pytest.raises(ParityError, match=r"cannot load it: it is none; it is kept as '.*/model.FAILED-PARITY'"):
+            save()
 
 
 def test_without_a_limit_it_is_reported(fresh: FreshProcess, tmp_path: Path) -> None:
