@@ -79,24 +79,41 @@ def what_is_wrong(folder: Path) -> str | None:
         return f"its {MANIFEST} cannot be read"
     if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
         return f"its {MANIFEST} is not what whet writes"
-    for name, entry in files.items():
-        path = folder / name
+    faults = (_fault_outside(folder, name, entry["bytes"]) for name, entry in files.items())
+    if (fault := next(filter(None, faults), None)) is not None:
+        return fault
+    with _pool() as pool:
+        faults_within = pool.map(lambda item: _fault_within(folder, item[0], item[1]["sha256"]), files.items())
+        return next(filter(None, faults_within), None)
+
+
+def _fault_outside(folder: Path, name: str, num_bytes: int) -> str | None:
+    """What is wrong with a file, as far as that is seen without reading it."""
+    path = folder / name
+    try:
         if not path.resolve().is_relative_to(folder.resolve()):
             return f"its {MANIFEST} names '{name}', which is no file of it"
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes and should have {entry['bytes']:,}"
-    digests = digests_of([folder / name for name in files])
-    damaged = [name for name, digest in zip(files, digests, strict=True) if digest != files[name]["sha256"]]
-    return f"the content of {damaged[0]} has changed" if damaged else None
+        found = path.stat().st_size
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return None if found == num_bytes else f"{name} has {found:,} bytes and should have {num_bytes:,}"
+
+
+def _fault_within(folder: Path, name: str, digest: str) -> str | None:
+    try:
+        found = sha256(folder / name)
+    except OSError as error:  # a bad sector, a stale handle of NFS: this checkpoint is lost, those before it are not
+        return f"{name} cannot be read ({error.strerror})"
+    return None if found == digest else f"the content of {name} has changed"
 
 
 def _is_entry(item: tuple[object, object]) -> bool:
     name, entry = item
-    return (
-        isinstance(name, str) and "\0" not in name and isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
-    )
+    if not isinstance(name, str) or "\0" in name or not isinstance(entry, dict):
+        return False
+    return isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def checkpoint_to_resume(
@@ -151,5 +168,9 @@ def _refuse_bare_weights(folder: Path, where: str) -> None:
 
 def digests_of(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file, several at a time."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with _pool() as pool:
         return list(pool.map(sha256, paths))
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))

@@ -120,7 +120,7 @@ def clear_leftovers(output_dir: Path) -> Leftovers:
 def remove_old(output_dir: Path, keep: int, *, newest: int, best: Path | None = None) -> list[Path]:
     """Remove all but the ``keep`` newest checkpoints up to the one just published; the best is not counted and stays.
 
-    Folders without a manifest that are older than the newest are leftovers of other programs, and go too.
+    A folder without a manifest is another program's, and neither counted nor removed.
 
     Args:
         keep: 0 keeps everything.
@@ -131,14 +131,16 @@ def remove_old(output_dir: Path, keep: int, *, newest: int, best: Path | None = 
     """
     if keep == 0:
         return []
-    folders = [folder for folder in checkpoints(output_dir) if step_of(folder) <= newest]
-    own = [folder for folder in folders if (folder / MANIFEST).is_file() and not _is_same(folder, best)]
-    kept = own[-keep:]
-    old = [folder for folder in folders if folder not in kept and not _is_same(folder, best)]
-    old = [folder for folder in old if step_of(folder) != newest]
+    own = [folder for folder in own_checkpoints(output_dir, newest) if not _is_same(folder, best)]
+    old = [folder for folder in own[:-keep] if step_of(folder) != newest]
     for folder in old:
         _remove(folder, output_dir)
     return old
+
+
+def own_checkpoints(output_dir: Path, up_to: int) -> list[Path]:
+    """The checkpoints up to a step that whet has written, the oldest first."""
+    return [folder for folder in checkpoints(output_dir) if step_of(folder) <= up_to and (folder / MANIFEST).is_file()]
 
 
 def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,26 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(
     assert re.search(reason, passed_over.reason)
 
 
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_a_checkpoint_that_the_disk_does_not_give_back_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    good, bad, file = make(tmp_path, 1), make(tmp_path, 2), "global_step/optimizer.pt"
+    whole = getattr(Path, call)
+
+    def refused(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == bad / file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, call, refused)
+    found = newest_complete(tmp_path)
+    assert found.path == good
+    assert [item.reason for item in found.passed_over] == [f"{file} cannot be read (Input/output error)"]
+    with pytest.raises(ArtefactError, match=r"checkpoint-2 is damaged: .* cannot be read \(Input/output error\)"):
+        checkpoint_to_resume(str(bad), str(tmp_path), "here")
+
+
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step)
@@ -68,10 +91,13 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     assert {folder.name for folder in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (1, 3, 4, 5)}
 
 
-def test_leftovers_older_than_the_newest_whole_one_go(tmp_path: Path) -> None:
-    make(tmp_path, 1, published=False)
-    make(tmp_path, 2)
-    assert remove_old(tmp_path, keep=1, newest=2) == [tmp_path / "checkpoint-1"]
+def test_checkpoints_of_another_program_are_neither_counted_nor_removed(tmp_path: Path) -> None:
+    """A run that goes on from transformers' newest checkpoint in the same folder leaves it and those before it."""
+    for step in (1, 2):
+        make(tmp_path, step, published=False)
+    for step in (3, 4, 5):
+        make(tmp_path, step)
+    assert remove_old(tmp_path, keep=2, newest=5) == [tmp_path / "checkpoint-3"]
 
 
 def test_nothing_goes_where_all_are_kept(tmp_path: Path) -> None:
