@@ -174,9 +174,9 @@ class RunRecord:
         try:
             write_json(self._path, content)
         except OSError as error:
-            if self._is_written:
+            was_written, self._is_written = self._is_written, False  # before the warning, which may be noted here
+            if was_written:
                 warn(f"{self._path} cannot be written ({error.strerror}); the run goes on without")
-            self._is_written = False
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -29,9 +29,9 @@ RESULT = Upload("hub", ".")
 
 # The result lies in the folder itself; checkpoints, logs and evaluations lie in folders of it.
 _NOT_THE_RESULT = ("*/*", ".*", "*.db", f"{QUEUE_NAME}*")
-# In a checkpoint, beside the model: what a run needs to go on.
+# In a checkpoint, beside the model: what a run needs to go on, as transformers writes it.
 _NOT_THE_MODEL = ("*/*", ".*", "optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json",
-                  "training_args.bin", MANIFEST, "whet-stream.json", "whet-run-facts.json")  # fmt: skip
+                  "training_args.bin")  # fmt: skip
 _PLACES: Mapping[str, Sequence[str]] = {
     "end": (),
     "every_save": ("",),
@@ -80,7 +80,7 @@ def send(upload: Upload, folder: Path, config: Config) -> str:
         message, ignored = "Trained with whet", list(_NOT_THE_RESULT)
     else:
         message = f"Training in progress, step {upload.step}{', checkpoint' if upload.place else ''}"
-        ignored = [] if upload.place else list(_NOT_THE_MODEL)
+        ignored = [] if upload.place else [*_NOT_THE_MODEL, *_of_a_run_that_goes_on()]
     name = config.output.hub_model_id
     assert name is not None
     repository = HfApi().create_repo(name, private=True, exist_ok=True).repo_id
@@ -93,6 +93,16 @@ def send(upload: Upload, folder: Path, config: Config) -> str:
         ignore_patterns=ignored,
     )
     return f"https://huggingface.co/{repository}"
+
+
+def _of_a_run_that_goes_on() -> list[str]:
+    """The files that whet adds to a checkpoint for the run itself; some are of modules that import torch."""
+    from whet.config.facts import FACTS_NAME
+    from whet.training.carried import FILE as PROGRESS
+    from whet.training.optimizers.averages import FILE as TRAINED_WEIGHTS
+    from whet.training.streamed import STATE as STREAM
+
+    return [MANIFEST, FACTS_NAME, PROGRESS, TRAINED_WEIGHTS, STREAM]
 
 
 def send_waiting(queue: UploadQueue, config: Config, *, ended: bool) -> tuple[list[str], Exception | None]:

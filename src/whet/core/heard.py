@@ -117,5 +117,11 @@ class _Listener(logging.Handler):
         super().__init__(logging.WARNING)
         self._heard = heard
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the handler's lock, as `Heard` has its own. Who hears of a new warning may hold a lock and warn,
+        as `RunRecord` does; two threads that came to the two locks in different orders would wait for each other."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         self._heard.add(record.name, record.getMessage())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from whet.core.log import warn
 from whet.core.secrets import redacted
 
 QUEUE_NAME = "uploads.json"
+LOCK_NAME = ".whet-uploads-lock"
 
 Receiver = Literal["hub", "mlflow", "wandb"]
 
@@ -48,6 +51,8 @@ class Upload:
 class UploadQueue:
     """The file; it is written whole with every change, and there is none while nothing waits.
 
+    The hub, each tracker and `whet push` have a queue of their own for the same file: they change it one by one.
+
     Args:
         folder: the run's output folder.
     """
@@ -73,28 +78,47 @@ class UploadQueue:
 
     def add(self, upload: Upload) -> None:
         """One more; what waited for the same place is out of date."""
-        with self._lock:
+        with self._alone():
             kept = [other for other in self.waiting() if (other.to, other.place) != (upload.to, upload.place)]
             self._write([*kept, upload])
 
     def sent(self, upload: Upload) -> None:
         """It has arrived; one that came after it for the same place still waits."""
-        with self._lock:
+        with self._alone():
             self._write([other for other in self.waiting() if not _is_same(other, upload)])
 
     def refused(self, upload: Upload, reason: str) -> None:
         """It has not arrived."""
-        with self._lock:
+        with self._alone():
             waiting = self.waiting()
             self._write([replace(other, reason=reason) if _is_same(other, upload) else other for other in waiting])
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within it nobody else changes the file; where files have no locks, none of the threads that have this queue.
+
+        The file of the lock stays: one that is removed may be locked by one process and made anew by the next.
+        """
+        with self._lock:
+            descriptor = None
+            try:
+                with suppress(OSError):  # a full disk, a file system without locks: the queue is worth no run
+                    descriptor = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                if descriptor is not None:
+                    with suppress(OSError):
+                        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too
+                    os.close(descriptor)
+
     def _write(self, uploads: Sequence[Upload]) -> None:
-        if not uploads:
-            self._path.unlink(missing_ok=True)
-            return
         entries: Any = redacted([asdict(upload) for upload in uploads])
         temporary = self._path.with_suffix(".json.tmp")
         try:
+            if not uploads:
+                self._path.unlink(missing_ok=True)
+                return
             temporary.write_text(json.dumps({"waiting": entries}, indent=1) + "\n", encoding="utf-8")
             sync(temporary)
             os.replace(temporary, self._path)

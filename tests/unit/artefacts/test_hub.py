@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 from tests.tiny_training import make_config
 
+import whet
 from whet.artefacts import hub
 from whet.core.errors import ArtefactError
 from whet.training.checkpoint import MANIFEST
@@ -58,6 +61,17 @@ def test_the_result_is_pushed_without_checkpoints_and_logs(fake: FakeHub, tmp_pa
     assert list(filter_repo_objects([*result, *beside], ignore_patterns=options["ignore_patterns"])) == result
 
 
+def test_of_a_checkpoint_the_root_gets_the_model_alone(fake: FakeHub, tmp_path: Path) -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in Path(whet.__file__).parent.rglob("*.py"))
+    ours = sorted(set(re.findall(r'"(whet-[a-z-]+\.(?:json|safetensors))"', sources)))
+    assert MANIFEST in ours
+    (tmp_path / "checkpoint-3").mkdir()
+    hub.send(Upload("hub", "checkpoint-3", "", 3), tmp_path, make_config(hub_model_id="tiny"))
+    ignored = fake.asked[-1][1]["ignore_patterns"]
+    told = ["adapter_model.safetensors", "optimizer.pt", "optimizer-rank-1.pt", "trainer_state.json", *ours]
+    assert list(filter_repo_objects(told, ignore_patterns=ignored)) == ["adapter_model.safetensors", "whet-base.json"]
+
+
 def test_a_refusal_before_training_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HfApi", lambda: FakeHub("create_repo"))
     with pytest.raises(ArtefactError, match=r"cannot be opened on the hub \(403 Forb"):
@@ -102,6 +116,22 @@ def test_a_checkpoint_that_is_being_written_is_left_for_later(fake: FakeHub, tmp
     queue.add(Upload("hub", "checkpoint-3", "", 3))
     assert hub.send_waiting(queue, make_config(hub_model_id="tiny"), ended=False) == ([], None)
     assert len(queue.waiting()) == 1
+
+
+def test_those_that_have_a_queue_for_one_file_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+
+    def add(number: int) -> None:
+        start.wait()
+        for step in range(6):
+            UploadQueue(tmp_path).add(Upload("hub", ".", f"{number}-{step}"))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(UploadQueue(tmp_path).waiting()) == 24
 
 
 def test_a_queue_that_cannot_be_read_is_an_error_with_a_cure(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -65,3 +66,27 @@ def test_secrets_are_not_kept() -> None:
     heard = Heard()
     heard.add("x", "could not reach https://me:hunter2@host/")
     assert heard.told()[0].text == "could not reach https://***@host/"
+
+
+def test_a_thread_that_still_notes_a_warning_keeps_no_other_from_warning() -> None:
+    """The record of a run notes what is heard under its lock, and warns under it when it cannot be written."""
+    logger = logging.getLogger("a_library")
+    is_noting, is_over = threading.Event(), threading.Event()
+
+    def note(heard: Heard) -> None:
+        if threading.current_thread() is notes:
+            is_noting.set()
+            is_over.wait()
+
+    notes = threading.Thread(target=lambda: logger.warning("of the one"), daemon=True)
+    warns = threading.Thread(target=lambda: logger.warning("of the other"), daemon=True)
+    with hearing(Heard(note), ("a_library",)) as heard:
+        notes.start()
+        assert is_noting.wait(10)
+        warns.start()
+        warns.join(10)
+        was_kept = warns.is_alive()
+        is_over.set()
+        notes.join()
+    assert not was_kept
+    assert [each.text for each in heard.told()] == ["of the one", "of the other"]
