@@ -30,6 +30,9 @@ from whet.training.publishing import STAGING, published_name, staging
 from whet.training.room import Room
 from whet.training.writer import CheckpointWriter, Part
 
+LINES_KEPT = 1000
+"""Lines of the log in a checkpoint, the newest ones; ``metrics.jsonl`` has all."""
+
 
 class PublishingTrainer(Trainer):
     """A trainer whose checkpoints are published whole, or not at all.
@@ -201,7 +204,8 @@ class PublishingTrainer(Trainer):
             name: copy.deepcopy(states[0] if len(states) == 1 else states) for name, states in found.items()
         }
         state = copy.copy(self.state)
-        state.log_history = list(self.state.log_history)  # its entries are written once
+        # Its entries are written once. All of them would be hundreds of MB in a run of a million steps.
+        state.log_history = self.state.log_history[-LINES_KEPT:]
         return state
 
     # --- evaluations that a signal cuts -------------------------------------------------------------------------------

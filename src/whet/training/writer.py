@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from whet.core.disk import refused_write
-from whet.core.errors import Problem, TrainingStopped
+from whet.core.errors import ArtefactError, Problem, TrainingStopped
+from whet.core.log import warn
 from whet.training.checkpoint import checkpoints
 from whet.training.publishing import discard, publish, published_name, remove_old, staging
 
@@ -109,8 +110,10 @@ class CheckpointWriter:
             publish(staged, folder, step)
         self.last_published = folder
         for tell in self.on_published:
-            tell(folder)
-        remove_old(self.output_dir, self.keep, newest=step, best=best)
+            with _not_worth_the_run(f"{folder} is written, but not handed on"):
+                tell(folder)
+        with _not_worth_the_run(f"{folder} is written, but an older checkpoint cannot be removed"):
+            remove_old(self.output_dir, self.keep, newest=step, best=best)
 
     @contextmanager
     def or_discarded(self, step: int) -> Iterator[None]:
@@ -141,6 +144,17 @@ class CheckpointWriter:
         """What there is to go on from, in words."""
         there = checkpoints(self.output_dir)
         return f"{there[-1]} is kept" if there else "there is no earlier one"
+
+
+@contextmanager
+def _not_worth_the_run(what: str) -> Iterator[None]:
+    """What fails of the work around a checkpoint that is whole and has its name is said, and training goes on."""
+    try:
+        yield
+    except ArtefactError as error:
+        warn(f"{what}: {error}")
+    except OSError as error:
+        warn(f"{what}: {error.filename or 'the disk'} ({error.strerror or error})")
 
 
 HOW_TO_GO_ON = (

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from whet.core.errors import ArtefactError
+from whet.core.errors import ArtefactError, Problem
 from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete
 from whet.training.publishing import remove_old, seal, set_aside
+from whet.training.writer import CheckpointWriter
 
 
 def make(output_dir: Path, step: int, *, published: bool = True) -> Path:
@@ -156,3 +157,25 @@ def test_checkpoints_of_an_earlier_run_are_set_aside_and_never_mixed_up(tmp_path
     assert newest_complete(tmp_path).path == tmp_path / "checkpoint-2"
     assert set_aside(tmp_path) == tmp_path / "_earlier-runs" / "2"
     assert newest_complete(tmp_path / "_earlier-runs" / "1").path == tmp_path / "_earlier-runs" / "1" / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    "error", [ArtefactError(Problem("uploads.json", "cannot be read", "remove the file")), OSError(errno.EIO, "I/O")]
+)
+def test_what_fails_around_a_published_checkpoint_is_said_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise error
+
+    told: list[Path] = []
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.on_published += [fails, told.append]
+    monkeypatch.setattr("whet.training.writer.remove_old", fails)
+    for step in (1, 2):
+        writer.write(step, [lambda folder: folder.joinpath("model.safetensors").touch()], background=True)
+    writer.wait()
+    assert told == [tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"]
+    assert newest_complete(tmp_path).path == writer.last_published == told[-1]
+    assert "checkpoint-2 is written, but not handed on: " in caplog.text
+    assert "checkpoint-2 is written, but an older checkpoint cannot be removed: " in caplog.text
