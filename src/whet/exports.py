@@ -28,7 +28,11 @@ def gather(
         dtype: of the weights: "float32", "bfloat16" or "float16"; as they were saved if not given.
         shard_bytes: largest size of a file, of more than one tensor.
     """
-    return stages.gather_model(config, checkpoint, output_dir, dtype, shard_bytes)
+    # Only its facts are wanted: a run that needs eight GPUs is gathered on a machine without one.
+    resolved = stages.resolve_run(config, computes=False)
+    folder = stages.sharded_checkpoint_of(config, checkpoint)
+    with history.artefact("gather", resolved, folder) as record:
+        return record.place(stages.gather_model(config, folder, output_dir, dtype, shard_bytes))
 
 
 def export_gguf(

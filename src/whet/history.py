@@ -183,12 +183,14 @@ def artefact(kind: str, resolved: ResolvedRun, made_of: Path) -> Iterator[RunRec
     """The record of something that is made of a trained model: put it in place (`RunRecord.place`) when it is made.
 
     Args:
-        kind: "merge", "quantize", "gguf" or "gguf-adapter".
+        kind: "merge", "quantize", "gather", "gguf" or "gguf-adapter".
         made_of: the folder of the trained model, adapter or checkpoint.
     """
     record = RunRecord(None, kind)
     note_config(record, resolved)
-    run = read_record(made_of / RECORD_NAME) or read_record(made_of.parent / RECORD_NAME)
+    # The parts that ranks wrote lie in a folder of a checkpoint of the run's folder.
+    places = (made_of, *made_of.absolute().parents[:2])
+    run = next((found for place in places if (found := read_record(place / RECORD_NAME)) is not None), None)
     record.note("made_of", {"folder": str(made_of), "run": None if run is None else _in_short(run)})
     heard = Heard()
     with _closed(record, heard), hearing(heard, _LOGGERS):

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from whet.training.steps import StepPlan
 
 
-def resolve_run(config: Config) -> ResolvedRun:
+def resolve_run(config: Config, *, computes: bool = True) -> ResolvedRun:
     """Every open value decided for this machine.
+
+    Args:
+        computes: false for a command that only moves numbers, which needs nothing of what the run needs.
 
     Raises:
         ConfigError: this machine cannot run it.
@@ -38,7 +41,7 @@ def resolve_run(config: Config) -> ResolvedRun:
     from whet.distributed.hardware import probe
 
     hardware = probe()
-    if problems := check_runnable(config, hardware):
+    if computes and (problems := check_runnable(config, hardware)):
         raise ConfigError(problems)
     return resolve(config, hardware)
 
@@ -516,14 +519,20 @@ def export_gguf_adapter(
     return Path(export_adapter(resolved.config, adapter_dir, output, outtype, base_gguf).folder)
 
 
+def sharded_checkpoint_of(config: Config, folder: Path | None) -> Path:
+    """Where the parts that FSDP's ranks wrote are: in the folder, or in the output folder or its newest checkpoint."""
+    from whet.artefacts.sharded import find_checkpoint
+
+    return find_checkpoint(config, folder)
+
+
 def gather_model(
-    config: Config, checkpoint: Path | None, output_dir: Path | None, dtype: str | None, shard_bytes: int
+    config: Config, checkpoint: Path, output_dir: Path | None, dtype: str | None, shard_bytes: int
 ) -> Path:
     """The parts that FSDP's ranks wrote, as one model (or adapter)."""
-    from whet.artefacts.sharded import find_checkpoint, gather
+    from whet.artefacts.sharded import gather
 
-    found = find_checkpoint(config, checkpoint)
-    return Path(gather(config, output_dir, checkpoint=found, dtype=dtype, shard_bytes=shard_bytes).folder)
+    return Path(gather(config, output_dir, checkpoint=checkpoint, dtype=dtype, shard_bytes=shard_bytes).folder)
 
 
 def quantize_model(resolved: ResolvedRun, model_dir: Path, output_dir: Path | None = None) -> Path:

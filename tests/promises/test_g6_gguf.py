@@ -276,7 +276,25 @@ def test_without_a_reader_nothing_is_claimed(tmp_path: Path, warm: None, monkeyp
     _, folder = made("gemma3", tmp_path / "model")
     result = export.export_model(make_config(folder), folder, tmp_path / "gguf", None)
     assert result.proved_by == "nobody: transformers does not read all numbers of a GGUF of gemma3"
-    assert not (tmp_path / "gguf" / "parity.json").exists()
+    record = json.loads((tmp_path / "gguf" / "parity.json").read_text())
+    assert record["outcome"].startswith("not proved: transformers does not read all numbers of a GGUF of gemma3; pip")
+
+
+@pytest.mark.parametrize(
+    ("base_gguf", "why"),
+    [(None, "its base as GGUF was not named"), ("llama3", "'llama3' is no file"), (__file__, "llama.cpp is not inst")],
+)
+def test_an_adapter_alone_has_a_record_that_says_what_was_not_computed(
+    base_gguf: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whet.artefacts.gguf.llama_cpp.is_installed", lambda: False)
+    _, folder, config = adapted("lora", tmp_path)
+    config = make_config(config.model.base_model)
+    export.export_adapter(config, folder, tmp_path / "gguf", None, base_gguf)
+    record = json.loads((tmp_path / "gguf" / "parity.json").read_text())
+    assert record["outcome"].startswith("not proved: its product was compared layer by layer, and no model was comput")
+    assert why in record["outcome"]
+    assert "adapter.gguf" in record["artefact"]["files"]
 
 
 def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path) -> None:

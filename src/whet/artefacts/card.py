@@ -21,9 +21,12 @@ _METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimisat
 _KINDS = {
     "merge": "The adapter of a training run, merged into its base model",
     "quantize": "A trained model, written in few bits",
+    "gather": "What the ranks of a sharded run wrote, in one",
     "gguf": "A trained model in the GGUF format",
     "gguf-adapter": "A LoRA adapter in the GGUF format",
 }
+_INSIDE_A_RUN = ("merged", "quantized", "adapter", "gguf", "gguf-adapter")
+"""Names that say nothing without that of the folder they are in."""
 _FROM_BASE = ("license", "license_name", "license_link", "language")
 _NOT_SHOWN = frozenset({"base_model", "datasets", "test_datasets", "output_dir"})
 
@@ -94,7 +97,7 @@ class _Facts:
     @property
     def title(self) -> str:
         name = self.folder.resolve().name
-        return f"{self.folder.resolve().parent.name} ({name})" if name in ("merged", "quantized", "gguf") else name
+        return f"{self.folder.resolve().parent.name} ({name})" if name in _INSIDE_A_RUN else name
 
     @property
     def is_adapter(self) -> bool:

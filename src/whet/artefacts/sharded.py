@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from whet.artefacts.dcp import METADATA, DistributedCheckpoint, Stored, open_checkpoint
 from whet.artefacts.fresh import FreshProcess, Source
 from whet.artefacts.fresh_script import ROOM
-from whet.artefacts.parity import Parity, limit_for, live_reference, prove, tell, workspace
+from whet.artefacts.parity import Parity, limit_for, live_reference, not_proved, prove, tell, workspace
 from whet.artefacts.prove_saved import prompts_of, proving
 from whet.artefacts.publish import check_replaceable, published
 from whet.artefacts.save import generation_config
 from whet.artefacts.shard_files import divide, stored_bytes, write_shards
 from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
-from whet.core.log import say, warn
+from whet.core.log import say
 from whet.core.nearest import nearest
 from whet.distributed.hardware import available_memory_bytes
 from whet.model.adapters import lora_config
@@ -47,6 +48,8 @@ _PREFIXES = ("", "model.", "state_dict.", "app.", "app.model.")
 """What the names may have in front, by the dictionary that was given to DCP."""
 
 _PEFT = "base_model.model."
+
+_PROVE = "whet merge-lora proves base and adapter together"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def gather(
         named, expected = _model_tensors(opened, model)
     chosen = _chosen(named, expected, checkpoint, config)
     tokenizer = _tokenizer(checkpoint, config)
-    with proving(config) as fresh, published(output, "gathered model") as partial:
+    process = nullcontext() if is_adapter else proving(config)
+    with process as fresh, published(output, "gathered model") as partial:
         stem = "adapter_model" if is_adapter else "model"
         chosen = _without_doubles(chosen, named, expected, opened, model)
         written = write_shards(partial, stem, chosen, opened, dtype, shard_bytes if not is_adapter else None)
@@ -130,7 +134,9 @@ def gather(
         record = asdict(result) | versions_of(("whet", "torch", "transformers"))
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         parity = None
-        if fresh is not None and not is_adapter:
+        if is_adapter and config.output.parity:
+            not_proved("gathered adapter", partial, f"its tensors were compared, and no model was computed; {_PROVE}")
+        if fresh is not None:
             parity = _prove(fresh, partial, chosen, opened, model, tokenizer, written.dtype, config)
     say(
         f"gathered: {result.tensors:,} tensors ({result.bytes / 2**20:,.1f} MiB, {result.dtype}) of '{checkpoint}' "
@@ -307,16 +313,16 @@ def _prove(
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
     config: Config,
-) -> Parity | None:
+) -> Parity:
     """Hold the folder against a model filled from the checkpoint itself, which is in memory as a whole for that."""
     needed = ROOM * sum(stored_bytes(stored, None) for stored in tensors.values())
     available = available_memory_bytes()
     if available < needed:
-        warn(
-            f"gathered: no parity record: a model filled from it needs {needed / 2**30:.1f} GiB of memory, "
-            f"and {available / 2**30:.1f} are free; every tensor was compared all the same"
+        reason = (
+            f"a model filled from the checkpoint needs {needed / 2**30:.1f} GiB of memory, and "
+            f"{available / 2**30:.1f} are free; every tensor was compared all the same"
         )
-        return None
+        return not_proved("gathered model", folder, reason)
     live = _filled(model, tensors, opened, config)
     limit = limit_for(dtype, str(live.dtype).removeprefix("torch."))
     with workspace(folder.parent) as space:

@@ -18,6 +18,7 @@ from tests.sharded_checkpoints import LORA, make
 from tests.warm import warm  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from whet import exports
 from whet.artefacts import dcp, sharded
 from whet.artefacts.sharded import MARKER, find_checkpoint, gather
 from whet.core.errors import ArtefactError, ParityError
@@ -146,14 +147,33 @@ def test_weights_that_training_moved_apart_stay_apart(
 @pytest.mark.parametrize("parts", ["dcp", "alone"])
 def test_an_adapter_is_gathered_without_its_base(saved: Path, tmp_path: Path, parts: str) -> None:
     folder = saved / "adapter"
-    result = gather(config_of(folder, adapter=ADAPTER), tmp_path / "adapter", checkpoint=folder / parts)
+    config = config_of(folder, adapter=ADAPTER, parity=True)
+    result = gather(config, tmp_path / "adapter", checkpoint=folder / parts)
     assert result.kind == "adapter"
+    record = json.loads((tmp_path / "adapter" / "parity.json").read_text())
+    assert record["outcome"].startswith("not proved: its tensors were compared, and no model was computed")
+    assert record["artefact"]["files"].keys() > {"adapter_config.json", "adapter_model.safetensors"}
     whole = load_file(folder / "whole.safetensors")
     assert_same(tensors_in(tmp_path / "adapter"), whole)
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     before = logits(base)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
     assert (logits(loaded) - before).abs().max() > 0.001, "training moved nothing"
+
+
+def test_a_gathered_model_tells_of_the_run_that_wrote_the_parts(saved: Path, tmp_path: Path) -> None:
+    """Also on a machine where that run could not train; for other programs it has a card."""
+    parts = tmp_path / "out" / "checkpoint-10" / "pytorch_model_fsdp_0"
+    shutil.copytree(saved / "llama" / "dcp", parts)
+    (tmp_path / "out" / "run.json").write_text(json.dumps({"kind": "train", "started": "then"}))
+    sections = {"output": {"output_dir": str(tmp_path / "out"), "parity": False}, "distributed": {"fsdp_version": 2}}
+    folder = exports.gather(make_config(saved / "llama" / "base", **sections))
+    assert folder == tmp_path / "out" / "merged"
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["kind"], record["outcome"]) == ("gather", "finished")
+    assert record["made_of"] == {"folder": str(parts), "run": {"kind": "train", "started": "then"}}
+    assert f"What the ranks of a sharded run wrote, in one: made of `{parts}`" in (folder / "README.md").read_text()
+    assert exports.gather(make_config(saved / "llama" / "base", **sections)) == folder, "its own is replaced"
 
 
 def test_the_newest_checkpoint_of_the_run_is_found(saved: Path, tmp_path: Path) -> None:

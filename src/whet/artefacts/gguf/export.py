@@ -19,12 +19,12 @@ from whet.artefacts.gguf.model_file import Writable, look_at, write_model
 from whet.artefacts.gguf.modelfile import write_modelfile
 from whet.artefacts.gguf.tensors import opened
 from whet.artefacts.gguf.writing import require_gguf
-from whet.artefacts.parity import Parity, fresh_reference, limit_for, prove, tell, workspace
+from whet.artefacts.parity import Parity, fresh_reference, limit_for, not_proved, prove, tell, workspace
 from whet.artefacts.prompts import CONVERSATIONS, Prompts, encode_prompts
 from whet.artefacts.publish import check_replaceable, published
 from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
-from whet.core.log import say, warn
+from whet.core.log import say
 
 MARKER = "whet_gguf.json"
 """Written into each folder made here; only a folder that has it may be replaced."""
@@ -133,6 +133,9 @@ def export_adapter(
         if fresh is not None and base_gguf is not None:
             _prove_beside(fresh, partial, adapter_dir, Path(base_gguf), tokenizer, outtype, config)
             proved_by = "llama.cpp"
+        elif _proves(config):
+            compared = "its product was compared layer by layer, and no model was computed"
+            not_proved("GGUF adapter", partial, f"{compared}, because {_why_not(base_gguf)}")
         size = (partial / ADAPTER_FILE).stat().st_size
         result = Exported(str(output), "adapter", str(adapter_dir), outtype, size, proved_by, template)
         _write_marker(partial, result)
@@ -141,6 +144,12 @@ def export_adapter(
         say(f"gguf: the Modelfile expects the base as {MODEL_FILE} beside it: whet export-gguf with --model-dir "
             f"{config.model.base_model}, or name another by --base-gguf")  # fmt: skip
     return result
+
+
+def _why_not(base_gguf: str | None) -> str:
+    if base_gguf is None:
+        return "its base as GGUF was not named (--base-gguf)"
+    return "llama.cpp is not installed" if Path(base_gguf).is_file() else f"'{base_gguf}' is no file here"
 
 
 def _proves(config: Config) -> bool:
@@ -204,8 +213,8 @@ def _prove(
                         "nothing was written; write parity: false to export without a proof")
             ) from error  # fmt: skip
         if not by_llama_cpp and (why := _not_read_by_transformers(model)):
-            warn(f"gguf: not proved: {why}; pip install 'whet[llamacpp]' proves it by llama.cpp itself")
-            return Parity(f"not proved: {why}"), f"nobody: {why}"
+            cure = "pip install 'whet[llamacpp]' proves it by llama.cpp itself"
+            return not_proved("GGUF", partial, f"{why}; {cure}"), f"nobody: {why}"
         dtypes = (str(reference.facts["dtype"]), _DTYPES[outtype])
         parity = prove(fresh, "GGUF", partial, source, reference, limit_for(*dtypes))
     return parity, "llama.cpp" if by_llama_cpp else "transformers"
