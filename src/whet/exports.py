@@ -1,4 +1,4 @@
-"""What is made of a run's result for other programs: one model of the parts of ranks, a GGUF file.
+"""What is made of a run's result: a merged or quantised model, one model of the parts of ranks, a GGUF file, a push.
 
 Like the stories of `whet.run`, each is a list of stages.
 """
@@ -9,6 +9,39 @@ from pathlib import Path
 
 from whet import history, stages
 from whet.config import Config
+from whet.config.resolve import ResolvedRun
+
+
+def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path | None = None) -> Path:
+    """Fold the run's adapter into its base model and write a folder that transformers loads alone.
+
+    Args:
+        adapter_dir: the adapter; if not given, that of the config's `output_dir`, or its `lora_model_dir` where the run
+            has left none.
+        output_dir: where to write; `merged` inside the config's `output_dir` if not given.
+    """
+    resolved = stages.resolve_run(config)
+    return merge_run(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
+
+
+def merge_run(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
+    """As `merge`, for a run whose open values are decided."""
+    with history.artefact("merge", resolved, adapter_dir) as record:
+        return record.place(stages.merge_adapter(resolved, adapter_dir, output_dir))
+
+
+def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path | None = None) -> Path:
+    """Write the model that the config's run has made in the few bits of its block `quantization`, or `qat`.
+
+    Args:
+        model_dir: a full model to write instead.
+        output_dir: where to write; `quantized` inside the config's `output_dir` if not given.
+    """
+    stages.refuse_unquantized(config)
+    resolved = stages.resolve_run(config)
+    model_dir = model_dir or stages.model_of(resolved)
+    with history.artefact("quantize", resolved, model_dir) as record:
+        return record.place(stages.quantize_model(resolved, model_dir, output_dir))
 
 
 def gather(
@@ -63,3 +96,12 @@ def export_gguf(
     folder = model_dir or stages.mergeable_model_of(resolved, adapter_dir)
     with history.artefact("gguf", resolved, folder) as record:
         return record.place(stages.export_gguf_model(resolved, folder, outtype, output_dir))
+
+
+def push(config: Config) -> list[str]:
+    """Give the hub, and trackers that were lost meanwhile, what the config's run has made; a sentence for each thing.
+
+    Raises:
+        WhetError: there is nothing to push, or no one takes it.
+    """
+    return stages.push_waiting(config)

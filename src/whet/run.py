@@ -6,10 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet import history, stages
+from whet import exports, history, stages
 from whet.config import Config
-from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
+from whet.exports import merge, push, quantize
+
+__all__ = [
+    "RunResult", "clean_prepared", "evaluate", "explain_prepared", "inspect", "merge", "preprocess", "push", "quantize",
+    "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,7 +92,7 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
         history.conclude(record, resolved, facts, tokenizer, output_dir)
         record.lap("saving")
-        merged_dir = _merged(resolved, output_dir) if stages.merges(resolved) else None
+        merged_dir = exports.merge_run(resolved, output_dir) if stages.merges(resolved) else None
     stages.push(uploads)
     stages.say_what_next(config, before, after, merged_dir)
     return RunResult(output_dir, dict(output.metrics), before, after, merged_dir)
@@ -179,43 +184,3 @@ def evaluate(config: Config, *, untrained: bool = False) -> dict[str, float]:
     with stages.compiler_put_off():
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         return {name: value for name, value in trainer.evaluate().items() if name.startswith("eval_")}
-
-
-def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path | None = None) -> Path:
-    """Fold the run's adapter into its base model and write a folder that transformers loads alone.
-
-    Args:
-        adapter_dir: the adapter; if not given, that of the config's `output_dir`, or its `lora_model_dir` where the run
-            has left none.
-        output_dir: where to write; `merged` inside the config's `output_dir` if not given.
-    """
-    resolved = stages.resolve_run(config)
-    return _merged(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
-
-
-def _merged(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
-    with history.artefact("merge", resolved, adapter_dir) as record:
-        return record.place(stages.merge_adapter(resolved, adapter_dir, output_dir))
-
-
-def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path | None = None) -> Path:
-    """Write the model that the config's run has made in the few bits of its block `quantization`, or `qat`.
-
-    Args:
-        model_dir: a full model to write instead.
-        output_dir: where to write; `quantized` inside the config's `output_dir` if not given.
-    """
-    stages.refuse_unquantized(config)
-    resolved = stages.resolve_run(config)
-    model_dir = model_dir or stages.model_of(resolved)
-    with history.artefact("quantize", resolved, model_dir) as record:
-        return record.place(stages.quantize_model(resolved, model_dir, output_dir))
-
-
-def push(config: Config) -> list[str]:
-    """Give the hub, and trackers that were lost meanwhile, what the config's run has made; a sentence for each thing.
-
-    Raises:
-        WhetError: there is nothing to push, or no one takes it.
-    """
-    return stages.push_waiting(config)
