@@ -181,7 +181,10 @@ def test_leftovers_are_named(tmp_path: Path) -> None:
     made(tmp_path, 1)
     write(tmp_path, 2)
     shutil.copytree(tmp_path / "checkpoint-1", tmp_path / publishing.STAGING / "checkpoint-3")
+    for name in ("rehearsal", "removed-checkpoint-4"):  # whole, and nobody's checkpoint
+        shutil.copytree(tmp_path / "checkpoint-1", tmp_path / publishing.STAGING / name)
     left = clear_leftovers(tmp_path)
-    assert left.removed == ("checkpoint-2",)
+    assert left.removed == ("checkpoint-2", "rehearsal", "removed-checkpoint-4")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-3"}
     assert left.published == (tmp_path / "checkpoint-3",)
     assert clear_leftovers(tmp_path) == publishing.Leftovers()

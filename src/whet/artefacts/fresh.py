@@ -15,9 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from whet.artefacts import fresh_script
-
-_OF_THE_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
-"""Variables of `torchrun`: libraries that find them would wait for the other ranks."""
+from whet.distributed.launch import environment_of_one
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,17 @@ class FreshProcess:
     def __init__(self, *, adapter: bool = False) -> None:
         # Not the folder of the script, which holds modules with names like `quantize`, must be searched: -P.
         command = [sys.executable, "-P", str(Path(fresh_script.__file__)), *(["peft"] if adapter else [])]
-        environment = {name: value for name, value in os.environ.items() if not _of_the_launcher(name)}
         self._open = ExitStack()
         self._never_started = ""
         try:
             self._errors = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed with the process
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                env=environment_of_one(),
             )
         except OSError as error:  # no folder for temporary files, no room, no more processes
             self._open.close()
@@ -155,7 +157,3 @@ class FreshProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {self._process.returncode}"
-
-
-def _of_the_launcher(name: str) -> bool:
-    return name in _OF_THE_LAUNCHER or name.startswith(("TORCHELASTIC_", "PMI_", "OMPI_"))

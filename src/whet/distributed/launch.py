@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -35,6 +36,18 @@ def torchrun_command(
     if "nproc-per-node" not in given:
         own.append(f"--nproc-per-node={num_processes or default_num_processes()}")
     return [sys.executable, "-m", "whet.distributed.elastic", *own, *launcher_args, "-m", "whet", *words]
+
+
+_OF_THE_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+
+
+def environment_of_one() -> dict[str, str]:
+    """Environment for a process that a rank starts and that is none: libraries there shall not wait for the others."""
+    return {name: value for name, value in os.environ.items() if not _of_the_launcher(name)}
+
+
+def _of_the_launcher(name: str) -> bool:
+    return name in _OF_THE_LAUNCHER or name.startswith(("TORCHELASTIC_", "PMI_", "OMPI_"))
 
 
 def join_ranks(device: str, world_size: int, timeout_seconds: float | None) -> None:

@@ -47,6 +47,11 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(folders, key=step_of)
 
 
+def has_a_checkpoint_s_name(folder: Path) -> bool:
+    """Whether a folder is called checkpoint-<step>."""
+    return _FOLDER.fullmatch(folder.name) is not None
+
+
 def step_of(folder: Path) -> int:
     """The step a checkpoint was taken after.
 

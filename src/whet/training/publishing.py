@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whet.core.disk import sync
-from whet.training.checkpoint import MANIFEST, checkpoints, digests_of, step_of, what_is_wrong
+from whet.training.checkpoint import MANIFEST, checkpoints, digests_of, has_a_checkpoint_s_name, step_of, what_is_wrong
 
 STAGING = "_writing"
 EARLIER = "_earlier-runs"
@@ -102,7 +102,7 @@ def clear_leftovers(output_dir: Path) -> Leftovers:
     # A checkpoint before the one it was to replace ("checkpoint-7" before "replaced-checkpoint-7").
     for path in sorted(folder.iterdir()):
         final = output_dir / path.name.removeprefix(_REPLACED)
-        is_wanted = not path.name.startswith(_REMOVED) and not final.exists()
+        is_wanted = has_a_checkpoint_s_name(final) and not final.exists()  # neither what is removed nor a rehearsal
         if is_wanted and path.is_dir() and what_is_wrong(path) is None:
             path.rename(final)
             published.append(final)

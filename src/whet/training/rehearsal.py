@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
+from whet.distributed.launch import environment_of_one
 from whet.training.checkpoint import what_is_wrong
 from whet.training.publishing import STAGING, discard, seal
 from whet.training.reread import digest
@@ -80,8 +81,9 @@ def rehearse(trainer: PublishingTrainer, where: str) -> int:
 
 def read_elsewhere(folder: Path) -> Mapping[str, Mapping[str, str]] | str:
     """What a new process finds in a checkpoint (`whet.training.reread`); in words, if it cannot read it."""
-    command = [sys.executable, "-m", "whet.training.reread", str(folder.absolute())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A module in the folder that the run was started in shall not take the place of one of PyTorch's: -P.
+    command = [sys.executable, "-P", "-m", "whet.training.reread", str(folder.absolute())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_of_one())
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     found: dict[str, dict[str, str]] = json.loads(done.stdout)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,7 @@ def digests_of(folder: Path) -> dict[str, dict[str, str]]:
         if path.suffix == ".safetensors":
             found[name] = {key: digest(tensor) for key, tensor in load_file(path).items()}
         elif path.suffix in (".pt", ".pth"):
-            with torch.serialization.safe_globals(_of_numpy()):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-            found[name] = {"": digest(loaded)}
+            found[name] = {"": digest(_loaded(path))}
         elif path.suffix == ".json":
             found[name] = {"": digest(json.loads(path.read_text(encoding="utf-8")))}
     return found
@@ -48,12 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _loaded(path: Path) -> Any:
+    """States, by PyTorch's reader that runs no code of the file."""
+    try:
+        with torch.serialization.safe_globals(_of_numpy()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "torchao.optim" not in str(error) or "torchao.optim" in sys.modules:
+            raise
+    import_module("torchao.optim")  # as the run has; with it PyTorch knows the classes of its states
+    return _loaded(path)
+
+
 def _add(found: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().contiguous()
-        found.update(f"tensor {flat.dtype} {tuple(flat.shape)}".encode())
-        if type(flat) in (torch.Tensor, torch.nn.Parameter):
-            found.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")
+        found.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+        if hasattr(value, "__tensor_flatten__"):  # it holds others, as torchao's states in 8 bits do
+            for name in value.__tensor_flatten__()[0]:
+                found.update(f"part {name}".encode())
+                _add(found, getattr(value, name))
+            return
+        flat = value.detach().as_subclass(torch.Tensor).cpu().contiguous()
+        found.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")
     elif isinstance(value, dict):
         for key, item in value.items():
             found.update(f"key {key!r}".encode())

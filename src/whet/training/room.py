@@ -18,6 +18,7 @@ from whet.core.errors import ConfigError, Problem
 from whet.core.log import say, warn
 from whet.training.checkpoint import checkpoints
 from whet.training.host_copy import state_bytes
+from whet.training.lost_process import TORCH_TIMEOUT
 
 POLL_SECONDS = 5.0
 OVERHEAD = 1.01
@@ -30,6 +31,19 @@ _WITHOUT_MOMENTS = ("lomo", "adalomo", "adafactor", "sgd", "rmsprop")
 def free_bytes(folder: Path) -> int:
     """What an ordinary user may still write to the file system of a folder."""
     return shutil.disk_usage(folder).free
+
+
+def seconds_to_wait(resolved: ResolvedRun) -> float:
+    """How long the first rank may wait for room: the others wait for it in a collective, which ends after its time."""
+    asked = 60.0 * resolved.config.loop.save_wait_minutes
+    most = (resolved.config.distributed.ddp_timeout or TORCH_TIMEOUT) / 2
+    if resolved.world_size == 1 or asked <= most:
+        return asked
+    where = resolved.config.where("save_wait_minutes")
+    say(
+        f"{where}: save_wait_minutes: on a full disk it is {most:.0f} seconds, half of ddp_timeout, the ranks' patience"
+    )
+    return most
 
 
 class Room:

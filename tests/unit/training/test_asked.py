@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 
 from whet.core.errors import ArtefactError, TrainingStopped
 from whet.data.store import PreparedSet
+from whet.distributed.launch import environment_of_one
 from whet.model.attention import NAME
 from whet.training import rehearsal
 from whet.training.callbacks.interrupt import TrainingInterrupted
@@ -258,6 +260,32 @@ def test_a_rehearsal_that_does_not_read_what_was_saved_ends_the_run(
         fit(trainer, resolved)
     assert not (tmp_path / STAGING).exists()
     assert trainer.state.global_step == 0
+
+
+def test_states_in_8_bits_are_read_in_a_new_process_and_compared_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    codes, scale, qmap = torch.arange(8, dtype=torch.uint8), torch.ones(2), torch.linspace(-1, 1, 256)
+    torch.save({"exp_avg": OptimState8bit(codes, scale, qmap, True)}, tmp_path / "optimizer.pt")
+    (tmp_path / "json.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    read = rehearsal.read_elsewhere(tmp_path)
+    assert what_is_different(read, {}, {"optimizer.pt": {"exp_avg": OptimState8bit(codes, scale, qmap, True)}}) is None
+    other = OptimState8bit(codes.flip(0), scale, qmap, True)
+    assert what_is_different(read, {}, {"optimizer.pt": {"exp_avg": other}}) == (
+        "optimizer.pt is not read as it was written"
+    )
+
+
+def test_a_process_of_its_own_knows_nothing_of_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    own = environment_of_one()
+    assert own.items() <= os.environ.items()
+    assert os.environ.keys() - own.keys() >= {"RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"}
 
 
 def test_what_needs_pickle_is_told_by_the_rehearsal(tmp_path: Path) -> None:

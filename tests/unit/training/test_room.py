@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from whet.core.errors import ConfigError
 from whet.data.store import PreparedSet
 from whet.training.checkpoint import newest_complete
 from whet.training.fit import fit
-from whet.training.room import DiskPlan, Room, foresee, plan_disk, with_overhead
+from whet.training.room import DiskPlan, Room, foresee, plan_disk, seconds_to_wait, with_overhead
 from whet.training.writer import SavingFailed
 
 KEYS: dict[str, Any] = {"micro_batch_size": 2, "max_steps": 4, "save_steps": 2, "eval_strategy": "no"}
@@ -73,6 +74,13 @@ def test_it_does_not_wait_for_ever_nor_after_a_signal() -> None:
     room.is_asked_to_stop = lambda: True
     assert room.wait_for(10**6, "it") is not None
     assert disk.seconds < 610
+
+
+def test_the_first_rank_does_not_wait_longer_than_the_others_wait_for_it(tmp_path: Path) -> None:
+    for keys, seconds in (({}, 600), ({"ddp_timeout": 300}, 150), ({"save_wait_minutes": 20}, 900)):
+        alone = make_resolved(tmp_path, **{**KEYS, **keys})
+        assert seconds_to_wait(replace(alone, world_size=2)) == seconds
+        assert seconds_to_wait(alone) == 60 * alone.config.loop.save_wait_minutes
 
 
 def test_a_run_without_room_ends_with_what_was_saved(prepared: PreparedSet, tmp_path: Path) -> None:

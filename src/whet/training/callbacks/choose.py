@@ -30,7 +30,7 @@ from whet.training.optimizers.averages import Averages
 from whet.training.optimizers.each_parameter import in_backward
 from whet.training.pending import PendingFigures
 from whet.training.rehearsal import Rehearsal
-from whet.training.room import Room
+from whet.training.room import Room, seconds_to_wait
 from whet.training.saving import PublishingTrainer
 from whet.training.writer import CheckpointWriter
 
@@ -100,7 +100,7 @@ def add_callbacks(
     parts = [each for each in (*chosen, *carried) if isinstance(each, Carried)]
     chosen.append(Memory(parts, trainer.args.process_index, trainer.args.world_size))
     trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
-    trainer.room = Room(Path(resolved.output_dir), 60.0 * loop.save_wait_minutes)
+    trainer.room = Room(Path(resolved.output_dir), seconds_to_wait(resolved))
     trainer.writes_in_background = _may_write_in_background(resolved)
     if loop.rehearse_saving:
         chosen.append(Rehearsal(trainer, resolved.config.where("rehearse_saving")))
