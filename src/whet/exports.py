@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whet import history, stages
+from whet import export_stages, history, stages
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
 
@@ -21,13 +21,13 @@ def merge(config: Config, *, adapter_dir: Path | None = None, output_dir: Path |
         output_dir: where to write; `merged` inside the config's `output_dir` if not given.
     """
     resolved = stages.resolve_run(config)
-    return merge_run(resolved, adapter_dir or stages.adapter_of(resolved), output_dir)
+    return merge_run(resolved, adapter_dir or export_stages.adapter_of(resolved), output_dir)
 
 
 def merge_run(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None = None) -> Path:
     """As `merge`, for a run whose open values are decided."""
     with history.artefact("merge", resolved, adapter_dir) as record:
-        return record.place(stages.merge_adapter(resolved, adapter_dir, output_dir))
+        return record.place(export_stages.merge_adapter(resolved, adapter_dir, output_dir))
 
 
 def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path | None = None) -> Path:
@@ -37,11 +37,11 @@ def quantize(config: Config, *, model_dir: Path | None = None, output_dir: Path 
         model_dir: a full model to write instead.
         output_dir: where to write; `quantized` inside the config's `output_dir` if not given.
     """
-    stages.refuse_unquantized(config)
+    export_stages.refuse_unquantized(config)
     resolved = stages.resolve_run(config)
-    model_dir = model_dir or stages.model_of(resolved)
+    model_dir = model_dir or export_stages.model_of(resolved)
     with history.artefact("quantize", resolved, model_dir) as record:
-        return record.place(stages.quantize_model(resolved, model_dir, output_dir))
+        return record.place(export_stages.quantize_model(resolved, model_dir, output_dir))
 
 
 def gather(
@@ -63,9 +63,9 @@ def gather(
     """
     # Only its facts are wanted: a run that needs eight GPUs is gathered on a machine without one.
     resolved = stages.resolve_run(config, computes=False)
-    folder = stages.sharded_checkpoint_of(config, checkpoint)
+    folder = export_stages.sharded_checkpoint_of(config, checkpoint)
     with history.artefact("gather", resolved, folder) as record:
-        return record.place(stages.gather_model(config, folder, output_dir, dtype, shard_bytes))
+        return record.place(export_stages.gather_model(config, folder, output_dir, dtype, shard_bytes))
 
 
 def export_gguf(
@@ -90,12 +90,12 @@ def export_gguf(
     """
     resolved = stages.resolve_run(config)
     if adapter:
-        folder = adapter_dir or stages.adapter_of(resolved)
+        folder = adapter_dir or export_stages.adapter_of(resolved)
         with history.artefact("gguf-adapter", resolved, folder) as record:
-            return record.place(stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir))
-    folder = model_dir or stages.mergeable_model_of(resolved, adapter_dir)
+            return record.place(export_stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir))
+    folder = model_dir or export_stages.mergeable_model_of(resolved, adapter_dir)
     with history.artefact("gguf", resolved, folder) as record:
-        return record.place(stages.export_gguf_model(resolved, folder, outtype, output_dir))
+        return record.place(export_stages.export_gguf_model(resolved, folder, outtype, output_dir))
 
 
 def push(config: Config) -> list[str]:
@@ -104,4 +104,4 @@ def push(config: Config) -> list[str]:
     Raises:
         WhetError: there is nothing to push, or no one takes it.
     """
-    return stages.push_waiting(config)
+    return export_stages.push_waiting(config)

@@ -22,7 +22,7 @@ from tests.models import make_config, save_tiny_model, tiny_model
 from tests.tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, Qwen2Config
 
-from whet import stages
+from whet import export_stages
 from whet.artefacts.fresh import FreshProcess
 from whet.artefacts.fresh_script import divergence
 from whet.artefacts.gguf import export
@@ -343,7 +343,9 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it was trained since."""
     merges = []
-    monkeypatch.setattr(stages, "merge_adapter", lambda resolved, folder: merges.append(folder) or tmp_path / "merged")
+    monkeypatch.setattr(
+        export_stages, "merge_adapter", lambda resolved, folder: merges.append(folder) or tmp_path / "merged"
+    )
     adapter = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
     config = make_config(tmp_path / "base", adapter=adapter, output={"output_dir": str(tmp_path)})
     resolved = resolve(config, Hardware("cpu"))
@@ -351,10 +353,10 @@ def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path, monkeypatch: p
     for step, name in enumerate(("adapter_config.json", "adapter_model.safetensors", "merged/config.json")):
         (tmp_path / name).write_text("{}")
         os.utime(tmp_path / name, (step, step))
-    assert stages.mergeable_model_of(resolved) == tmp_path / "merged"
+    assert export_stages.mergeable_model_of(resolved) == tmp_path / "merged"
     assert merges == []
     os.utime(tmp_path / "adapter_model.safetensors", (9, 9))
-    stages.mergeable_model_of(resolved)
+    export_stages.mergeable_model_of(resolved)
     assert merges == [tmp_path]
 
 

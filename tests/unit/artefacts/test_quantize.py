@@ -13,7 +13,7 @@ from tests.warm import warm  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 import whet
-from whet import stages
+from whet import export_stages
 from whet.artefacts.quantize import MARKER, Quantized, quantize_model
 from whet.config import Config
 from whet.config.resolve import resolve
@@ -130,10 +130,10 @@ def test_an_adapter_is_merged_first(tmp_path: Path) -> None:
     config = make_config("tiny", adapter=adapter, output={"output_dir": str(tmp_path)})
     resolved = resolve(config, Hardware("cpu"))
     with pytest.raises(ArtefactError, match=r"an adapter is not quantised by itself -> whet merge-lora my\.yaml"):
-        stages.model_of(resolved)
+        export_stages.model_of(resolved)
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "config.json").touch()
-    assert stages.model_of(resolved) == tmp_path / "merged"
+    assert export_stages.model_of(resolved) == tmp_path / "merged"
 
 
 REFUSED: list[tuple[tuple[str, str], tuple[int, int], str]] = [

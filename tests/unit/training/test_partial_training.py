@@ -13,7 +13,7 @@ from tests.tiny_training import make_config, make_resolved, make_trainer, random
 from torch.nn.utils import parameters_to_vector
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from whet import stages
+from whet import export_stages, stages
 from whet.core.errors import ArtefactError, ConfigError
 from whet.data.store import PreparedSet
 from whet.model.adapters import adapt
@@ -135,7 +135,7 @@ def test_the_result_is_the_full_model_that_was_trained(prepared: PreparedSet, tm
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids, use_cache=False).logits, live, atol=1e-4, rtol=0)
     with pytest.raises(ConfigError, match="is a full model: its adapters are merged already -> use that folder"):
-        stages.merge_adapter(resolved, tmp_path)
+        export_stages.merge_adapter(resolved, tmp_path)
 
     saved = load_file(tmp_path / "checkpoint-5" / "relora" / "base.safetensors")
     assert len(saved) == 4
