@@ -81,7 +81,7 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         stages.push_checkpoints(uploads, trainer)
         record.lap("model")
         before = stages.score(resolved, trainer, tokenizer)
-        record.begin(stages.make_room(resolved, checkpoint))
+        record.begin(stages.make_room(resolved, trainer, checkpoint))
         try:
             output = fit(trainer, resolved, checkpoint)
         finally:

@@ -186,7 +186,7 @@ def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | 
     if asked is not None or not loop.auto_resume_from_checkpoints:
         folder, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)
     else:
-        found = newest_complete(Path(resolved.output_dir))
+        found = newest_complete(Path(resolved.output_dir), with_optimizer=True)
         folder, passed_over = found.path, found.passed_over
     for item in passed_over:
         warn(f"{item.path}: passed over, because {item.reason}")
@@ -205,22 +205,25 @@ def _clear_leftovers(output_dir: Path) -> None:
         say(f"an earlier run ended after it had written {folder}, and before it gave it its name; it has it now")
 
 
-def make_room(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
-    """Set the checkpoints of an earlier run aside, or those after the one that this run goes on from; not before
-    everything is ready, so that a run that is refused leaves the folder as it was. Returns where they are now."""
-    from whet.training.checkpoint import checkpoints, step_of
-    from whet.training.publishing import set_aside
+def make_room(resolved: ResolvedRun, trainer: Trainer, checkpoint: Path | None) -> Path | None:
+    """Foresee the room that checkpoints need on the disk, and set aside those in the folder that are not of this run:
+    an earlier one's, and those after the one that it goes on from. Not before everything is ready, so that a run that
+    is refused leaves the folder as it was. Returns where they are now.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    from whet.training.publishing import last_step_of_run, set_aside
+    from whet.training.room import foresee, plan_disk
 
     if resolved.hardware.rank != 0:
         return None
-    output_dir, place = Path(resolved.output_dir), None
-    if checkpoint is None:
-        if place := set_aside(output_dir):
-            warn(f"{output_dir} held checkpoints of an earlier run; they are in {place} now")
-    elif checkpoint.resolve() in [path.resolve() for path in checkpoints(output_dir)] and (
-        place := set_aside(output_dir, step_of(checkpoint))
-    ):
-        warn(f"{output_dir} held checkpoints that are newer than {checkpoint.name}; they are in {place} now")
+    foresee(plan_disk(trainer.model, trainer.args, resolved, checkpoint), resolved)
+    output_dir = Path(resolved.output_dir)
+    last = last_step_of_run(output_dir, checkpoint)
+    if place := set_aside(output_dir, last):
+        what = f"that are newer than checkpoint-{last}" if last >= 0 else "of an earlier run"
+        warn(f"{output_dir} held checkpoints {what}; they are in {place} now")
     return place
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tests.tiny_training import make_resolved
+from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 
 from whet import stages
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.training.publishing import seal
+from whet.training.resuming import ResumingTrainer
 
 
 def test_a_rank_does_not_mind_that_another_has_removed_its_probe(
@@ -58,3 +61,79 @@ def test_a_result_without_room_says_which_checkpoint_has_it(tmp_path: Path) -> N
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(ZeroDivisionError), stages._result_kept(resolved, tmp_path):
         raise ZeroDivisionError
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    made = folder / f"checkpoint-{step}"
+    made.mkdir(parents=True)
+    (made / "optimizer.pt").write_bytes(b"state")
+    (made / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    seal(made, step)
+    return made
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> ResumingTrainer:
+    prepared = write_prepared(tmp_path / "prepared", random_samples(4))
+    return make_trainer(prepared, make_resolved(tmp_path / "out", micro_batch_size=2, max_steps=4))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+def test_a_run_without_room_is_refused_before_it_has_moved_anything(
+    tmp_path: Path, trainer: ResumingTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever forgot to resume on a full disk, and was refused, asks to resume next."""
+    checkpoint(tmp_path / "out", 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(ConfigError, match=r"has 0\.0 MB free, and the weights alone need"):
+        stages.make_room(make_resolved(tmp_path / "out"), trainer, None)
+    assert names(tmp_path / "out") == ["checkpoint-2"]
+
+
+def test_a_run_that_goes_on_from_elsewhere_sets_all_aside(tmp_path: Path, trainer: ResumingTrainer) -> None:
+    """Steps of two timelines in one folder: the next search for the newest would take that of the other."""
+    out = tmp_path / "out"
+    for step in (200, 400, 500):
+        checkpoint(out, step)
+    elsewhere = checkpoint(tmp_path / "copied", 300)
+    assert stages.make_room(make_resolved(out), trainer, elsewhere) == out / "_earlier-runs" / "1"
+    assert names(out) == []
+    checkpoint(out, 310)
+    from_aside = out / "_earlier-runs" / "1" / "checkpoint-400"
+    assert stages.make_room(make_resolved(out), trainer, from_aside) == out / "_earlier-runs" / "2"
+    assert names(out / "_earlier-runs" / "1") == ["checkpoint-200", "checkpoint-400", "checkpoint-500"]
+    assert names(out / "_earlier-runs" / "2") == ["checkpoint-310"]
+
+
+def test_a_run_that_goes_on_in_its_folder_sets_aside_what_is_newer(tmp_path: Path, trainer: ResumingTrainer) -> None:
+    out = tmp_path / "out"
+    for step in (1, 2, 3):
+        checkpoint(out, step)
+    (tmp_path / "link").symlink_to(out / "checkpoint-2")
+    assert stages.make_room(make_resolved(out), trainer, tmp_path / "link") == out / "_earlier-runs" / "1"
+    assert names(out) == ["checkpoint-1", "checkpoint-2"]
+    assert stages.make_room(make_resolved(out), trainer, out / "checkpoint-2") is None
+
+
+def test_a_run_that_resumes_by_itself_tells_of_weights_alone_that_it_passes_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, bare = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (bare / "optimizer.pt").unlink()
+    seal(bare, 4)
+    assert stages.find_checkpoint(make_resolved(tmp_path, auto_resume_from_checkpoints=True), None) == whole
+    assert "checkpoint-4: passed over, because it holds weights and no optimizer" in caplog.text
+
+
+def test_the_best_checkpoint_is_found_where_it_was_set_aside(tmp_path: Path, trainer: ResumingTrainer) -> None:
+    """A run goes on from a copy of its checkpoint elsewhere, and its best stands in the output folder."""
+    out = tmp_path / "out"
+    best, elsewhere = checkpoint(out, 2), checkpoint(tmp_path / "copied", 3)
+    place = stages.make_room(make_resolved(out), trainer, elsewhere)
+    assert place is not None
+    trainer.state.best_global_step, trainer.state.best_model_checkpoint = 2, str(best)
+    trainer._find_best_beside(elsewhere)
+    assert trainer.state.best_model_checkpoint == str(place / "checkpoint-2")

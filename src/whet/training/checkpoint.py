@@ -17,10 +17,12 @@ from pathlib import Path
 
 from whet.core.disk import sha256
 from whet.core.errors import ArtefactError, Problem
+from whet.record import EARLIER_RUNS
 
 MANIFEST = "whet-checkpoint.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
+_BARE = "holds weights and no optimizer (it was saved with save_only_model)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,17 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def newest_complete(output_dir: Path) -> Found:
-    """The newest checkpoint that is whole."""
+def newest_complete(output_dir: Path, *, with_optimizer: bool = False) -> Found:
+    """The newest checkpoint that is whole.
+
+    Args:
+        with_optimizer: pass over those that `save_only_model` has left, which no run can go on from.
+    """
     passed_over: list[PassedOver] = []
     for folder in reversed(checkpoints(output_dir)):
         reason = what_is_wrong(folder)
+        if reason is None and with_optimizer and not _has_optimizer(folder):
+            reason = f"it {_BARE}"
         if reason is None:
             return Found(folder, tuple(passed_over))
         passed_over.append(PassedOver(folder, reason))
@@ -142,11 +150,10 @@ def checkpoint_to_resume(
         found = newest_complete(Path(output_dir))
         if found.path is None:
             reasons = "".join(f"; {item.path.name}: {item.reason}" for item in found.passed_over)
-            raise ArtefactError(
-                Problem(
-                    where, f"{output_dir} holds no complete checkpoint{reasons}", "leave out resume_from_checkpoint"
-                )
-            )
+            fix = "leave out resume_from_checkpoint"
+            if aside := _newest_aside(Path(output_dir)):
+                fix += f", or name one of an earlier run in this folder: {aside}"
+            raise ArtefactError(Problem(where, f"{output_dir} holds no complete checkpoint{reasons}", fix))
         _refuse_bare_weights(found.path, where)
         return found.path, found.passed_over
     folder = Path(asked)
@@ -163,12 +170,36 @@ def checkpoint_to_resume(
     return folder, [PassedOver(folder, "it was not written by whet and is taken unverified")] if reason else []
 
 
+def earlier_runs(output_dir: Path) -> list[Path]:
+    """Where the checkpoints of earlier runs in a folder have been put, the last first."""
+    places = [path for path in (output_dir / EARLIER_RUNS).glob("[0-9]*") if path.name.isdigit()]
+    return sorted(places, key=lambda path: int(path.name), reverse=True)
+
+
+def _newest_aside(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint that a new run in the folder, one that was not meant perhaps, has put aside."""
+    return next((path for place in earlier_runs(output_dir) if (path := newest_complete(place).path)), None)
+
+
 def _refuse_bare_weights(folder: Path, where: str) -> None:
     """transformers would go on from weights alone without a word, with a new optimizer at the old step."""
-    if any(folder.rglob("*optim*")):
+    if _has_optimizer(folder):
         return
-    found = f"{folder} holds weights and no optimizer (it was saved with save_only_model)"
+    found = f"{folder} {_BARE}"
     raise ArtefactError(Problem(where, found, "write it as base_model (or lora_model_dir) of a new run"))
+
+
+def _has_optimizer(folder: Path) -> bool:
+    return any(folder.rglob("*optim*"))
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Steps of the run that a checkpoint is of, by its own word; 0 where it says nothing."""
+    try:
+        step = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return step if isinstance(step, int) else 0
 
 
 def digests_of(paths: Sequence[Path]) -> list[str]:

@@ -20,7 +20,6 @@ from whet.training.callbacks.progress import Progress
 from whet.training.callbacks.saving import SaveAfterEvaluation, SaveBeside
 from whet.training.callbacks.triggers import trigger_files
 from whet.training.lost_process import others_alive
-from whet.training.room import foresee, plan_disk
 from whet.training.saving import PublishingTrainer, written_to_the_end
 
 _ANOTHER = "it was not written by whet as it is now: go on from another checkpoint"
@@ -56,7 +55,8 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         TrainingStopped: the run ended itself (non-finite steps, a loss out of hand).
     """
     loop = resolved.config.loop
-    resume_from = _told_by_first_rank(trainer, resume_from)
+    with others_alive(resolved):  # the first rank may have been refused a full disk
+        resume_from = _told_by_first_rank(trainer, resume_from)
     with _interrupt(trainer, resolved) as interrupt, without_bars(), others_alive(resolved):
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
@@ -64,7 +64,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         try:
             if resume_from is not None:
                 _restore(trainer, resume_from)
-            _prepare_saving(trainer, resolved, interrupt)
+            _let_interrupt_saving(trainer, interrupt)
             with _from(resume_from), written_to_the_end(trainer):
                 output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         except EvaluationCut:  # one before the first step
@@ -102,14 +102,11 @@ def _interrupt(trainer: Trainer, resolved: ResolvedRun) -> Interrupt:
     )
 
 
-def _prepare_saving(trainer: Trainer, resolved: ResolvedRun, interrupt: Interrupt) -> None:
-    """Whether its checkpoints will have room, and who may cut short what takes long."""
-    if not isinstance(trainer, PublishingTrainer):
-        return
-    trainer.interrupt = interrupt
-    trainer.room.is_asked_to_stop = interrupt.is_asked_to_stop
-    if resolved.hardware.rank == 0:
-        foresee(plan_disk(trainer.model, trainer.args, resolved), resolved)
+def _let_interrupt_saving(trainer: Trainer, interrupt: Interrupt) -> None:
+    """What takes long in saving may be cut short."""
+    if isinstance(trainer, PublishingTrainer):
+        trainer.interrupt = interrupt
+        trainer.room.is_asked_to_stop = interrupt.is_asked_to_stop
 
 
 def _told_by_first_rank(trainer: Trainer, checkpoint: Path | None) -> Path | None:

@@ -143,6 +143,17 @@ def own_checkpoints(output_dir: Path, up_to: int) -> list[Path]:
     return [folder for folder in checkpoints(output_dir) if step_of(folder) <= up_to and (folder / MANIFEST).is_file()]
 
 
+def last_step_of_run(output_dir: Path, resume_from: Path | None) -> int:
+    """The step up to which the folder's checkpoints are of the run that goes on from ``resume_from``.
+
+    -1 where none are: that of a new run, and of one that goes on from another folder, such as that of an earlier run.
+    """
+    if resume_from is None:
+        return -1
+    same = (folder for folder in checkpoints(output_dir) if _is_same(folder, resume_from))
+    return next(map(step_of, same), -1)
+
+
 def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:
     """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
 

@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from whet.core.log import say, warn
 from whet.training.callbacks.early_stopping import EarlyStopping
+from whet.training.checkpoint import earlier_runs
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
 from whet.training.saving import PublishingTrainer
@@ -48,10 +49,17 @@ class ResumingTrainer(PublishingTrainer):
         return num_epochs, 0
 
     def _find_best_beside(self, checkpoint: Path) -> None:
-        """The best checkpoint stands beside this one, wherever the run's folder has been moved to since."""
-        beside = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
-        if self.state.best_global_step and beside.is_dir():
-            self.state.best_model_checkpoint = str(beside)
+        """The best checkpoint stands beside this one, wherever the run's folder has been moved to since.
+
+        Of a checkpoint that was copied out of the output folder, it has just been set aside with what was left there.
+        """
+        name, best = f"checkpoint-{self.state.best_global_step}", self.state.best_model_checkpoint
+        places = [checkpoint.parent]
+        if best and not Path(best).is_dir():
+            places += earlier_runs(self.checkpoints.output_dir)
+        found = [place / name for place in places if (place / name).is_dir()]
+        if self.state.best_global_step and found:
+            self.state.best_model_checkpoint = str(found[0])
 
     def pass_over(self, epoch: int, num_batches: int) -> None:
         """Told before training which micro-batches of a resumed epoch nobody will look at."""

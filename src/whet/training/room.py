@@ -16,9 +16,10 @@ from transformers.trainer_utils import SaveStrategy
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import say, warn
-from whet.training.checkpoint import checkpoints
+from whet.training.checkpoint import steps_done
 from whet.training.host_copy import state_bytes
 from whet.training.lost_process import TORCH_TIMEOUT
+from whet.training.publishing import last_step_of_run, own_checkpoints
 
 POLL_SECONDS = 5.0
 OVERHEAD = 1.01
@@ -118,17 +119,24 @@ class DiskPlan:
         return with_overhead(self.num_checkpoints * self.checkpoint_bytes + self.weight_bytes)
 
 
-def plan_disk(model: torch.nn.Module, args: TrainingArguments, resolved: ResolvedRun) -> DiskPlan:
-    """What the checkpoints of a run and its result take."""
+def plan_disk(
+    model: torch.nn.Module, args: TrainingArguments, resolved: ResolvedRun, resume_from: Path | None = None
+) -> DiskPlan:
+    """What the checkpoints that a run has yet to write and its result take.
+
+    Args:
+        resume_from: the checkpoint that it goes on from.
+    """
     loop = resolved.config.loop
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     weight_bytes = state_bytes(trained if hasattr(model, "peft_config") else parameters)
     state = 0 if loop.save_only_model else sum(_moment_bytes(parameter, resolved.optimizer) for parameter in trained)
-    at_once = _num_saves(args)
+    at_once = _num_saves(args, steps_done(resume_from) if resume_from is not None else 0)
     if loop.save_total_limit:
         best = 1 if args.metric_for_best_model else 0
-        there = len(checkpoints(Path(resolved.output_dir)))
+        output_dir = Path(resolved.output_dir)  # of what is there, only this run's makes room when it goes
+        there = len(own_checkpoints(output_dir, last_step_of_run(output_dir, resume_from)))
         at_once = min(at_once, max(1, loop.save_total_limit + 1 + best - there))
     return DiskPlan(at_once, weight_bytes + state, weight_bytes)
 
@@ -178,11 +186,11 @@ def _moment_bytes(parameter: torch.Tensor, optimizer: str) -> int:
     return int(parameter.numel() * float(each) * num_moments)
 
 
-def _num_saves(args: TrainingArguments) -> int:
-    """Checkpoints in all; those of a signal, which may come at any time, are one."""
-    saves = 1.0
+def _num_saves(args: TrainingArguments, steps_done: int) -> int:
+    """Checkpoints that are yet to come; those of a signal, which may come at any time, are one."""
+    saves, done = 1.0, 0
     if args.save_strategy == SaveStrategy.STEPS:
-        saves = args.max_steps / args.save_steps
+        saves, done = args.max_steps / args.save_steps, int(steps_done // args.save_steps)
     elif args.save_strategy in (SaveStrategy.EPOCH, SaveStrategy.BEST):
-        saves = args.num_train_epochs
-    return max(1, math.ceil(saves))
+        saves, done = args.num_train_epochs, int(args.num_train_epochs * steps_done / args.max_steps)
+    return max(1, math.ceil(saves) - done)

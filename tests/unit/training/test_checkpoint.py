@@ -140,6 +140,27 @@ def test_weights_without_their_optimizer_are_not_gone_on_from(tmp_path: Path, by
         checkpoint_to_resume(str(folder) if by_name else True, str(tmp_path), "here")
 
 
+def test_a_run_that_resumes_by_itself_passes_over_weights_without_their_optimizer(tmp_path: Path) -> None:
+    """transformers would go on at their step with a new optimizer; for a chat they are as good as any."""
+    whole, bare = make(tmp_path, 2), make(tmp_path, 4, published=False)
+    (bare / "global_step" / "optimizer.pt").unlink()
+    seal(bare, 4)
+    found = newest_complete(tmp_path, with_optimizer=True)
+    assert found.path == whole
+    (passed_over,) = found.passed_over
+    assert passed_over.reason == "it holds weights and no optimizer (it was saved with save_only_model)"
+    assert newest_complete(tmp_path).path == bare
+
+
+def test_what_a_run_that_was_not_meant_has_set_aside_is_named(tmp_path: Path) -> None:
+    """Whoever forgot to resume, was refused by the rehearsal, and asks for the newest now."""
+    for step in (5, 10):
+        make(tmp_path, step)
+    set_aside(tmp_path)
+    with pytest.raises(ArtefactError, match=r"-> leave out .*, or name one of .*: .*/_earlier-runs/1/checkpoint-10$"):
+        checkpoint_to_resume(True, str(tmp_path), "here")
+
+
 def test_a_named_checkpoint_of_another_program_is_taken_and_told(tmp_path: Path) -> None:
     folder = make(tmp_path, 1, published=False)
     path, passed_over = checkpoint_to_resume(str(folder), str(tmp_path), "here")

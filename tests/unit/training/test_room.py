@@ -16,6 +16,7 @@ from whet.core.errors import ConfigError
 from whet.data.store import PreparedSet
 from whet.training.checkpoint import newest_complete
 from whet.training.fit import fit
+from whet.training.publishing import seal
 from whet.training.room import DiskPlan, Room, foresee, plan_disk, seconds_to_wait, with_overhead
 from whet.training.writer import SavingFailed
 
@@ -126,6 +127,29 @@ def test_kept_and_one_more_are_counted_where_there_are_so_many(
     resolved = make_resolved(tmp_path, **{**KEYS, "max_steps": 10, "num_epochs": 9.0, "save_steps": 1, **keys})
     trainer = make_trainer(prepared, resolved)
     assert plan_disk(trainer.model, trainer.args, resolved).num_checkpoints == num
+
+
+@pytest.mark.parametrize(
+    ("keys", "resumed_at", "num"),
+    [
+        ({"save_total_limit": 0, "save_steps": 3}, 3, 3),  # 6, 9, and the last
+        ({"save_total_limit": 0, "save_steps": 3}, 10, 1),
+        ({"save_total_limit": 0, "save_steps": None, "save_strategy": "epoch", "num_epochs": 5.0}, 4, 3),
+        ({"save_total_limit": 3, "save_steps": 1}, 2, 2),  # two of this run are there, those after are set aside
+        ({"save_total_limit": 3, "save_steps": 1}, None, 4),  # all are set aside
+    ],
+)
+def test_what_is_on_the_disk_already_is_not_counted_again(
+    prepared: PreparedSet, tmp_path: Path, keys: dict[str, Any], resumed_at: int | None, num: int
+) -> None:
+    resolved = make_resolved(tmp_path, **{**KEYS, "max_steps": 10, **keys})
+    trainer = make_trainer(prepared, resolved)
+    for step in range(1, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        seal(tmp_path / f"checkpoint-{step}", step)
+    resume_from = tmp_path / f"checkpoint-{resumed_at}" if resumed_at else None
+    assert plan_disk(trainer.model, trainer.args, resolved, resume_from).num_checkpoints == num
 
 
 def test_a_full_disk_is_foreseen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
