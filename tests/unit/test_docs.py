@@ -254,3 +254,22 @@ def test_a_picture_is_the_screen_and_the_same_screen_the_same_picture(make_pictu
     assert picture == make_picture.as_svg(screen, "whet train a.yaml")
     assert "step&#160;3/12" in picture
     assert "#39c5cf" in picture  # the theme's cyan
+
+
+def test_the_architecture_names_every_part_and_every_decision() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = REPOSITORY / "src" / "whet"
+    parts = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    parts += [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    assert [part for part in sorted(parts) if f"`{part}`" not in text] == []
+    decisions = sorted(path.name for path in (REPOSITORY / "docs" / "decisions").iterdir())
+    assert [name for name in decisions if f"(decisions/{name})" not in text] == []
+    assert [int(name[:4]) for name in decisions] == list(range(1, len(decisions) + 1))
+
+
+def test_the_architecture_names_no_file_that_is_not_there() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    sources = [path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "src").rglob("*.py")]
+    named = set(re.findall(r"[`(, ]([\w/]+\.py)\b", text))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not any(f"/{path}".endswith(f"/{name}") for path in sources)] == []

@@ -55,7 +55,7 @@ def places_of_trackers(resolved: ResolvedRun) -> dict[str, str]:
 
 
 def prepare_tracking(resolved: ResolvedRun) -> None:
-    """Put the tracker keys where transformers looks for them. The one place that sets environment variables.
+    """Put the tracker keys where transformers looks for them: into the environment of this process.
 
     Raises:
         ConfigError: a tracker is asked for whose package is not installed.
