@@ -9,7 +9,20 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from whet.config.changes import BY_CONTENT, DATA, Change, Verdict, differences, judged, names_in, spelt, table
+from whet.config.changes import (
+    BASE,
+    BY_CONTENT,
+    DATA,
+    TEMPLATE,
+    TOKENIZER,
+    Change,
+    Verdict,
+    differences,
+    judged,
+    names_in,
+    spelt,
+    table,
+)
 from whet.config.effects import Effect
 from whet.config.facts import RunFacts, facts_in, read_facts
 from whet.config.resolve import ResolvedRun
@@ -33,8 +46,13 @@ class Repeated:
     strict: bool = False
 
 
-def hold_against(resolved: ResolvedRun, checkpoint: Path | None, now: RunFacts, record: RunRecord) -> None:
+def hold_against(
+    resolved: ResolvedRun, checkpoint: Path | None, now: RunFacts, record: RunRecord, before: RunFacts | None = None
+) -> None:
     """Refuse, or tell, what differs from the run that the checkpoint is of.
+
+    Args:
+        before: what was known when this was asked the last time; what was told then is not told again.
 
     Raises:
         ConfigError: with a table of what makes it another run.
@@ -43,15 +61,17 @@ def hold_against(resolved: ResolvedRun, checkpoint: Path | None, now: RunFacts, 
         return
     then = read_facts(checkpoint)
     if then is None:
-        if now.total_steps is not None:
+        if now.total_steps is not None and before is None:
             warn(f"{checkpoint} does not say what its run was, so nobody can tell whether this is the same one")
         return
-    verdict = judged(differences(then, now), names_in(resolved.config.loop.allow_change))
+    allowed = names_in(resolved.config.loop.allow_change)
+    verdict = judged(differences(then, now), allowed)
     if verdict.refused:
         raise ConfigError(_other_run(checkpoint, verdict))
     if now.total_steps is not None:
         record.note("changes", [*verdict.allowed, *verdict.harmless, *verdict.unseen])
-        _tell(checkpoint, verdict)
+        told = [] if before is None else differences(then, before)
+        _tell(checkpoint, judged([change for change in differences(then, now) if change not in told], allowed))
 
 
 def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, more: list[Change]) -> None:
@@ -71,7 +91,10 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
     found = [*more, *found]
     if not found:
         if now.identities:
-            say(f"the same data, tokenizer, chat template and base model as in {repeated.path}")
+            *same, last = [_WORDS[name] for name in _WORDS if name in now.identities and name in then.identities] or [
+                ""
+            ]
+            say(f"the same {', '.join(same)}{' and ' if same else ''}{last} as in {repeated.path}")
         return
     if repeated.strict and any(change.effect is not Effect.NONE for change in found):
         said = f"not everything is as it was in that run:\n{table(found)}\n"
@@ -79,6 +102,7 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
     warn(f"not everything is as it was in {repeated.path}:\n{table(found)}")
 
 
+_WORDS = {DATA: "data", TOKENIZER: "tokenizer", TEMPLATE: "chat template", BASE: "base model"}
 _ELSEWHERE = frozenset({"output_dir", "hub_model_id", "hub_strategy", "hub_revision", "wandb_run_id"})
 """Keys that a repeated run does not share."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet import earlier
 from whet.config import Config
-from whet.config.changes import DATA
+from whet.config.changes import BASE, DATA
 from whet.config.facts import RunFacts, facts_of, written_values
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, TrainingStopped, WhetError
@@ -51,7 +51,7 @@ class Facts:
     def now(self) -> RunFacts:
         """All of them, as they are known now."""
         identity = self.base.so_far
-        found = {} if identity is None else {"base_model": asdict(identity)}
+        found = {} if identity is None else {BASE: asdict(identity)}
         return replace(self.known, identities={**self.known.identities, **found})
 
 
@@ -151,6 +151,29 @@ def settle(
     if repeated is not None and checkpoint is None:
         earlier.tell_of_repeated(resolved, repeated, facts.now(), [])
     return facts
+
+
+def base_loaded(
+    record: RunRecord,
+    resolved: ResolvedRun,
+    checkpoint: Path | None,
+    facts: Facts,
+    repeated: earlier.Repeated | None = None,
+) -> None:
+    """After the model is loaded: a base that the hub has given only now is noted, and held against the run before.
+
+    Raises:
+        ConfigError: it is another one than the run had.
+    """
+    before = facts.now()
+    if resolved.hardware.rank != 0 or not facts.base.look_again():
+        return
+    now = facts.now()
+    record.note("identities", now.identities)
+    earlier.hold_against(resolved, checkpoint, now, record, before)
+    if repeated is not None and checkpoint is None:
+        base = {BASE: now.identities[BASE]}
+        earlier.tell_of_repeated(resolved, repeated, replace(now, identities=base), [])
 
 
 def keep(trainer: Trainer, resolved: ResolvedRun, facts: Facts) -> None:

@@ -77,6 +77,7 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
+        history.base_loaded(record, resolved, checkpoint, facts, repeats)
         history.keep(trainer, resolved, facts)
         stages.push_checkpoints(uploads, trainer)
         record.lap("model")

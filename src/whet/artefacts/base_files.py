@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+from whet.model.weight_files import INDEX, weight_files
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,7 @@ class Shard:
 def find_shards(source: str, revision: str | None, subfolder: str = "") -> list[Shard] | None:
     """The files that transformers would load from a folder or the hub; None where they are no safetensors."""
     folder = (Path(source) if Path(source).is_dir() else _download(source, revision, subfolder)) / subfolder
-    if (folder / SINGLE).is_file():
-        names = [SINGLE]
-    elif (folder / INDEX).is_file():
-        weight_map = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
-        names = sorted({Path(name).name for name in weight_map.values()})
-    else:
-        return None
-    return [_read_header(folder / name) for name in names]
+    return [_read_header(file) for file in weight_files(folder)] or None
 
 
 def _download(name: str, revision: str | None, subfolder: str) -> Path:

@@ -88,9 +88,10 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
     adapter, output = Path(adapter_dir), Path(output_dir)
     _check_adapter(adapter, config)
     check_replaceable(output, MARKER, "merged model")
-    check_base(adapter, config)
-    tokenizer, comes_with_adapter = _tokenizer_of(adapter, config)
     source = locate(config.model.base_model, config, "base_model")
+    if Path(source).is_dir():
+        check_base(adapter, config)
+    tokenizer, comes_with_adapter = _tokenizer_of(adapter, config)
     merge = _Merge(config, resolved, adapter, output, source, load_model_config(config), tokenizer)
     if resolved.quantization != "none":
         say(
@@ -220,6 +221,8 @@ def _stream(merge: _Merge, base: PreTrainedModel) -> StreamMerge:
 
 
 def _with_adapter(merge: _Merge, base: PreTrainedModel, **options: Any) -> PeftModel:
+    if not Path(merge.source).is_dir():  # of the hub: its weights are on this machine by now, and not before
+        check_base(merge.adapter, merge.config)
     try:
         with tying_understood():
             return load_adapter(base, merge.adapter, config=PeftConfig.from_pretrained(merge.adapter), **options).eval()

@@ -26,9 +26,10 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
-from whet.artefacts.base_files import INDEX, Shard, Stored
+from whet.artefacts.base_files import Shard, Stored
 from whet.artefacts.merge_layers import AdapterLayers, BaseParameters, CannotStream
 from whet.artefacts.tensor_file import DTYPES, TensorFile
+from whet.model.weight_files import INDEX
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 

@@ -76,7 +76,7 @@ _PARTIAL, _OLD = "partial", "old"
 
 
 @contextmanager
-def published_into(folder: Path, what: str, last: Sequence[str]) -> Iterator[Path]:
+def published_into(folder: Path, what: str, last: Sequence[str], replaced: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to write files into that are moved to ``folder`` at the end, each whole.
 
     The files by which such a result is known come last, and earlier ones of that name go first, so that a move that is
@@ -84,6 +84,7 @@ def published_into(folder: Path, what: str, last: Sequence[str]) -> Iterator[Pat
 
     Args:
         last: names of these files, in order.
+        replaced: patterns of names of files that belong to a result: an earlier one's are removed.
 
     Raises:
         ArtefactError: it cannot be written; ``folder`` is as it was, unless the system refuses a rename.
@@ -96,7 +97,7 @@ def published_into(folder: Path, what: str, last: Sequence[str]) -> Iterator[Pat
                 shutil.rmtree(left, ignore_errors=True)
         with _folder(folder, prefix) as partial:
             yield partial
-            _move_files(partial, folder, last)
+            _move_files(partial, folder, last, replaced)
     except OSError as error:
         raise ArtefactError(
             Problem("", f"the {what} cannot be written to '{folder}' ({error})", "make room there, or choose another")
@@ -125,12 +126,14 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
         yield folder
 
 
-def _move_files(partial: Path, folder: Path, last: Sequence[str]) -> None:
+def _move_files(partial: Path, folder: Path, last: Sequence[str], replaced: Sequence[str]) -> None:
     names = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
     for name in names:
         sync(partial / name)
     for name in last:
         (folder / name).unlink(missing_ok=True)
+    for old in [path for pattern in replaced for path in folder.glob(pattern) if path.name not in names]:
+        old.unlink(missing_ok=True)
     for name in sorted(names, key=lambda name: last.index(name) if name in last else -1):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / name, folder / name)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from whet.artefacts.publish import published_into
 from whet.model.loss import innermost
 from whet.model.stops import stop_ids
+from whet.model.weight_files import INDEX, SINGLE
 from whet.training.fit import without_bars
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def save_files(
     folder = Path(output_dir)
     base = innermost(model)
     assert isinstance(base, PreTrainedModel), "only transformers' models are trained"
-    with published_into(folder, "trained model", last=KNOWN_BY) as partial:
+    with published_into(folder, "trained model", last=KNOWN_BY, replaced=_WEIGHTS) as partial:
         with _ready_to_generate(base), without_bars():
             if model is not base:  # an adapter around it
                 model.save_pretrained(partial, save_embedding_layers=_is_resized(base))
@@ -65,6 +66,9 @@ def save_files(
 
 KNOWN_BY = ("config.json", "adapter_config.json")
 """A folder with one of these is taken for a model, or for an adapter."""
+
+_WEIGHTS = (SINGLE, "model-*-of-*.safetensors", INDEX, "adapter_model.safetensors", "adapter_model.bin")
+"""Of an earlier model in the same folder, in another number of files: whoever looks there could take them for this."""
 
 
 def generation_config(

@@ -27,7 +27,9 @@ from huggingface_hub.errors import HFValidationError
 
 from whet.config import Config
 from whet.core.disk import sha256
+from whet.core.errors import ArtefactError, ModelError
 from whet.model.source import locate
+from whet.model.weight_files import INDEX, PICKLED_INDEX, PICKLED_SINGLE, SINGLE, weight_files
 
 IDENTITY_NAME = "whet-base.json"
 """Stands beside ``adapter_config.json``, in the output folder and in each checkpoint."""
@@ -39,8 +41,7 @@ AT_ONCE_BYTES = 64 << 20
 _SCHEMA = 1
 _LARGEST_HEADER = 64 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_PART = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def same_weights(one: BaseIdentity, other: BaseIdentity) -> bool:
 
 def identify(config: Config, *, complete: bool = False) -> BaseIdentity | None:
     """The identity of the config's ``base_model``; None where it has no weights (``reinit_weights``), or none are here
-    (a hub model that was not downloaded, or one that `locate` does not find).
+    (a hub model that was not downloaded, or in part, or one that `locate` does not find).
 
     Args:
         complete: read all bytes, however long that takes; else only where it takes no time.
@@ -125,7 +126,7 @@ def identify_weights(
     folder = _folder(source, revision, subfolder)
     if folder is None:
         return None
-    files = weight_files(folder)
+    files = _loaded_files(folder)
     if not files:
         return None
     num_bytes = sum(file.stat().st_size for file in files)
@@ -144,37 +145,50 @@ def identify_weights(
     )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads from a folder, by name: those of the index, else the single one, else all."""
-    for index in _INDEXES:
-        if (folder / index).is_file():
-            shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-            return sorted(folder / name for name in shards if Path(name).name == name and (folder / name).is_file())
-        single = folder / _SINGLE[_INDEXES.index(index)]
-        if single.is_file():
-            return [single]
-    return sorted(folder.glob("*.safetensors"))
+def _loaded_files(folder: Path) -> list[Path]:
+    """The files that transformers loads, else all safetensors; none unless every one of them is there.
+
+    A download that was cut leaves some: what they hold would be taken for another model once the rest has come.
+    """
+    try:
+        named = weight_files(folder, pickled=True)
+    except ArtefactError:  # whoever loads the model says so
+        return []
+    if named:
+        return named if all(file.is_file() for file in named) else []
+    if _commit(folder) is not None:
+        return []  # the index, or the single file, may be what has not come yet
+    others = sorted(folder.glob("*.safetensors"))
+    return [] if any(_PART.fullmatch(file.name) for file in others) else others
 
 
 class Identifying:
     """An identity that becomes complete in the background.
 
     Args:
-        identity: what is known at once; None is never anything else.
+        identity: what is known at once; None until `look_again` finds one.
         config: of the run, to read the rest by.
     """
 
     def __init__(self, identity: BaseIdentity | None, config: Config) -> None:
-        self._identity = identity
+        self._identity, self._config = identity, config
         self._thread: threading.Thread | None = None
-        if identity is not None and identity.weights is None:
-            self._thread = threading.Thread(target=self._complete, args=(config,), daemon=True, name="whet-identity")
-            self._thread.start()
+        self._complete_later()
 
     @property
     def so_far(self) -> BaseIdentity | None:
         """What is known now; waits for nothing."""
         return self._identity
+
+    def look_again(self) -> bool:
+        """After the model is loaded, when a hub model's files have come; whether it is known as another one now."""
+        found = _identify_if_there(self._config)
+        known = self._identity
+        if found is None or (known is not None and found.sample == known.sample):
+            return False
+        self._identity = found  # a thread that still reads the files of before sees that, and leaves it alone
+        self._complete_later()
+        return True
 
     def result(self) -> BaseIdentity | None:
         """The complete identity, once it is known; the sample alone where the files can no longer be read."""
@@ -182,13 +196,23 @@ class Identifying:
             self._thread.join()
         return self._identity
 
-    def _complete(self, config: Config) -> None:
-        try:
-            complete = identify(config, complete=True)
-        except OSError:  # the weights were moved away under the run; what was loaded stays known by its sample
-            return
+    def _complete_later(self) -> None:
+        if self._identity is not None and self._identity.weights is None:
+            self._thread = threading.Thread(target=self._complete, daemon=True, name="whet-identity")
+            self._thread.start()
+
+    def _complete(self) -> None:
+        complete = _identify_if_there(self._config, complete=True)
         if complete is not None and self._identity is not None and complete.sample == self._identity.sample:
             self._identity = replace(self._identity, weights=complete.weights)
+
+
+def _identify_if_there(config: Config, *, complete: bool = False) -> BaseIdentity | None:
+    """`identify`; None where the weights were moved away under the run, which knows them as it did before."""
+    try:
+        return identify(config, complete=complete)
+    except (OSError, ModelError):
+        return None
 
 
 def write_identity(folder: Path, identity: BaseIdentity) -> Path:
@@ -220,7 +244,7 @@ def identity_of(values: Mapping[str, Any] | None) -> BaseIdentity | None:
 def _folder(source: str | Path, revision: str | None, subfolder: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source) / subfolder
-    for name in ("config.json", *_INDEXES, *_SINGLE):
+    for name in ("config.json", INDEX, SINGLE, PICKLED_INDEX, PICKLED_SINGLE):
         inside = f"{subfolder}/{name}" if subfolder else name
         try:
             found = try_to_load_from_cache(str(source), inside, revision=revision)

@@ -18,12 +18,13 @@ import torch
 from transformers.trainer_pt_utils import safe_globals
 
 from whet.core.log import say, warn
+from whet.model.weight_files import weight_files
 from whet.training.callbacks.early_stopping import EarlyStopping
 from whet.training.checkpoint import earlier_runs
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
 from whet.training.saving import PublishingTrainer
-from whet.training.weights import check_adapter, load_weights, weight_files
+from whet.training.weights import check_adapter, load_weights
 
 
 class ResumingTrainer(PublishingTrainer):

@@ -7,7 +7,6 @@ there a resumed run would go on from the base model's weights with the checkpoin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from whet.core.errors import ArtefactError, Problem
+from whet.model.weight_files import weight_files
 
 
 @torch.no_grad()
@@ -48,24 +47,6 @@ def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
         if found is None or found.shape != tensor.shape:
             raise _not_all(checkpoint, aliases[:1])
         tensor.copy_(found)
-
-
-def weight_files(checkpoint: Path) -> list[Path]:
-    """The safetensors of a checkpoint's full weights; empty where it holds an adapter, or none.
-
-    Raises:
-        ArtefactError: the index of its parts is damaged.
-    """
-    whole, index = checkpoint / SAFE_WEIGHTS_NAME, checkpoint / SAFE_WEIGHTS_INDEX_NAME
-    if whole.is_file():
-        return [whole]
-    if not index.is_file():
-        return []
-    try:
-        parts: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise ArtefactError(Problem(str(index), f"it cannot be read ({error})", "resume from another one")) from error
-    return [checkpoint / Path(name).name for name in sorted(set(parts.values()))]
 
 
 def check_adapter(model: Any, checkpoint: Path) -> None:

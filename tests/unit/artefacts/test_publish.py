@@ -57,6 +57,15 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+def test_weights_of_an_earlier_result_do_not_stay_beside_the_new_ones(tmp_path: Path) -> None:
+    for names in (["model-1", "model-2", "index"], ["model-1"]):
+        with published_into(tmp_path, "trained model", last=(), replaced=("model-*", "index")) as partial:
+            for name in names:
+                (partial / name).touch()
+        (tmp_path / "notes").touch()
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "notes"])
+
+
 def test_files_go_into_a_folder_whole_and_what_they_are_known_by_comes_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

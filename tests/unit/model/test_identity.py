@@ -21,7 +21,6 @@ from whet.model.identity import (
     identify_weights,
     read_identity,
     same_weights,
-    weight_files,
     write_identity,
 )
 
@@ -111,25 +110,61 @@ def test_weights_that_are_gone_leave_the_sample(tmp_path: Path, large: list[Path
     assert Identifying(known, config).result() == known
 
 
-def test_a_model_of_the_hub_is_known_by_the_names_of_its_files(
-    tmp_path: Path, large: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    local = write_weights(tmp_path / "a")
-    content = (local / "model.safetensors").read_bytes()
-    repository = tmp_path / "hub" / "models--org--tiny"
-    snapshot = repository / "snapshots" / ("c" * 40)
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("c" * 40)
-    (repository / "blobs").mkdir()
-    for name, stored, blob in (
-        ("model.safetensors", content, hashlib.sha256(content).hexdigest()),
-        ("config.json", b"{}", "0" * 40),
-    ):
-        (repository / "blobs" / blob).write_bytes(stored)
-        (snapshot / name).symlink_to(repository / "blobs" / blob)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+def test_a_folder_that_is_gone_leaves_the_sample(tmp_path: Path, large: list[Path]) -> None:
+    config = make_config(base_model=str(write_weights(tmp_path / "a")))
+    known = identify(config)
+    shutil.rmtree(tmp_path / "a")
+    known_still = Identifying(known, config)
+    assert known_still.result() == known
+    assert not known_still.look_again()
+    assert known_still.so_far == known
 
+
+def download(cache: Path, name: str, content: bytes, *, is_large: bool = True) -> None:
+    """Put a file into the hub's cache, as a download of ``org/tiny`` does."""
+    repository = cache / "models--org--tiny"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    for folder in (snapshot, repository / "refs", repository / "blobs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text("c" * 40)
+    digest = hashlib.sha256(content).hexdigest()
+    blob = repository / "blobs" / (digest if is_large else digest[:40])
+    blob.write_bytes(content)
+    (snapshot / name).symlink_to(blob)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's, with a config."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    download(tmp_path / "hub", "config.json", b"{}", is_large=False)
+    return tmp_path / "hub"
+
+
+def test_a_model_of_the_hub_is_known_once_it_is_here_as_a_whole(tmp_path: Path, cache: Path, large: list[Path]) -> None:
+    parts = {
+        name: (write_weights(tmp_path / name, seed) / "model.safetensors").read_bytes()
+        for seed, name in enumerate(("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"))
+    }
+    index = json.dumps({"weight_map": dict(zip("vw", parts, strict=True))}).encode()
+    config = make_config(base_model="org/tiny")
+    base = Identifying(identify(config), config)
+    for name, content in (*list(parts.items())[:1], ("model.safetensors.index.json", index)):
+        download(cache, name, content, is_large=name in parts)
+        assert not base.look_again(), "some files of a download that was cut are no model"
+    assert base.result() is None
+    download(cache, *list(parts.items())[1])
+    assert base.look_again()
+    found = base.result()
+    assert found is not None
+    assert found.weights is not None
+    assert found == identify(config)
+    assert not base.look_again(), "it is the same one"
+
+
+def test_a_model_of_the_hub_is_known_by_the_names_of_its_files(tmp_path: Path, cache: Path, large: list[Path]) -> None:
+    local = write_weights(tmp_path / "a")
+    download(cache, "model.safetensors", (local / "model.safetensors").read_bytes())
     found = identify_weights("org/tiny")
     assert found is not None
     assert found.revision == "c" * 40
@@ -144,9 +179,14 @@ def test_only_the_files_that_are_loaded_count(tmp_path: Path) -> None:
     folder = write_weights(tmp_path / "a", name="model-00001-of-00001.safetensors")
     (folder / "consolidated.safetensors").write_bytes(b"the same weights under other names")
     (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"w": "model-00001-of-00001.safetensors", "x": "../elsewhere.safetensors"}})
+        json.dumps({"weight_map": {"w": "model-00001-of-00001.safetensors"}})
     )
-    assert weight_files(folder) == [folder / "model-00001-of-00001.safetensors"]
+    with_more = identify_weights(folder)
+    (folder / "consolidated.safetensors").unlink()
+    assert with_more == identify_weights(folder)
+    assert with_more is not None
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../elsewhere.safetensors"}}')
+    assert identify_weights(folder) is None
     assert identify_weights(tmp_path / "nothing") is None
 
 

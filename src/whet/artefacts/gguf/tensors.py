@@ -6,7 +6,6 @@ changed and written tensor by tensor.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from transformers import PretrainedConfig
 
 from whet.artefacts.gguf.architectures import Architecture, Numbers
 from whet.core.errors import ArtefactError, Problem
+from whet.model.weight_files import weight_files
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -72,15 +72,12 @@ def opened(folder: Path) -> Iterator[ModelFiles]:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ArtefactError(Problem("", f"'{folder}' lacks {missing[0]}", "write the model again"))
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    files = weight_files(folder)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ArtefactError(Problem("", f"'{folder}' lacks {missing[0]}", "write the model again"))
+    if files:
+        return files
     holds = "there is no such folder" if not folder.is_dir() else "it holds no model.safetensors"
     raise ArtefactError(
         Problem("", f"'{folder}' is no model in safetensors: {holds}",

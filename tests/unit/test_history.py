@@ -1,0 +1,41 @@
+"""A base model that the hub gives only when the model is loaded is held against the run before all the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.models import save_tiny_model
+from tests.tiny_training import make_resolved
+
+from whet import history
+from whet.config.facts import facts_of, write_facts
+from whet.core.errors import ConfigError
+from whet.model.identity import Identifying, identify
+from whet.record import RunRecord
+
+OTHER = {"name": "org/tiny", "sample": "5" * 64, "weights": "5" * 64, "num_bytes": 1}
+
+
+@pytest.mark.parametrize("is_the_same", [True, False])
+def test_a_base_that_comes_late_is_noted_and_compared(tmp_path: Path, is_the_same: bool) -> None:
+    folder = tmp_path / "model"
+    resolved = make_resolved(tmp_path / "out", base_model=str(folder))
+    folder.mkdir()
+    record = RunRecord(None, "train")
+    facts = history.Facts(facts_of(resolved, {"data": "d"}, 3), Identifying(identify(resolved.config), resolved.config))
+    assert "base_model" not in facts.now().identities
+    save_tiny_model(folder)
+    base = history.Facts(facts.known, Identifying(identify(resolved.config), resolved.config)).now()
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    then = base if is_the_same else replace(base, identities={"base_model": OTHER})
+    write_facts(checkpoint, then)
+    if is_the_same:
+        history.base_loaded(record, resolved, checkpoint, facts)
+    else:
+        with pytest.raises(ConfigError, match="base_model"):
+            history.base_loaded(record, resolved, checkpoint, facts)
+    assert record.as_json()["identities"] == facts.now().identities
+    assert facts.now().identities["base_model"]["weights"] is not None
