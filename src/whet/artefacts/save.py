@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.publish import published_into
 from whet.model.loss import innermost
+from whet.model.resized import is_resized
 from whet.model.stops import stop_ids
 from whet.model.weight_files import INDEX, SINGLE
 from whet.training.fit import without_bars
@@ -54,7 +55,7 @@ def save_files(
     with published_into(folder, "trained model", last=KNOWN_BY, replaced=_WEIGHTS) as partial:
         with _ready_to_generate(base), without_bars():
             if model is not base:  # an adapter around it
-                model.save_pretrained(partial, save_embedding_layers=_is_resized(base))
+                model.save_pretrained(partial, save_embedding_layers=is_resized(base))
             else:
                 base.save_pretrained(partial)
         generation_config(base, tokenizer, eot_tokens).save_pretrained(partial)
@@ -107,13 +108,3 @@ def _ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = before
-
-
-def _is_resized(base: PreTrainedModel) -> bool:
-    """Whether the embedding has other rows than on disk; an adapter must hold it then."""
-    rows = base.get_input_embeddings().weight.shape[0]
-    try:
-        on_disk = AutoConfig.from_pretrained(base.name_or_path).get_text_config(decoder=True).vocab_size
-    except (OSError, ValueError):
-        return True
-    return bool(rows != on_disk)

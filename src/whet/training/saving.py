@@ -21,6 +21,7 @@ from whet.core.disk import FULL
 from whet.core.errors import Problem, TrainingStopped
 from whet.core.log import warn
 from whet.distributed.hardware import available_memory_bytes
+from whet.model.resized import is_resized
 from whet.training.callbacks.due_evaluation import EvaluationCut
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.saving import SaveBeside
@@ -266,9 +267,18 @@ class PublishingTrainer(Trainer):
     # --- what transformers would have done otherwise ------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        model: Any = self.model
+        if hasattr(model, "peft_config") and self.args.should_save and not self.saves_together():
+            # Left to itself, PEFT asks the hub with each checkpoint whether the embedding was resized.
+            resized = is_resized(model.get_base_model())
+            model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=resized)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(str(folder))
+            return
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _load_best_model(self) -> None:
         self.settle()  # the best may be the one that is being written

@@ -92,6 +92,28 @@ def test_it_holds_what_transformers_would_have_written_without_the_pickled_argum
     assert states[0] == states[1]
 
 
+@pytest.mark.parametrize("is_resized", [False, True])
+def test_a_checkpoint_of_an_adapter_does_not_ask_the_hub_about_its_base(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_resized: bool
+) -> None:
+    """The rows that the base has on disk are in the cache that it was loaded from."""
+    asked: list[Any] = []
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *what: asked.append(what))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    trainer, resolved = build(prepared, tmp_path / "out", lora=True)
+    base = trainer.model.get_base_model()
+    base.config.save_pretrained(tmp_path / "hub/models--org--base/snapshots" / ("c" * 40))
+    base.name_or_path, base.config._commit_hash = "org/base", "c" * 40
+    trainer.model.peft_config["default"].base_model_name_or_path = "org/base"
+    if is_resized:
+        base.resize_token_embeddings(320, mean_resizing=False)
+    fit(trainer, resolved)
+    saved = load_file(tmp_path / "out/checkpoint-4/adapter_model.safetensors")
+    assert any("embed_tokens" in name for name in saved) == is_resized
+    assert asked == []
+
+
 def test_the_background_writes_the_same_bytes(prepared: PreparedSet, tmp_path: Path) -> None:
     for lora in (False, True):
         found = []
