@@ -62,7 +62,7 @@ def test_mlflow(run: Any, tmp_path: Path) -> None:
 def test_wandb_offline(run: Any, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
     losses = run(wandb_project="tiny", wandb_mode="offline", wandb_run_id="abc123")
-    wandb.finish()
+    wandb.teardown()  # `finish` may return before the log is written; this waits for the process that writes it
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*-abc123")
     (file,) = folder.glob("run-abc123.wandb")
     written = _payload_of_log(file.read_bytes())
