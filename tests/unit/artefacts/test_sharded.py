@@ -101,7 +101,8 @@ def test_a_fresh_process_finds_the_checkpoints_model(saved: Path, tmp_path: Path
     assert record["outcome"] == "within the limit"
     assert record["kl"]["positions"] > 100
     assert record["live"]["what"] == f"the checkpoint '{folder / 'dcp'}'"
-    assert (record["kl"]["max"] == 0) == (dtype is None)
+    # Not 0: two processes may cut the same product differently.
+    assert (record["kl"]["max"] < 1e-10) == (dtype is None)
 
 
 @pytest.mark.usefixtures("warm")
