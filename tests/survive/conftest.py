@@ -29,7 +29,7 @@ SEED = int(os.environ.get("SURVIVE_SEED", "5"))
 """Of the moments; named in each test's id and in the report."""
 
 PREPARING, LOADING = "whet.data.prepare:prepare", "whet.model.load:load_model"
-TRAINING, SAVING, MERGING = "whet.training.fit:fit", "whet.stages:save", "whet.stages:merge_adapter"
+TRAINING, SAVING, MERGING = "whet.training.fit:fit", "whet.stages:save", "whet.export_stages:merge_adapter"
 EVALUATING = "whet.training.trainer:WhetTrainer.evaluate"
 PHASES = (PREPARING, LOADING, TRAINING, EVALUATING, SAVING, MERGING)
 
