@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.config.changes import (
+    ADAPTER,
     BASE,
     BY_CONTENT,
     DATA,
@@ -102,7 +103,7 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
     warn(f"not everything is as it was in {repeated.path}:\n{table(found)}")
 
 
-_WORDS = {DATA: "data", TOKENIZER: "tokenizer", TEMPLATE: "chat template", BASE: "base model"}
+_WORDS = {DATA: "data", TOKENIZER: "tokenizer", TEMPLATE: "chat template", BASE: "base model", ADAPTER: "first adapter"}
 _ELSEWHERE = frozenset({"output_dir", "hub_model_id", "hub_strategy", "hub_revision", "wandb_run_id"})
 """Keys that a repeated run does not share."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet import earlier
 from whet.config import Config
-from whet.config.changes import BASE, DATA
+from whet.config.changes import ADAPTER, BASE, DATA
 from whet.config.facts import RunFacts, facts_of, written_values
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, TrainingStopped, WhetError
@@ -135,7 +135,7 @@ def settle(
         ConfigError: they differ in a way that changes the run, and were not allowed to.
     """
     from whet.data.fingerprint import content_identity, tokenizer_identity
-    from whet.model.identity import Identifying, identify
+    from whet.model.identity import Identifying, identify, identify_adapter
 
     said = {key: value for key, value in prepared.manifest.items() if key not in ("chunks", "hashes")}
     record.note("data", {"path": str(prepared.path or ""), "manifest": said})
@@ -144,6 +144,9 @@ def settle(
     if not resolved.config.data.streaming:
         identities[DATA] = content_identity(prepared.manifest)
     is_first = resolved.hardware.rank == 0  # it alone writes, and one reading of the weights is enough
+    start = resolved.config.adapter.lora_model_dir
+    if is_first and start and (adapter := identify_adapter(Path(start).expanduser())):
+        identities[ADAPTER] = adapter
     base = Identifying(identify(resolved.config) if is_first else None, resolved.config)
     facts = Facts(facts_of(resolved, identities, plan.total_steps), base)
     record.note("identities", facts.now().identities)

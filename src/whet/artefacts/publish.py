@@ -72,7 +72,7 @@ def kept_at(place: Path, error: ParityError) -> ParityError:
     )
 
 
-_PARTIAL, _OLD = "partial", "old"
+_PARTIAL, _OLD, _LOCK = "partial", "old", ".lock"
 
 
 @contextmanager
@@ -92,9 +92,7 @@ def published_into(folder: Path, what: str, last: Sequence[str], replaced: Seque
     prefix = f".{what.replace(' ', '-')}.{_PARTIAL}-"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{prefix}*"):
-            if _is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
+        _clear(folder, prefix)
         with _folder(folder, prefix) as partial:
             yield partial
             _move_files(partial, folder, last, replaced)
@@ -119,9 +117,7 @@ def set_apart(folder: Path, names: Iterable[str], what: str) -> Path:
 @contextmanager
 def scratch(parent: Path, name: str) -> Iterator[Path]:
     """A hidden folder for what is needed for a while; those that killed processes have left are removed first."""
-    for left in parent.glob(f".{name}-*"):
-        if _is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
+    _clear(parent, f".{name}-")
     with _folder(parent, f".{name}-") as folder:
         yield folder
 
@@ -142,42 +138,81 @@ def _move_files(partial: Path, folder: Path, last: Sequence[str], replaced: Sequ
 
 @contextmanager
 def _folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder, locked as long as this process lives, and removed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    descriptor = os.open(folder, os.O_RDONLY)
+    """A new folder, locked as long as this process lives, and removed in the end.
+
+    The lock is on a file beside it, opened for writing: NFS refuses an exclusive lock on what is open for reading, and
+    a folder can be opened for nothing else. It is taken before there is a folder, and goes after it.
+    """
+    descriptor, lock = _locked_file(parent, prefix)
+    folder = lock.with_suffix("")
     try:
-        with suppress(OSError):  # a file system without locks: nobody clears up there
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        folder.mkdir(exist_ok=True)  # one that cleared up may have come between
+        folder.mkdir(mode=0o700)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _clear_leftovers(output: Path) -> None:
-    """What a killed process was about to publish goes; what it was about to replace comes back, if nothing has."""
-    for kind in (_OLD, _PARTIAL):
-        for folder in output.parent.glob(f".{output.name}.{kind}-*"):
-            if _is_abandoned(folder):
-                if kind == _OLD and not output.exists() and (folder / output.name).is_dir():
-                    (folder / output.name).rename(output)
-                shutil.rmtree(folder, ignore_errors=True)
+def _locked_file(parent: Path, prefix: str) -> tuple[int, Path]:
+    while True:
+        descriptor, name = tempfile.mkstemp(_LOCK, prefix, parent)
+        with suppress(OSError):  # a file system without locks: nobody clears up there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):  # else one that clears up was quicker with the lock
+            return descriptor, Path(name)
+        os.close(descriptor)
 
 
-def _is_abandoned(folder: Path) -> bool:
-    """Whether no living process has it locked."""
+def _abandoned(parent: Path, prefix: str) -> Iterator[Path]:
+    """Folders whose process is gone, one after the other; each is removed when the next is asked for."""
+    left = [path for path in parent.iterdir() if path.name.startswith(prefix)]
+    for folder in sorted({path.with_suffix("") if path.suffix == _LOCK else path for path in left}):
+        lock = folder.with_name(folder.name + _LOCK)
+        with _lock_of(lock) as is_free:
+            if is_free:
+                if folder.is_dir():
+                    yield folder
+                    shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock_of(file: Path) -> Iterator[bool]:
+    """Whether no living process has the file locked; this one has, inside the block."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDWR)
+    except FileNotFoundError:  # its owner removes it last
+        yield True
+        return
     except OSError:
-        return False
+        yield False
+        return
+    try:
+        yield _is_taken(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_taken(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # another has it, or there are no locks
         return False
-    finally:
-        os.close(descriptor)
     return True
+
+
+def _clear(parent: Path, prefix: str) -> None:
+    for _ in _abandoned(parent, prefix):
+        pass
+
+
+def _clear_leftovers(output: Path) -> None:
+    """What a killed process was about to publish goes; what it was about to replace comes back, if nothing has."""
+    for folder in _abandoned(output.parent, f".{output.name}.{_OLD}-"):
+        if not output.exists() and (folder / output.name).is_dir():
+            (folder / output.name).rename(output)
+    _clear(output.parent, f".{output.name}.{_PARTIAL}-")
 
 
 def _rename(partial: Path, output: Path) -> None:

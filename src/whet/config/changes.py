@@ -13,6 +13,7 @@ from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.schema import fields
 
 DATA, TOKENIZER, TEMPLATE, BASE, PRECISION = "data", "tokenizer", "chat_template", "base_model", "precision"
+ADAPTER = "lora_model_dir"
 NAMES = (DATA, TOKENIZER, PRECISION)
 """What may be named in `allow_change` beside keys."""
 
@@ -21,6 +22,7 @@ _IDENTITY_OF = {
     Effect.TOKENIZER: TOKENIZER,
     Effect.TEMPLATE: TEMPLATE,
     Effect.BASE: BASE,
+    Effect.ADAPTER: ADAPTER,
 }
 BY_CONTENT = frozenset(_IDENTITY_OF)
 """Effects of keys that do not count by themselves: what they name is compared by its content."""
@@ -33,6 +35,8 @@ _ORDER = frozenset(
 """Keys by which an epoch's samples stand in their rows; of `datasets`, how often each is shown."""
 _EVALUATIONS = frozenset({"eval_steps", "evals_per_epoch", "eval_strategy", "eval_on_start"})
 _SAID_OF_RESUMING = frozenset({"allow_change", "resume_from_checkpoint", "auto_resume_from_checkpoints"})
+_SETS = frozenset({"lora_target_modules", "lora_modules_to_save", "lora_exclude_modules", "peft_layers_to_transform"})
+"""Lists that say which modules of the model are meant, in whatever order."""
 _LONGEST_VALUE = 40
 
 
@@ -135,13 +139,19 @@ def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
         if key in _SAID_OF_RESUMING or (key not in then.values and key not in now.where):
             continue  # the latter came after that run, and has its default
         was, value = then.values.get(key), now.values.get(key)
-        if was == value:
+        if was == value or _names_the_same(key, was, value):
             continue
         for place, old, new in _inside(key, was, value):
             answer = effect_of(place)
             effect = Effect.CHANGES if follows and key in _EVALUATIONS else answer.effect
-            note = answer.why or _note(key, effect, now)
+            if effect is Effect.ADAPTER and not (old and new):
+                effect = Effect.FIXED  # an adapter made anew has another rank, or other targets, than one that is named
+            note = (answer.why if effect is not Effect.ADAPTER else "") or _note(key, effect, now)
             yield Change(place, spelt(old), spelt(new), now.where.get(key, "the default"), effect, note)
+
+
+def _names_the_same(key: str, was: Any, value: Any) -> bool:
+    return key in _SETS and isinstance(was, list) and isinstance(value, list) and set(was) == set(value)
 
 
 def _inside(key: str, was: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:

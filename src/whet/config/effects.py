@@ -23,6 +23,7 @@ class Effect(Enum):
     TOKENIZER = "whatever it does to the tokenizer, which is compared instead"
     TEMPLATE = "whatever it does to the chat template, which is compared instead"
     BASE = "whatever it does to the base model, whose weights are compared instead"
+    ADAPTER = "whatever it does to the adapter the run begins with, whose files are compared instead"
     PRECISION = "whatever it does to the numbers the run computes in, which are compared instead"
     CHANGES = "the run is another one from here on"
     FIXED = "the checkpoint cannot be gone on from"
@@ -116,6 +117,7 @@ _ANSWERS: tuple[tuple[Effect, str, str], ...] = (
     ),
     (Effect.TEMPLATE, "", "chat_template chat_template_jinja"),
     (Effect.BASE, "", "base_model revision_of_model"),
+    (Effect.ADAPTER, "the checkpoint holds other weights", "lora_model_dir"),
     (Effect.PRECISION, "", "bf16 fp16 bfloat16 float16 float32 torch_dtype tf32"),
     (
         Effect.CHANGES,
@@ -154,7 +156,7 @@ _ANSWERS: tuple[tuple[Effect, str, str], ...] = (
         """
         adapter lora_r lora_target_modules lora_target_linear lora_target_parameters lora_modules_to_save
         lora_exclude_modules lora_rank_pattern peft_use_dora peft_init_lora_weights peft_layers_to_transform
-        peft_layers_pattern peft_trainable_token_indices peft_autocast_adapter_dtype lora_model_dir relora
+        peft_layers_pattern peft_trainable_token_indices peft_autocast_adapter_dtype relora
         unfrozen_parameters spectrum_top_fraction lisa_n_layers lisa_layers_attribute
         resize_token_embeddings_to_32x mean_resizing_embeddings shrink_embeddings model_type cls_model_config
         reinit_weights

@@ -40,7 +40,8 @@ class RunFacts:
         values: every top-level key -> its value as JSON has it, secrets masked; defaults included.
         where: the keys that were written -> the place.
         resolved: what was decided for the machine (`RESOLVED`).
-        identities: ``data``, ``tokenizer``, ``chat_template`` -> hash; ``base_model`` -> see `whet.model.identity`.
+        identities: ``data``, ``tokenizer``, ``chat_template`` -> hash;
+            ``base_model`` and ``lora_model_dir`` -> see `whet.model.identity`.
             Those not known yet are missing.
         total_steps: optimiser steps of the whole run; None while not counted.
     """

@@ -145,6 +145,13 @@ def identify_weights(
     )
 
 
+def identify_adapter(folder: Path) -> str | None:
+    """SHA-256 over the digests of an adapter's config and weights, wherever it lies; None where there is no adapter."""
+    names = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return _combined([file.name for file in files], [_digest(file) for file in files]) if len(files) > 1 else None
+
+
 def _loaded_files(folder: Path) -> list[Path]:
     """The files that transformers loads, else all safetensors; none unless every one of them is there.
 

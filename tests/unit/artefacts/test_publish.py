@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -46,6 +48,28 @@ def test_what_a_killed_process_left_is_cleared_and_what_it_was_replacing_comes_b
         raise RuntimeError("this one fails too")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["before"]
+
+
+def test_leftovers_are_cleared_by_locks_that_nfs_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process leaves its lock file and no lock; NFS refuses an exclusive lock on what is open for reading."""
+    lock = fcntl.flock
+
+    def flock_of_nfs(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    (tmp_path / ".out.partial-killed.lock").touch()
+    (tmp_path / ".out.partial-killed").mkdir()
+    (tmp_path / ".out.partial-sooner.lock").touch()
+    with published(tmp_path / "out", "model") as mine:
+        (mine / "mine").touch()
+        with published(tmp_path / "out", "model") as theirs:
+            (theirs / "theirs").touch()
+        assert mine.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:

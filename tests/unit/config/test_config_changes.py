@@ -160,3 +160,23 @@ def test_the_option_may_be_repeated() -> None:
     items = setting.node.items
     assert items is not None
     assert [item.value for item in items if isinstance(item, Node)] == ["learning_rate", "seed", "data"]
+
+
+@pytest.mark.parametrize("key", ["lora_target_modules", "lora_modules_to_save", "lora_exclude_modules"])
+def test_modules_are_named_in_any_order(key: str) -> None:
+    one, other, more = ("q_proj", "v_proj"), ("v_proj", "q_proj"), ("q_proj", "v_proj", "k_proj")
+    assert found(facts(**{key: one}), facts(**{key: other})) == {}
+    assert found(facts(**{key: one}), facts(**{key: more})) == {key: Effect.FIXED}
+
+
+def test_an_adapter_to_begin_with_is_compared_by_its_files() -> None:
+    here, elsewhere = {"lora_model_dir": "first"}, {"lora_model_dir": "../moved/first"}
+    known, other = {**KNOWN, "lora_model_dir": "5"}, {**KNOWN, "lora_model_dir": "6"}
+    assert found(facts(identities=known, **here), facts(identities=known, **elsewhere)) == {
+        "lora_model_dir": Effect.NONE
+    }
+    for place in (here, elsewhere):
+        changed = found(facts(identities=known, **here), facts(identities=other, **place))
+        assert changed == {"lora_model_dir": Effect.CHANGES}
+    assert found(facts(identities=known, **here), facts()) == {"lora_model_dir": Effect.FIXED}
+    assert found(facts(), facts(identities=known, **here)) == {"lora_model_dir": Effect.FIXED}

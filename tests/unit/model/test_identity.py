@@ -18,6 +18,7 @@ from whet.model.identity import (
     BaseIdentity,
     Identifying,
     identify,
+    identify_adapter,
     identify_weights,
     read_identity,
     same_weights,
@@ -202,3 +203,13 @@ def test_an_identity_travels_beside_an_adapter(tmp_path: Path) -> None:
     (tmp_path / IDENTITY_NAME).write_text('{"name": 3')
     assert read_identity(tmp_path) is None
     assert read_identity(tmp_path / "nowhere") is None
+
+
+def test_an_adapter_is_known_by_its_files_wherever_it_lies(tmp_path: Path) -> None:
+    folder = write_weights(tmp_path / "a", name="adapter_model.safetensors")
+    assert identify_adapter(folder) is None, "no adapter without its config"
+    (folder / "adapter_config.json").write_text('{"r": 8}')
+    shutil.copytree(folder, tmp_path / "b")
+    assert identify_adapter(folder) == identify_adapter(tmp_path / "b") is not None
+    (tmp_path / "b" / "adapter_config.json").write_text('{"r": 9}')
+    assert identify_adapter(folder) != identify_adapter(tmp_path / "b")
