@@ -227,6 +227,8 @@ def header(offsets: list[int], length: int | None = None) -> bytes:
     [
         ("model.safetensors", header([0, 4], length=1 << 62)),
         ("model.safetensors", header([0, 4], length=(1 << 64) - 1)),
+        ("model.safetensors", header([0, 1 << 60])),
+        ("model.safetensors", header([1 << 60, (1 << 60) + 4])),
         ("model.safetensors", b""),
         ("config.json", b"[" * 100_000),
         ("config.json", b'{"model_type": "llama", "vocab_size": ' + b"9" * 5000 + b"}"),
@@ -239,6 +241,29 @@ def header(offsets: list[int], length: int | None = None) -> bytes:
 )
 def test_files_of_a_model_that_lie(file: str, content: bytes, own: Path, whet: Whet) -> None:
     (own / "model" / file).write_bytes(content)
-    outcome = whet("train", "my.yaml")
-    assert outcome.code == 2, outcome.err[-2000:]
-    assert "my.yaml:1:1: base_model: " in outcome.err
+    for command in ("check", "train"):
+        outcome = whet(command, "my.yaml")
+        assert outcome.code == 2, outcome.err[-2000:]
+        assert "my.yaml:1:1: base_model: " in outcome.err
+        assert file != "model.safetensors" or "'model/model.safetensors' is damaged, or cut short (" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("field", "size", "told"),
+    [
+        ("vocab_size", 10**12, "says vocab_size: 1,000,000,000,000 beside hidden_size: 32, which no model has"),
+        ("vocab_size", 10**20, "says vocab_size: about 10^20 beside hidden_size: 32"),
+        ("hidden_size", 2**32, "says vocab_size: 300 beside hidden_size: 4,294,967,296"),
+        ("num_hidden_layers", 10**7, "says num_hidden_layers: 10,000,000, which no model has"),
+        ("vocab_size", -1, "says vocab_size: -1, which no model has"),
+    ],
+)
+def test_a_config_of_sizes_that_no_model_has(field: str, size: int, told: str, own: Path, whet: Whet) -> None:
+    """Before anything of that size is made, also where its weights are not read."""
+    path = own / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: size}))
+    for command in (("check",), ("train", "--reinit-weights", "true")):
+        outcome = whet(command[0], "my.yaml", *command[1:])
+        assert outcome.code == 2, outcome.err[-2000:]
+        assert f"my.yaml:1:1: base_model: its config.json {told}" in outcome.err
+        assert "-> give the config.json that its weights were saved with" in outcome.err

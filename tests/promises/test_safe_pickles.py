@@ -21,6 +21,7 @@ from tests.e2e.conftest import CONFIG, Whet, model_folder, whet, workspace
 __all__ = ["model_folder", "whet", "workspace"]  # fixtures
 
 LORA = "adapter: lora\nlora_r: 4\nlora_alpha: 8\nlora_target_linear: true\n"
+QUANTIZE = "quantization: {weight_dtype: int8}\n"
 PLANTED = "EXECUTED"
 
 Write = Callable[[Path], None]
@@ -134,6 +135,27 @@ def test_an_adapter_and_each_file_of_a_checkpoint(trained: Path, whet: Whet) -> 
         assert "go on from another checkpoint" in outcome.err
         assert not (trained / PLANTED).exists()
         (checkpoint / name).write_bytes(good)
+    adapter = trained / "out" / "adapter_model.safetensors"
+    trained_bytes = adapter.read_bytes()
+    adapter.write_bytes((1 << 60).to_bytes(8, "little") + b"{")
+    outcome = whet("merge-lora", "my.yaml")
+    assert outcome.code == 2, outcome.err
+    assert "the adapter in 'out' does not fit 'model' (its file is damaged: " in outcome.err
+    adapter.write_bytes(trained_bytes)
+    weights = trained / "model" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
+    for write, words in zip((archive, plain), (("merge-lora",), ("quantize", "--model-dir", "model")), strict=True):
+        write(trained / "model" / "pytorch_model.bin")
+        with (trained / "my.yaml").open("a") as file:
+            file.write("allow_other_base: true\n" if words[0] == "merge-lora" else QUANTIZE)
+        outcome = whet(words[0], "my.yaml", *words[1:])
+        assert outcome.code == 2, (words, outcome.err)
+        assert f"'model/pytorch_model.bin' {refusal(write)}" in outcome.err, outcome.err
+        assert not (trained / PLANTED).exists()
+    (trained / "my.yaml").write_text((trained / "my.yaml").read_text().replace(QUANTIZE, ""))
+    (trained / "model" / "pytorch_model.bin").unlink()
+    weights.write_bytes(kept)
     plain(checkpoint / "training_args.bin")
     assert whet("train", "my.yaml", "--resume-from-checkpoint", "out/checkpoint-1").code == 0
 

@@ -191,7 +191,10 @@ def _empty_base(merge: _Merge) -> PreTrainedModel:
 def _fitting_rows(merge: _Merge, base: PreTrainedModel) -> int:
     """Rows of the embedding in training; the adapter holds the embedding where they are others than the base's."""
     rows: int = base.get_input_embeddings().weight.shape[0]
-    wanted = trained_rows(base, merge.adapter) or rows
+    try:
+        wanted = trained_rows(base, merge.adapter) or rows
+    except SafetensorError as error:
+        raise _does_not_fit(merge, ValueError(f"its file is damaged: {error}")) from error
     if highest_id(merge.tokenizer) >= wanted:
         raise ArtefactError(
             Problem(

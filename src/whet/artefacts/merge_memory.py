@@ -15,6 +15,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
 from whet.model.load import refuse_random_weights, transformers_class
+from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.quantize import quantization_config
 from whet.model.source import cannot_load
 from whet.model.stored import stored_format
@@ -34,17 +35,17 @@ def load_whole(config: Config, resolved: ResolvedRun, source: str, model_config:
         options["revision"] = section.revision_of_model
     if (config.quant.model_quantization_config_kwargs or {}).get("dequantize"):
         options["quantization_config"] = quantization_config(config, resolved)
+    model_class = transformers_class(section.model_type or "AutoModelForCausalLM", "model_type", config)
     try:
-        model, loading = transformers_class(
-            section.model_type or "AutoModelForCausalLM", "model_type", config
-        ).from_pretrained(
-            source,
-            output_loading_info=True,
-            config=model_config,
-            dtype=torch.float32,
-            trust_remote_code=section.trust_remote_code,
-            **options,
-        )
+        with pickles_refused(source, config.where("base_model"), AS_SAFETENSORS, key="base_model"):
+            model, loading = model_class.from_pretrained(
+                source,
+                output_loading_info=True,
+                config=model_config,
+                dtype=torch.float32,
+                trust_remote_code=section.trust_remote_code,
+                **options,
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(section.base_model, source, "model", error, config, "base_model") from error
     refuse_random_weights(loading["missing_keys"], config)

@@ -23,6 +23,7 @@ from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.core.log import say
+from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.schemes import (
     Scheme,
     embedding_config,
@@ -159,9 +160,10 @@ def _stored_quantization(folder: Path) -> dict[str, Any] | None:
 def _load(folder: Path, config: Config, resolved: ResolvedRun, **options: Any) -> PreTrainedModel:
     place = {"device_map": {"": resolved.device}} if resolved.device != "cpu" else {}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=config.model.trust_remote_code, **place, **options
-        )
+        with pickles_refused(folder, config.where("output_dir"), AS_SAFETENSORS, kind=ArtefactError):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=config.model.trust_remote_code, **place, **options
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(str(folder), str(folder), "model", error, config, "output_dir") from error
     return model.eval()

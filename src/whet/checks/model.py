@@ -10,6 +10,7 @@ from whet.model.architecture import Architecture, Unsupported, isolating_attenti
 from whet.model.attention import choose_attention
 from whet.model.load import load_model_config
 from whet.model.pickled import refuse_code_in_weights
+from whet.model.sizes import refuse_damaged_weights
 from whet.model.source import locate
 from whet.model.stored import refuse_untrainable_storage
 
@@ -20,6 +21,8 @@ def check(subject: Subject) -> Iterator[str | Problem]:
     refuse_code_in_weights(
         locate(config.model.base_model, config, "base_model"), config.where("base_model"), "base_model"
     )
+    if not config.model.reinit_weights:
+        refuse_damaged_weights(config)
     model_config = load_model_config(config)
     refuse_untrainable_storage(config, model_config)
     architecture = read_architecture(model_config)

@@ -21,6 +21,7 @@ from whet.model.architecture import Architecture, read_architecture
 from whet.model.attention import AttentionChoice, choose_attention
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused, warn_of_pickled_weights
 from whet.model.quantize import keep_layout, prepare_quantized, quantization_config
+from whet.model.sizes import refuse_damaged_weights, refuse_impossible_sizes
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
 from whet.model.tokenizer import highest_id
@@ -56,6 +57,8 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     _check_sequence_len(resolved, architecture)
     attention = choose_attention(resolved.attn_implementation, model_config, resolved.device)
     warn_of_pickled_weights(source, config.where("base_model"), "base_model")
+    if not config.model.reinit_weights:
+        refuse_damaged_weights(config)
     model = _load(source, config, resolved, model_config, attention)
     fit_embeddings(model, tokenizer, config)
     if resolved.quantization != "none":
@@ -106,8 +109,12 @@ def load_model_config(config: Config) -> PretrainedConfig:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise cannot_load(name, source, "model config", error, config, key) from error
     _refuse_kernels(model_config, config, key)
+    refuse_impossible_sizes(model_config, config, key)
     overrides = config.model.overrides_of_model_config or {}
-    return _with_overrides(model_config, overrides, config) if overrides else model_config
+    if overrides:
+        model_config = _with_overrides(model_config, overrides, config)
+        refuse_impossible_sizes(model_config, config, "overrides_of_model_config")
+    return model_config
 
 
 def _refuse_kernels(model_config: PretrainedConfig, config: Config, key: str) -> None:
@@ -206,7 +213,10 @@ def _load(
         if "mismatched_sizes" not in str(error):
             raise
         found = f"base_model: the weights of '{config.model.base_model}' have other sizes than its config says"
-        fix = "take back what overrides_of_model_config changes, or write reinit_weights: true"
+        cure = "give the config.json that they were saved with"
+        if config.model.overrides_of_model_config:
+            cure = "take back what overrides_of_model_config changes"
+        fix = f"{cure}, or write reinit_weights: true"
         raise ModelError(Problem(config.where("base_model"), found, fix, "base_model")) from error
     except (OSError, ValueError, ImportError, TypeError, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error

@@ -50,6 +50,17 @@ def test_a_module_of_the_config_that_the_file_lacks_is_refused(adapter: Path) ->
         load_adapter(tiny_model(), adapter)
 
 
+def test_a_header_that_does_not_fit_its_file_is_refused(adapter: Path) -> None:
+    whole = (adapter / WEIGHTS).read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header[A.format(1)] |= {"data_offsets": [1 << 59, 1 << 60], "shape": [2, 1 << 56]}
+    text = json.dumps(header).encode()
+    (adapter / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(ValueError, match="its file is damaged: "):
+        load_adapter(tiny_model(), adapter)
+
+
 def test_an_embedding_of_another_length_is_refused(adapter: Path) -> None:
     larger = {**load_file(adapter / WEIGHTS), "base_model.model.model.embed_tokens.weight": torch.zeros(320, 32)}
     save_file(larger, adapter / WEIGHTS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from whet.config.resolve import ResolvedRun, resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
 from whet.model.attention import NAME
-from whet.model.load import LoadedModel, load_model
+from whet.model.load import LoadedModel, load_model, load_model_config
 from whet.model.tokenizer import load_tokenizer
 from whet.model.trainable import trainable_summary
 
@@ -53,6 +56,34 @@ def test_each_rank_has_its_model_on_its_own_gpu_before_packing_is_tried_on_it(
     config = make_config(folder)
     load_model(config, resolve(config, Hardware("cuda", world_size=2, rank=1, local_rank=1)), load_tokenizer(config))
     assert moves == [("cuda:1",)]
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (
+            {"attn_implementation": "someone/kernel"},
+            "its config.json asks for the attention 'someone/kernel', which is",
+        ),
+        ({"_attn_implementation": "someone/kernel"}, "its config.json asks for the attention 'someone/kernel'"),
+        ({"model_type": "planted"}, "holds no model config that can be loaded"),
+        ({}, None),  # transformers' own Llama is taken instead
+    ],
+)
+def test_a_config_json_brings_no_code_unless_it_is_trusted(
+    stored: dict[str, str], told: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = shutil.copytree(folder, tmp_path / "model")
+    (model / "planted.py").write_text("import os\nos.mkdir('EXECUTED')\nclass Config: ...\nclass Model: ...\n")
+    auto = {"auto_map": {"AutoConfig": "planted.Config", "AutoModelForCausalLM": "planted.Model"}}
+    (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | auto | stored))
+    if told is None:
+        assert type(load(make_config(model)).model).__module__.startswith("transformers.")
+    else:
+        with pytest.raises(ModelError, match=re.escape(told)):
+            load_model_config(make_config(model))
+    assert not Path("EXECUTED").exists()
 
 
 def test_a_missing_folder_names_the_near_ones(folder: Path) -> None:
