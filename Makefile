@@ -61,6 +61,7 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/checkpoints.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/resume.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/feeding.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/prepare.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/million.py

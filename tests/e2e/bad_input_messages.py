@@ -243,7 +243,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model: the folder 'model' holds no model that can be loaded (Error no file named model.safetensors, or pytorch_model.bin, found in directory model.) -> it holds chat_template.jinja, config.json, generation_config.json, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
     ],
     "truncated weights": [
-        "my.yaml:1:1: base_model: the folder 'model' holds no model that can be loaded (Error while deserializing header: invalid header length) -> it holds chat_template.jinja, config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
+        "my.yaml:1:1: base_model: 'model/model.safetensors' is damaged, or cut short (Error while deserializing header: invalid header length) -> copy it again from where it came",
     ],
     "tokenizer without a template": [
         "my.yaml: the tokenizer has no chat template of its own -> set chat_template to one of: alpaca, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama2, llama3, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, qwen3, qwen_25",
