@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from whet.core.disk import refused_write
 from whet.core.errors import Problem
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_AGAIN_SECONDS = 0.05
+"""Long enough for Python to leave the finaliser in which a signal was lost."""
 
 
 class Ended(KeyboardInterrupt):
@@ -20,21 +24,44 @@ class Ended(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
+        self.number = number
         self.exit_code = 128 + number
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise `Ended`; training answers them in its own way. What is ignored stays so."""
+    """Within it SIGTERM and SIGHUP raise `Ended`; training answers them in its own way. What is ignored stays so.
+
+    Python drops what is raised while it finalises an object, the answer to a signal too; that is asked for again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [number for number in _signals() if signal.getsignal(number) == signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, _end)
+    timers: list[threading.Timer] = []
+    others_hook = sys.unraisablehook
+
+    def not_lost(dropped: sys.UnraisableHookArgs) -> None:
+        error = dropped.exc_value
+        if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+            others_hook(dropped)
+            return
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        if isinstance(error, Ended):
+            signal.signal(number, _end)  # it was set to end the process
+        timers.append(threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = not_lost
     try:
         yield
     finally:
+        sys.unraisablehook = others_hook
+        for timer in timers:
+            timer.cancel()
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
