@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from whet.core.disk import sync
+from whet.core.disk import replace_text
 from whet.core.log import warn
 from whet.core.secrets import redact, redacted
 
@@ -172,7 +172,7 @@ class RunRecord:
         if self._path is None:
             return
         try:
-            write_json(self._path, content)
+            replace_text(self._path, json.dumps(content, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             was_written, self._is_written = self._is_written, False  # before the warning, which may be noted here
             if was_written:
@@ -186,18 +186,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return read if isinstance(read, dict) else None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record so that whoever reads the file finds the old one or the new one whole, after a power cut too.
-
-    Raises:
-        OSError: it cannot be written; the old one is as it was.
-    """
-    temporary = path.with_suffix(f"{path.suffix}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
 
 
 def next_folder(parent: Path) -> Path:

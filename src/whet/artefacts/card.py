@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from whet.config.files import is_local
 from whet.config.schema import fields
-from whet.core.disk import sync
+from whet.core.disk import replace_text
 from whet.core.secrets import redact
 
 CARD_NAME = "README.md"
@@ -47,10 +46,7 @@ def write_card(folder: Path, record: Mapping[str, Any], base_folder: Path | None
     path = folder / CARD_NAME
     if path.exists() and not may_be_replaced(path):
         return False
-    temporary = folder / f".{CARD_NAME}.tmp"
-    temporary.write_text(card(folder, record, base_folder), encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
+    replace_text(path, card(folder, record, base_folder))
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from whet.config.config import Config
 from whet.config.explain import masked
 from whet.config.resolve import ResolvedRun
 from whet.config.schema import fields
+from whet.core.disk import replace_text
 
 FACTS_NAME = "whet-run-facts.json"
 """Stands in each checkpoint."""
@@ -70,9 +70,7 @@ def facts_of(
 
 def write_facts(folder: Path, facts: RunFacts) -> None:
     """Keep the facts in a checkpoint."""
-    temporary = folder / f"{FACTS_NAME}.tmp"
-    temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / FACTS_NAME)
+    replace_text(folder / FACTS_NAME, json.dumps({"schema": SCHEMA, **asdict(facts)}, indent=1) + "\n")
 
 
 def read_facts(folder: Path) -> RunFacts | None:

@@ -76,6 +76,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that whoever reads it finds the old one or the new one whole, after a power cut too.
+
+    Raises:
+        OSError: it cannot be written; the old one is as it was.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
+    os.replace(temporary, path)
+
+
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS})
 
 

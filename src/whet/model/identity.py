@@ -26,7 +26,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from whet.config import Config
-from whet.core.disk import sha256
+from whet.core.disk import replace_text, sha256
 from whet.core.errors import ArtefactError, ModelError
 from whet.model.source import locate
 from whet.model.weight_files import INDEX, PICKLED_INDEX, PICKLED_SINGLE, SINGLE, weight_files
@@ -225,9 +225,7 @@ def _identify_if_there(config: Config, *, complete: bool = False) -> BaseIdentit
 def write_identity(folder: Path, identity: BaseIdentity) -> Path:
     """Put an identity beside an adapter."""
     path = folder / IDENTITY_NAME
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps({"schema": _SCHEMA, **asdict(identity)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps({"schema": _SCHEMA, **asdict(identity)}, indent=1) + "\n")
     return path
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from whet.core.disk import sync
+from whet.core.disk import replace_text, sync
+from whet.record import EARLIER_RUNS, next_folder
 from whet.training.checkpoint import MANIFEST, checkpoints, digests_of, has_a_checkpoint_s_name, step_of, what_is_wrong
 
 STAGING = "_writing"
-EARLIER = "_earlier-runs"
 _REPLACED, _REMOVED = "replaced-", "removed-"
 
 
@@ -59,10 +58,7 @@ def seal(folder: Path, step: int) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests_of(paths), strict=True)
     }
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"step": step, "files": entries}, indent=1) + "\n", encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, folder / MANIFEST)
+    replace_text(folder / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1) + "\n")
     for inner in {path.parent for path in paths} | {folder}:
         sync(inner)
 
@@ -170,9 +166,7 @@ def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:
     folders = [folder for folder in checkpoints(output_dir) if step_of(folder) > newer_than]
     if not folders:
         return None
-    earlier = output_dir / EARLIER
-    number = 1 + max((int(path.name) for path in earlier.glob("[0-9]*") if path.name.isdigit()), default=0)
-    place = earlier / str(number)
+    place = next_folder(output_dir / EARLIER_RUNS)
     place.mkdir(parents=True)
     for folder in folders:
         folder.rename(place / folder.name)

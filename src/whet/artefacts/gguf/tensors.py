@@ -157,12 +157,15 @@ def name_map(row: Architecture, num_layers: int) -> Callable[[str], str]:
 
 
 def _planned(files: ModelFiles, source: str, name: str, config: PretrainedConfig, row: Architecture) -> Planned:
-    change: Callable[[Numbers], Numbers] = lambda numbers: numbers  # noqa: E731
-    if row.norm_plus_one and name.endswith("norm.weight"):
-        change = lambda numbers: numbers + np.float32(1)  # noqa: E731
-    elif row.rotates_pairs and (heads := rotated_heads(source, config)):
-        change = lambda numbers: paired(numbers, heads)  # noqa: E731
-    return Planned(name, files.shapes[source], (source,), lambda numbers: change(numbers[0]))
+    heads = rotated_heads(source, config) if row.rotates_pairs else None
+    plus_one = row.norm_plus_one and name.endswith("norm.weight")
+
+    def made(numbers: Sequence[Numbers]) -> Numbers:
+        if plus_one:
+            return numbers[0] + np.float32(1)
+        return paired(numbers[0], heads) if heads else numbers[0]
+
+    return Planned(name, files.shapes[source], (source,), made)
 
 
 def rotated_heads(source: str, config: PretrainedConfig) -> int | None:
