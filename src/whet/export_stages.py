@@ -97,6 +97,13 @@ def gather_model(
     return Path(gather(config, output_dir, checkpoint=checkpoint, dtype=dtype, shard_bytes=shard_bytes).folder)
 
 
+def require_gguf() -> None:
+    """Raises a ModelError where the package that writes GGUF is missing."""
+    from whet.artefacts.gguf.writing import require_gguf
+
+    require_gguf()
+
+
 def export_gguf_model(resolved: ResolvedRun, model_dir: Path, outtype: str | None, output_dir: Path | None) -> Path:
     """The model as GGUF, in ``gguf`` of the output folder if no other is given."""
     from whet.artefacts.gguf.export import export_model

@@ -88,6 +88,7 @@ def export_gguf(
         base_gguf: with ``adapter``: its base as GGUF, or its name in Ollama.
         output_dir: where to write; `gguf` inside the config's `output_dir` if not given.
     """
+    export_stages.require_gguf()  # before anything is merged for it
     resolved = stages.resolve_run(config)
     if adapter:
         folder = adapter_dir or export_stages.adapter_of(resolved)

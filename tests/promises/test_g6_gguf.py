@@ -336,7 +336,7 @@ def test_numbers_too_large_for_float16_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(ModelError, match=r"needs the package gguf.* -> pip install 'whet\[gguf\]'"):
+    with pytest.raises(ModelError, match=r"needs the package gguf.* -> pip install gguf$"):
         export.export_model(make_config(tmp_path), tmp_path, tmp_path / "gguf", None)
 
 

@@ -213,7 +213,7 @@ def _prove(
                         "nothing was written; write parity: false to export without a proof")
             ) from error  # fmt: skip
         if not by_llama_cpp and (why := _not_read_by_transformers(model)):
-            cure = "pip install 'whet[llamacpp]' proves it by llama.cpp itself"
+            cure = "pip install xllamacpp proves it by llama.cpp itself"
             return not_proved("GGUF", partial, f"{why}; {cure}"), f"nobody: {why}"
         dtypes = (str(reference.facts["dtype"]), _DTYPES[outtype])
         parity = prove(fresh, "GGUF", partial, source, reference, limit_for(*dtypes))

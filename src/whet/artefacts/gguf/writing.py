@@ -31,7 +31,7 @@ def require_gguf() -> None:
         import gguf  # noqa: F401
     except ImportError as error:
         raise ModelError(
-            Problem("", "writing GGUF needs the package gguf, which is not installed", "pip install 'whet[gguf]'")
+            Problem("", "writing GGUF needs the package gguf, which is not installed", "pip install gguf")
         ) from error
     logging.getLogger("gguf").setLevel(logging.ERROR)
 
