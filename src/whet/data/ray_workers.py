@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +85,22 @@ def _blocks(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
         yield block
 
 
+def start(ray: Any, **options: Any) -> None:
+    """Starts Ray or joins its cluster, and leaves the answer to SIGTERM as it was.
+
+    `ray.init` has SIGTERM end the process by `sys.exit(15)` from then on, training and saving included.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False, **options)
+        return
+    answer = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False, **options)
+    finally:
+        if answer is not None:  # None: set by another language
+            signal.signal(signal.SIGTERM, answer)
+
+
 def _connected(recipe: EncoderRecipe) -> Any:
     where = recipe.config.where("prepare_with")
     try:
@@ -93,7 +111,7 @@ def _connected(recipe: EncoderRecipe) -> Any:
         raise DataError(Problem(where, f"prepare_with: ray needs Ray ({error})", fix, "prepare_with")) from error
     if not ray.is_initialized():
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            start(ray)
         except (ConnectionError, ValueError, RuntimeError) as error:
             found = f"there is no Ray cluster to be had ({str(error).splitlines()[0] if str(error) else error!r})"
             fix = "start it, correct RAY_ADDRESS, or leave prepare_with out"

@@ -11,6 +11,14 @@ import pytest
 from whet.cli.endings import Ended, ended_by_signals
 
 
+@pytest.fixture(autouse=True)
+def as_a_process_starts() -> Iterator[None]:
+    """Whatever an earlier test's libraries made of SIGTERM in this process."""
+    answer = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, answer)
+
+
 def asked_to_end_when_finalised(number: int) -> Iterator[None]:
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 from tests.tiny_tokenizers import tiny_tokenizer
@@ -11,7 +12,7 @@ from whet.config.load import make_config
 from whet.config.resolve import resolve
 from whet.core.errors import DataError
 from whet.core.types import Hardware
-from whet.data import chunks
+from whet.data import chunks, ray_workers
 from whet.data.prepare import prepare
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of its own option
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
+    before = signal.getsignal(signal.SIGTERM)
+    ray_workers.start(ray, num_cpus=2)
+    yield before, signal.getsignal(signal.SIGTERM)
     ray.shutdown()
 
 
@@ -53,6 +55,12 @@ def prepared_with(engine, path, folder):
 
 def files(prepared):
     return {path.name: path.read_bytes() for path in sorted((prepared.path / "chunks").iterdir())}
+
+
+@pytest.mark.timeout(120)
+def test_starting_ray_leaves_the_answer_to_sigterm_as_it_was(cluster):
+    before, after = cluster
+    assert after == before
 
 
 @pytest.mark.timeout(120)
