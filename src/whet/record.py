@@ -190,7 +190,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def next_folder(parent: Path) -> Path:
     """The first numbered folder in ``parent`` that is not there."""
-    number = 1 + max((int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()), default=0)
+    number = 1 + max((int(path.name) for path in parent.glob("[0-9]*") if path.name.isdecimal()), default=0)
     return parent / str(number)
 
 

@@ -180,7 +180,7 @@ def test_what_is_newer_than_the_one_gone_on_from_is_set_aside(tmp_path: Path) ->
 def test_leftovers_are_named(tmp_path: Path) -> None:
     made(tmp_path, 1)
     write(tmp_path, 2)
-    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / publishing.STAGING / "checkpoint-3")
+    publishing.seal(write(tmp_path, 3), 3)
     for name in ("rehearsal", "removed-checkpoint-4"):  # whole, and nobody's checkpoint
         shutil.copytree(tmp_path / "checkpoint-1", tmp_path / publishing.STAGING / name)
     left = clear_leftovers(tmp_path)

@@ -2,7 +2,8 @@
 
 ``checkpoint-<step>/`` holds what transformers writes (weights or adapter, optimizer, scheduler, random states,
 ``trainer_state.json``) and ``whet-checkpoint.json``: the step, and the size and SHA-256 of every file. How one comes to
-its name, and leaves it, is in `whet.training.publishing`.
+its name, and leaves it, is in `whet.training.publishing`. A checkpoint may be a stranger's: whatever its manifest says,
+no file outside of the folder is read, and what is wrong is told in one line.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from whet.core.disk import sha256
+from whet.core.disk import read_small, sha256
 from whet.core.errors import ArtefactError, Problem
 from whet.record import EARLIER_RUNS
 
 MANIFEST = "whet-checkpoint.json"
-_FOLDER = re.compile(r"checkpoint-(\d+)")
+VERSION = 1
+"""Of the manifest; one without a number is of the first."""
+_MOST_BYTES = 2**26
+_FOLDER = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_READ_IF_THERE = (".safetensors", ".pt", ".pth", ".bin", ".index.json")
+"""Files that a resumed run reads if they are there: one that the manifest does not know is of another checkpoint."""
 _STATE = "trainer_state.json"
 _BARE = "holds weights and no optimizer (it was saved with save_only_model)"
 
@@ -85,13 +92,14 @@ def newest_complete(output_dir: Path, *, with_optimizer: bool = False) -> Found:
 def what_is_wrong(folder: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or None when it can. Reads every byte of it."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = _manifest(folder)
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so it was not finished, or not written by whet"
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+    except (ValueError, OSError, RecursionError):
         return f"its {MANIFEST} cannot be read"
-    if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
-        return f"its {MANIFEST} is not what whet writes"
+    if (reason := _misfit(manifest, folder)) is not None:
+        return reason
+    files = manifest["files"]
     faults = (_fault_outside(folder, name, entry["bytes"]) for name, entry in files.items())
     if (fault := next(filter(None, faults), None)) is not None:
         return fault
@@ -100,26 +108,63 @@ def what_is_wrong(folder: Path) -> str | None:
         return next(filter(None, faults_within), None)
 
 
+def _manifest(folder: Path) -> Any:
+    """What the manifest says, whatever that is.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read.
+    """
+    path = folder / MANIFEST
+    if path.exists() and not path.is_file():
+        raise OSError("a pipe or a device, which may never end")
+    return json.loads(read_small(path, _MOST_BYTES))
+
+
+def _misfit(manifest: Any, folder: Path) -> str | None:
+    """Why a manifest is not that of a folder, files aside."""
+    strange = f"its {MANIFEST} is not what whet writes"
+    if not isinstance(manifest, dict):
+        return strange
+    if (version := manifest.get("version", VERSION)) != VERSION:
+        return f"its {MANIFEST} is of version {_shown(str(version))}, and this whet knows version {VERSION}"
+    step, files = manifest.get("step"), manifest.get("files")
+    if not isinstance(step, int) or not isinstance(files, dict) or not files or not all(map(_is_entry, files.items())):
+        return strange
+    if _FOLDER.fullmatch(folder.name) and step_of(folder) != step:
+        return f"it is the checkpoint of step {step}, under another's name"
+    unknown = (path.name for path in sorted(folder.iterdir()) if path.name.endswith(_READ_IF_THERE))
+    found = next((name for name in unknown if name not in files), None)
+    return None if found is None else f"it holds {_shown(found)}, which its {MANIFEST} does not know"
+
+
 def _fault_outside(folder: Path, name: str, num_bytes: int) -> str | None:
     """What is wrong with a file, as far as that is seen without reading it."""
-    path = folder / name
+    path, shown = folder / name, _shown(name)
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
-            return f"its {MANIFEST} names '{name}', which is no file of it"
+            return f"its {MANIFEST} names '{shown}', which is no file of it"
         if not path.is_file():
-            return f"{name} is missing"
+            return f"{shown} is missing"
         found = path.stat().st_size
     except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    return None if found == num_bytes else f"{name} has {found:,} bytes and should have {num_bytes:,}"
+        return f"{shown} cannot be read ({error.strerror})"
+    except (RuntimeError, ValueError):  # links in a circle (before Python 3.13), letters that no file name can have
+        return f"{shown} cannot be read"
+    return None if found == num_bytes else f"{shown} has {found:,} bytes and should have {num_bytes:,}"
 
 
 def _fault_within(folder: Path, name: str, digest: str) -> str | None:
     try:
         found = sha256(folder / name)
     except OSError as error:  # a bad sector, a stale handle of NFS: this checkpoint is lost, those before it are not
-        return f"{name} cannot be read ({error.strerror})"
-    return None if found == digest else f"the content of {name} has changed"
+        return f"{_shown(name)} cannot be read ({error.strerror})"
+    return None if found == digest else f"the content of {_shown(name)} has changed"
+
+
+def _shown(name: str) -> str:
+    """A stranger's word on one line of a terminal, which it cannot command."""
+    plain = name if name.isprintable() else ascii(name)[1:-1]
+    return plain if len(plain) <= 120 else f"{plain[:117]}..."
 
 
 def _is_entry(item: tuple[object, object]) -> bool:
@@ -172,7 +217,7 @@ def checkpoint_to_resume(
 
 def earlier_runs(output_dir: Path) -> list[Path]:
     """Where the checkpoints of earlier runs in a folder have been put, the last first."""
-    places = [path for path in (output_dir / EARLIER_RUNS).glob("[0-9]*") if path.name.isdigit()]
+    places = [path for path in (output_dir / EARLIER_RUNS).glob("[0-9]*") if path.name.isdecimal()]
     return sorted(places, key=lambda path: int(path.name), reverse=True)
 
 

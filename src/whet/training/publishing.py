@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from whet.core.disk import replace_text, sync
 from whet.record import EARLIER_RUNS, next_folder
-from whet.training.checkpoint import MANIFEST, checkpoints, digests_of, has_a_checkpoint_s_name, step_of, what_is_wrong
+from whet.training.checkpoint import (
+    MANIFEST,
+    VERSION,
+    checkpoints,
+    digests_of,
+    has_a_checkpoint_s_name,
+    step_of,
+    what_is_wrong,
+)
 
 STAGING = "_writing"
 _REPLACED, _REMOVED = "replaced-", "removed-"
@@ -58,25 +67,29 @@ def seal(folder: Path, step: int) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests_of(paths), strict=True)
     }
-    replace_text(folder / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1) + "\n")
+    replace_text(folder / MANIFEST, json.dumps({"version": VERSION, "step": step, "files": entries}, indent=1) + "\n")
     for inner in {path.parent for path in paths} | {folder}:
         sync(inner)
 
 
 def publish(staged: Path, folder: Path, step: int) -> None:
-    """Seal what was written and give it its name; one that has the name already is replaced.
+    """Seal what was written and give it its name; one of whet's that has the name already is replaced.
+
+    What is not whet's (it has come while the run went on) goes to ``_earlier-runs``.
 
     Raises:
         OSError: something cannot be written.
     """
     seal(staged, step)
     replaced = staged.with_name(_REPLACED + folder.name)
-    if folder.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+    if (folder / MANIFEST).is_file():
+        _delete(replaced)
         folder.rename(replaced)  # if this process ends here, `clear_leftovers` gives the newer one its name
+    elif os.path.lexists(folder):
+        _move(folder, next_folder(folder.parent / EARLIER_RUNS))
     staged.rename(folder)
     sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    _delete(replaced)
     _remove_if_empty(staged.parent)
 
 
@@ -102,11 +115,8 @@ def clear_leftovers(output_dir: Path) -> Leftovers:
         if is_wanted and path.is_dir() and what_is_wrong(path) is None:
             path.rename(final)
             published.append(final)
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path.name)
         else:
-            path.unlink()
+            _delete(path)
             removed.append(path.name)
     _remove_if_empty(folder)
     sync(output_dir)
@@ -167,9 +177,8 @@ def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:
     if not folders:
         return None
     place = next_folder(output_dir / EARLIER_RUNS)
-    place.mkdir(parents=True)
     for folder in folders:
-        folder.rename(place / folder.name)
+        _move(folder, place)
     return place
 
 
@@ -177,10 +186,31 @@ def _remove(folder: Path, output_dir: Path) -> None:
     """Out of sight by one rename, then bit by bit: a removal that is cut short leaves nothing that looks whole."""
     doomed = output_dir / STAGING / (_REMOVED + folder.name)
     doomed.parent.mkdir(exist_ok=True)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _delete(doomed)
     folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # a file that somebody reads on NFS stays; the next run removes it
+    _delete(doomed)
     _remove_if_empty(doomed.parent)
+
+
+def _delete(path: Path) -> None:
+    """Bit by bit, as far as it goes: a file that somebody reads on NFS stays, and the next run removes it.
+
+    Of a link the link alone: what it leads to is somebody's who keeps it elsewhere.
+    """
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Into another folder, under its own name; a link that says where it leads from here goes on leading there."""
+    place.mkdir(parents=True, exist_ok=True)
+    if not folder.is_symlink():
+        folder.rename(place / folder.name)
+        return
+    (place / folder.name).symlink_to(folder.resolve())
+    folder.unlink()
 
 
 def _is_same(folder: Path, other: Path | None) -> bool:

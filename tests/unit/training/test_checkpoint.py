@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from whet.core.errors import ArtefactError, Problem
-from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, newest_complete
-from whet.training.publishing import remove_old, seal, set_aside
+from whet.training.checkpoint import MANIFEST, checkpoint_to_resume, checkpoints, newest_complete, what_is_wrong
+from whet.training.publishing import STAGING, remove_old, seal, set_aside
 from whet.training.writer import CheckpointWriter
 
 
@@ -81,6 +81,109 @@ def test_a_checkpoint_that_the_disk_does_not_give_back_is_passed_over(
     assert [item.reason for item in found.passed_over] == [f"{file} cannot be read (Input/output error)"]
     with pytest.raises(ArtefactError, match=r"checkpoint-2 is damaged: .* cannot be read \(Input/output error\)"):
         checkpoint_to_resume(str(bad), str(tmp_path), "here")
+
+
+def says(**changes: Any) -> Callable[[Path], object]:
+    """A manifest with other entries; ``None`` leaves one out."""
+
+    def change(folder: Path) -> None:
+        entries = {**json.loads((folder / MANIFEST).read_text()), **changes}
+        kept = {name: value for name, value in entries.items() if value is not None}
+        (folder / MANIFEST).write_text(json.dumps(kept))
+
+    return change
+
+
+def leads(target: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to(target)
+
+    return change
+
+
+def is_a_pipe(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
+
+
+ENTRY = {"bytes": 1, "sha256": "0"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (says(version=99), "is of version 99, and this whet knows version 1"),
+        (says(step=7), "it is the checkpoint of step 7, under another's name"),
+        (says(step=None), "is not what whet writes"),
+        (says(files={}), "is not what whet writes"),
+        (says(files={"../checkpoint-1/trainer_state.json": ENTRY}), "which its whet-checkpoint.json does not know"),
+        (says(files={"../../x": ENTRY, "model.safetensors": ENTRY}), "names '../../x', which is no file of it"),
+        (says(files={"\x1b[2J\n": ENTRY, "model.safetensors": ENTRY}), "\\x1b[2J\\n is missing"),
+        (says(files={"\ud800": ENTRY, "model.safetensors": ENTRY}), "\\ud800 cannot be read"),
+        (says(files={"x" * 5000: ENTRY, "model.safetensors": ENTRY}), "xxx... cannot be read (File name too long)"),
+        (leads("../checkpoint-1/model.safetensors"), "'model.safetensors', which is no file of it"),
+        (leads("model.safetensors"), "model.safetensors cannot be read"),
+        (is_a_pipe, "its whet-checkpoint.json cannot be read"),
+        (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "its whet-checkpoint.json cannot be read"),
+        (lambda folder: (folder / "scaler.pt").touch(), "scaler.pt, which its whet-checkpoint.json does not know"),
+    ],
+)
+def test_a_strange_checkpoint_is_passed_over_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    good, bad = make(tmp_path, 1), make(tmp_path, 2)
+    damage(bad)
+    found = newest_complete(tmp_path)
+    assert found.path == good
+    (passed_over,) = found.passed_over
+    assert reason in passed_over.reason
+    assert passed_over.reason.isprintable()
+    assert len(passed_over.reason) < 250
+
+
+def test_what_does_not_matter_to_a_run_may_lie_in_a_checkpoint(tmp_path: Path) -> None:
+    """Notes, what a file manager leaves, a merged model in a folder of its own; and a manifest without a version."""
+    folder = make(tmp_path, 2)
+    (folder / "notes.txt").touch()
+    (folder / "merged").mkdir()
+    (folder / "merged" / "model.safetensors").touch()
+    says(version=None)(folder)
+    assert newest_complete(tmp_path).path == folder
+
+
+def test_names_that_only_look_like_ours_are_not_ours(tmp_path: Path) -> None:
+    for name in ("checkpoint-007", "checkpoint-\u0663", "checkpoint-3 (copy)", "checkpoint--1", "checkpoint-3\n"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-8").touch()
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_link_to_a_checkpoint_elsewhere_is_removed_and_moved_as_a_link(tmp_path: Path) -> None:
+    elsewhere = make(tmp_path / "elsewhere", 1)
+    out = tmp_path / "out"
+    make(out, 2)
+    (out / "checkpoint-1").symlink_to("../elsewhere/checkpoint-1")
+    assert set_aside(out) == out / "_earlier-runs/1"
+    assert newest_complete(out / "_earlier-runs/1").path == out / "_earlier-runs/1/checkpoint-2"
+    assert what_is_wrong(out / "_earlier-runs/1/checkpoint-1") is None
+    (out / "checkpoint-1").symlink_to("../elsewhere/checkpoint-1")
+    make(out, 2)
+    remove_old(out, keep=1, newest=2)
+    assert checkpoints(out) == [out / "checkpoint-2"]
+    assert not (out / STAGING).exists()
+    assert what_is_wrong(elsewhere) is None
+
+
+def test_what_is_not_ours_and_has_the_name_of_a_new_checkpoint_is_not_lost(tmp_path: Path) -> None:
+    make(tmp_path, 1, published=False)
+    (tmp_path / "checkpoint-2").write_text("somebody's file")
+    writer = CheckpointWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, [lambda folder: folder.joinpath("model.safetensors").touch()])
+    assert [what_is_wrong(folder) for folder in checkpoints(tmp_path)] == [None, None]
+    assert (tmp_path / "_earlier-runs/1/checkpoint-1/model.safetensors").stat().st_size == 256
+    assert (tmp_path / "_earlier-runs/2/checkpoint-2").read_text() == "somebody's file"
 
 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
