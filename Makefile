@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 # torch comes first and alone, so that whatever build is already chosen for this machine satisfies the rest.
 TORCH := $(shell grep -m1 '^torch==' constraints.txt)
 
-.PHONY: help install install-dev quickstart test lint unit survive bench docs clean
+.PHONY: help install install-dev quickstart test lint unit survive fuzz bench docs clean
 
 help:
 	@echo "make quickstart   install, then fine-tune the model in examples/ and show its score before and after"
 	@echo "make test         everything that must be green: lint, types, layers, tests"
 	@echo "make survive      kill, fill, cut off: every case of docs/reliability.md, some minutes"
+	@echo "make fuzz         what whet reads from strangers, fuzzed by coverage; FUZZ='adapter-config dcp' for some alone"
 	@echo "make bench        the benchmarks; one JSON line each"
 	@echo "make docs         write the generated tables of docs/ again"
 	@echo "make install-dev  the environment for working on whet"
@@ -55,6 +56,11 @@ survive: install-dev
 		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py \
 		tests/promises/test_safe_fuzz.py
 	$(BIN)/python docs/make_tables.py
+
+# Half an hour for all 45 targets; what breaks one is kept in fuzzing/findings, and read by make test from then on.
+fuzz: install-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(FUZZ) --seconds $(or $(FUZZ_SECONDS),40)
 
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/startup.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -28,6 +28,7 @@ from whet.config.effects import Effect
 from whet.config.facts import RunFacts, facts_in, read_facts
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, ConfigError, Problem
+from whet.core.foreign import as_whet_writes
 from whet.core.log import say, warn
 from whet.record import RECORD_NAME, SCHEMA, RunRecord, read_record
 
@@ -66,13 +67,17 @@ def hold_against(
             warn(f"{checkpoint} does not say what its run was, so nobody can tell whether this is the same one")
         return
     allowed = names_in(resolved.config.loop.allow_change)
-    verdict = judged(differences(then, now), allowed)
+    with as_whet_writes(str(checkpoint), _NO_SUCH_RUN, "go on from another checkpoint"):
+        found, told = differences(then, now), [] if before is None else differences(then, before)
+    verdict = judged(found, allowed)
     if verdict.refused:
         raise ConfigError(_other_run(checkpoint, verdict))
     if now.total_steps is not None:
         record.note("changes", [*verdict.allowed, *verdict.harmless, *verdict.unseen])
-        told = [] if before is None else differences(then, before)
-        _tell(checkpoint, judged([change for change in differences(then, now) if change not in told], allowed))
+        _tell(checkpoint, judged([change for change in found if change not in told], allowed))
+
+
+_NO_SUCH_RUN = "what it says of its run is of another kind than whet writes"
 
 
 def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, more: list[Change]) -> None:
@@ -84,7 +89,8 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
     then = facts_in(repeated.record)
     if resolved.hardware.rank != 0 or then is None:
         return
-    found = [change for change in differences(then, now) if change.key not in _ELSEWHERE]
+    with as_whet_writes(str(repeated.path), _NO_SUCH_RUN, "train with the YAML itself"):
+        found = [change for change in differences(then, now) if change.key not in _ELSEWHERE]
     if now.identities:  # the keys were held against each other before
         found = [change for change in found if change.key in now.identities and change.is_other_run]
     else:
@@ -110,8 +116,11 @@ _ELSEWHERE = frozenset({"output_dir", "hub_model_id", "hub_strategy", "hub_revis
 
 def surroundings(repeated: Repeated, record: RunRecord) -> list[Change]:
     """What is different around the config: packages, machine, commit; and whether it was one config at all."""
-    now = record.as_json()
-    found: list[Change] = []
+    with as_whet_writes(str(repeated.path), _NO_SUCH_RUN, "train with the YAML itself"):
+        return list(_surroundings(repeated, record.as_json()))
+
+
+def _surroundings(repeated: Repeated, now: Mapping[str, Any]) -> Iterator[Change]:
     for section, keys, place in (
         ("versions", None, "installed"),
         ("hardware", _OF_A_MACHINE, "this machine"),
@@ -123,13 +132,12 @@ def surroundings(repeated: Repeated, record: RunRecord) -> list[Change]:
                 note = (
                     "the last digits may differ" if section != "git" else "the config's values are those of the record"
                 )
-                found.append(Change(key, spelt(was.get(key)), spelt(value.get(key)), place, Effect.ROUNDING, note))
+                yield Change(key, spelt(was.get(key)), spelt(value.get(key)), place, Effect.ROUNDING, note)
     sessions = repeated.record.get("sessions") or []
     changed = [change["key"] for each in sessions for change in each.get("changes") or [] if _was_another(change)]
     if changed:
         note = "that run was resumed with changes; its last config is done from the beginning"
-        found.append(Change(", ".join(dict.fromkeys(changed)), "changed", "the last", "", Effect.CHANGES, note))
-    return found
+        yield Change(", ".join(dict.fromkeys(changed)), "changed", "the last", "", Effect.CHANGES, note)
 
 
 _OF_A_MACHINE = ("device", "device_name", "world_size", "threads", "machine", "compute_capability", "cuda", "cudnn")
@@ -150,6 +158,12 @@ def read_run(path: Path) -> tuple[Path, dict[str, Any]]:
     if record is None:
         found = "there is no such file" if not file.exists() else "this is no record of a run"
         raise ArtefactError(Problem(str(file), found, "name the run.json in a run's output folder"))
+    with as_whet_writes(str(file), "this is no record of a run", "name the run.json in a run's output folder"):
+        _refuse_record(file, record)
+    return file, record
+
+
+def _refuse_record(file: Path, record: Mapping[str, Any]) -> None:
     if record.get("kind", "train") != "train":
         found = f"this is the record of: {record['kind']}"
         raise ArtefactError(Problem(str(file), found, "name the run.json of the training run"))
@@ -159,7 +173,6 @@ def read_run(path: Path) -> tuple[Path, dict[str, Any]]:
     if record.get("schema", 0) > SCHEMA:
         found = f"it has schema {record['schema']}, and this version of whet knows {SCHEMA}"
         raise ArtefactError(Problem(str(file), found, "use the version of whet that wrote it"))
-    return file, record
 
 
 def place_of_rerun(file: Path) -> str:

@@ -182,8 +182,8 @@ class RunRecord:
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record in a file; None where there is none, or none that can be read."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read = _plain(json.loads(path.read_text(encoding="utf-8")))  # which knows no infinity either
+    except (OSError, ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 

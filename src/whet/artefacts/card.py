@@ -10,7 +10,11 @@ from typing import Any
 
 from whet.config.files import is_local
 from whet.config.schema import fields
-from whet.core.disk import replace_text
+from whet.config.source import MOST_BYTES, parse_yaml
+from whet.core.disk import read_small, replace_text
+from whet.core.errors import ConfigError
+from whet.core.foreign import OF_ANOTHER_SHAPE
+from whet.core.log import warn
 from whet.core.secrets import redact
 
 CARD_NAME = "README.md"
@@ -62,7 +66,17 @@ def may_be_replaced(path: Path) -> bool:
 
 def card(folder: Path, record: Mapping[str, Any], base_folder: Path | None = None) -> str:
     """The text of the card."""
-    facts = _Facts(folder, record)
+    try:
+        return _card(_Facts(folder, record), base_folder)
+    except OF_ANOTHER_SHAPE as error:
+        if "made_of" not in record:
+            raise
+        warn(f"what '{folder}' is made of has a run.json that is not as whet writes it: its card says little ({error})")
+        own = {name: section for name, section in record.items() if name != "made_of"}
+        return _card(_Facts(folder, own), base_folder)
+
+
+def _card(facts: _Facts, base_folder: Path | None) -> str:
     sections = [
         _summary(facts),
         _use(facts),
@@ -130,21 +144,27 @@ def _front_matter(facts: _Facts, base_folder: Path | None) -> str:
 
 
 def _said_by_base(folder: Path | None) -> dict[str, Any]:
-    """Licence and language, as the base's own card has them."""
+    """Licence and language, as the base's own card has them. It is a stranger's, so it is read as configs are."""
     if folder is None:
         return {}
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        text = (folder / CARD_NAME).read_text(encoding="utf-8")
-        found = re.match(r"\s*---\s*\n(.*?)\n---", text, re.DOTALL)
-        read = YAML(typ="safe", pure=True).load(found[1]) if found else None
-    except (OSError, UnicodeDecodeError, YAMLError):
+        text = read_small(folder / CARD_NAME, MOST_BYTES).decode("utf-8")
+        root, _ = parse_yaml(_front_matter_of(text), CARD_NAME)
+    except (OSError, UnicodeDecodeError, ConfigError):
         return {}
-    if not isinstance(read, Mapping):
-        return {}
-    return {name: read[name] for name in _FROM_BASE if isinstance(read.get(name), str | list)}
+    said = {name: node.raw() for name, node in (root.entries or {}).items() if name in _FROM_BASE}
+    return {name: value for name, value in said.items() if _is_words(value)}
+
+
+def _front_matter_of(card: str) -> str:
+    """The lines between the first two of ``---``; empty where a card does not begin with one."""
+    lines = card.lstrip().splitlines()
+    ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"][:2]
+    return "\n".join(lines[1 : ends[1]]) if len(ends) == 2 and ends[0] == 0 else ""
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def _is_hub_dataset(path: str) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.base_files import find_shards
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess
@@ -31,6 +31,7 @@ from whet.core.log import say
 from whet.model.adapters import load_adapter, trained_rows, tying_understood
 from whet.model.base_check import check_base
 from whet.model.load import empty_model, load_model_config, refuse_random_weights
+from whet.model.saved import saved_adapter_config, saved_generation_config, saved_tokenizer
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
 from whet.model.tokenizer import highest_id, load_tokenizer
@@ -117,7 +118,7 @@ def _check_adapter(adapter: Path, config: Config) -> None:
 def _tokenizer_of(adapter: Path, config: Config) -> tuple[PreTrainedTokenizerBase, bool]:
     """The tokenizer saved with the adapter (its tokens and template are those of training), else the config's."""
     if (adapter / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.model.trust_remote_code), True
+        return saved_tokenizer(adapter, trust_remote_code=config.model.trust_remote_code), True
     return load_tokenizer(config), False
 
 
@@ -228,7 +229,7 @@ def _with_adapter(merge: _Merge, base: PreTrainedModel, **options: Any) -> PeftM
         check_base(merge.adapter, merge.config)
     try:
         with tying_understood():
-            return load_adapter(base, merge.adapter, config=PeftConfig.from_pretrained(merge.adapter), **options).eval()
+            return load_adapter(base, merge.adapter, config=saved_adapter_config(merge.adapter), **options).eval()
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise _does_not_fit(merge, error) from error
 
@@ -269,9 +270,9 @@ def _untie(model_config: PretrainedConfig) -> None:
 
 def _stops(merge: _Merge, merged: PreTrainedModel) -> GenerationConfig:
     """The adapter's, else the base's, with the stop tokens of this tokenizer."""
-    place = merge.adapter if (merge.adapter / "generation_config.json").is_file() else Path(merge.source)
-    if (place / "generation_config.json").is_file():
-        merged.generation_config = GenerationConfig.from_pretrained(place)
+    saved = saved_generation_config(merge.adapter) or saved_generation_config(Path(merge.source))
+    if saved is not None:
+        merged.generation_config = saved
     return generation_config(merged, merge.tokenizer, merge.config.template.eot_tokens or ())
 
 

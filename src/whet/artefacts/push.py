@@ -12,6 +12,7 @@ from typing import Any
 
 from whet.artefacts.hub import RESULT, open_repository, reason, send_waiting
 from whet.config import Config
+from whet.core.disk import link_leading_out
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.core.log import say
 from whet.core.secrets import redact
@@ -33,6 +34,7 @@ def push_waiting(config: Config) -> list[str]:
         ArtefactError: nothing has been made yet, or somebody does not take what is sent; that stays queued.
     """
     queue = UploadQueue(Path(config.output.output_dir))
+    _refuse_links(queue.folder, config)
     lost = [upload for upload in queue.waiting() if upload.to != "hub"]
     if config.output.hub_model_id is None and not lost:
         found, fix = "there is nothing to push: hub_model_id is not set", "name a repository: hub_model_id: you/name"
@@ -48,6 +50,18 @@ def push_waiting(config: Config) -> list[str]:
             say(line)
         raise ArtefactError(problems)
     return said
+
+
+def _refuse_links(folder: Path, config: Config) -> None:
+    """What a link of a stranger's folder leads to is not the run's to send.
+
+    Raises:
+        ArtefactError: one leads out of the folder.
+    """
+    link = link_leading_out(folder) if folder.is_dir() else None
+    if link is not None:
+        found = f"output_dir: '{link}' is a link to '{os.readlink(link)}', outside of the folder, and would be sent"
+        raise ArtefactError(Problem(config.where("output_dir"), found, "remove the link", "output_dir"))
 
 
 def _to_hub(queue: UploadQueue, config: Config, said: list[str], problems: list[Problem]) -> None:
@@ -75,7 +89,7 @@ def _has_ended(folder: Path) -> bool:
     has_model = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
     try:
         return has_model and json.loads((folder / "run.json").read_text(encoding="utf-8"))["outcome"] == "finished"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return has_model
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.compare import divergences, logits_of
 from whet.artefacts.parity import live_reference, prove, tell, workspace
@@ -24,6 +24,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.core.log import say
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused
+from whet.model.saved import saved_tokenizer
 from whet.model.schemes import (
     Scheme,
     embedding_config,
@@ -87,7 +88,7 @@ def quantize_model(config: Config, resolved: ResolvedRun, model_dir: Path, outpu
     scheme = _scheme(config, resolved)
     _check_model(model_dir, config)
     check_replaceable(output, MARKER, "quantised model")
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=config.model.trust_remote_code)
+    tokenizer = saved_tokenizer(model_dir, trust_remote_code=config.model.trust_remote_code)
     model = _load(model_dir, config, resolved, dtype="auto")
     _check_layers(model, scheme, config)
     prompts = [torch.tensor([tokenizer(text, add_special_tokens=True).input_ids]) for text in PROMPTS]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from whet.artefacts.dcp import METADATA, DistributedCheckpoint, Stored, open_checkpoint
 from whet.artefacts.fresh import FreshProcess, Source
@@ -31,6 +31,7 @@ from whet.core.nearest import nearest
 from whet.distributed.hardware import available_memory_bytes
 from whet.model.adapters import lora_config
 from whet.model.load import load_model_config
+from whet.model.saved import saved_adapter_config, saved_generation_config, saved_tokenizer
 from whet.model.source import locate
 from whet.record import versions_of
 from whet.training.checkpoint import checkpoints, what_is_wrong
@@ -227,8 +228,7 @@ def _peft_config(checkpoint: Path, model: PreTrainedModel, config: Config) -> Pe
     """What was saved beside the checkpoint, else what the config says."""
     for folder in (checkpoint, checkpoint.parent, Path(config.output.output_dir)):
         if (folder / "adapter_config.json").is_file():
-            found: PeftConfig = PeftConfig.from_pretrained(folder)
-            return found
+            return saved_adapter_config(folder)
     if config.adapter.adapter is None:
         raise ArtefactError(
             Problem(config.where("adapter"), f"'{checkpoint}' holds an adapter, and the config has none",
@@ -351,10 +351,7 @@ def _tokenizer(checkpoint: Path, config: Config) -> PreTrainedTokenizerBase:
     """The one saved by the run, else the config's with the template of training."""
     for folder in _beside(checkpoint, config):
         if (folder / "tokenizer_config.json").is_file():
-            saved: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=config.model.trust_remote_code
-            )
-            return saved
+            return saved_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
     return run_tokenizer(config)
 
 
@@ -364,8 +361,8 @@ def _generation(
     """Saved by the run, else the base model's; with the stop tokens of the template."""
     base = locate(config.model.base_model, config, "base_model")
     for source in (*_beside(checkpoint, config), Path(base)):
-        if (source / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(source)
+        if (saved := saved_generation_config(source)) is not None:
+            model.generation_config = saved
             break
     return generation_config(model, tokenizer, config.template.eot_tokens or ())
 

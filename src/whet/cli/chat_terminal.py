@@ -11,7 +11,7 @@ from rich.console import Console
 
 from whet.cli.problems import print_problems
 from whet.core.errors import Problem, WhetError
-from whet.core.log import printable
+from whet.core.printable import printable
 from whet.serving.conversation import Answer, Conversation, Leave, Reply
 from whet.serving.engine import Engine
 from whet.serving.sampling import Sampling
@@ -96,7 +96,7 @@ def _talk(conversation: Conversation) -> None:
             _show(reply, console)
         except WhetError as error:
             for problem in error.problems:
-                console.print(f"error: {problem}", style="red", markup=False)
+                console.print(f"error: {printable(str(problem))}", style="red", markup=False)
         except KeyboardInterrupt:
             console.print(" [dim][stopped][/dim]", markup=True)
         console.print()
@@ -111,7 +111,7 @@ def _show(reply: Reply, console: Console) -> None:
                 console.file.flush()
         console.file.write("\n")
     elif not isinstance(reply, Leave):
-        console.print(reply.text, style="cyan", markup=False)
+        console.print(printable(reply.text), style="cyan", markup=False)
 
 
 def _turn_on_line_editing() -> None:

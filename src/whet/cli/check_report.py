@@ -8,6 +8,7 @@ from whet import stages
 from whet.checks.base import Report, Subject, run_checks
 from whet.config import Config, ResolvedRun, check_runnable, check_trainable, resolve
 from whet.core.errors import ConfigError, WhetError
+from whet.core.printable import write_line
 from whet.core.secrets import redact
 from whet.distributed.hardware import probe
 
@@ -35,7 +36,7 @@ def check_and_print(config: Config) -> None:
     if problems:
         sys.stdout.flush()
         raise WhetError(problems)
-    sys.stdout.write(f"ready      whet train {config.file}\n")
+    write_line(f"ready      whet train {config.file}")
 
 
 def _config_facts(resolved: ResolvedRun) -> list[str]:
@@ -57,4 +58,4 @@ def _print_report(report: Report) -> None:
 def _print_section(name: str, facts: list[str]) -> None:
     for number, fact in enumerate(facts):
         title = name if number == 0 else ""
-        sys.stdout.write(f"{title:<{_INDENT}}{redact(fact)}\n")
+        write_line(f"{title:<{_INDENT}}{redact(fact)}")

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_command(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; everything that can go wrong is printed here and nowhere else."""
     redact_process()
+    _write_whatever_stands_in_a_name()
     try:
         with ended_by_signals():
             code = _dispatch(list(argv))
@@ -84,6 +86,12 @@ def run_command(argv: Sequence[str]) -> int:
         print_error_line("This is a fault in whet, not in your file. Please report it to the project, with the above.")
         return FAULT_CODE
     return code
+
+
+def _write_whatever_stands_in_a_name() -> None:
+    """Standard output as standard error has it: what its encoding has no character for is written as an escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from whet.cli.options import ConfigFile, arguments_of
 from whet.core.errors import ConfigError, Problem
+from whet.core.printable import write_line
 
 if TYPE_CHECKING:
     from whet.data.cleaning import Unused
@@ -57,7 +58,8 @@ def preprocess(
         print_unused(clean_prepared(config, clean, remove=not explain), removed=not explain)
         return
     if explain:
-        sys.stdout.writelines(f"{line}\n" for line in explain_prepared(config).lines())
+        for line in explain_prepared(config).lines():
+            write_line(line)
         return
     prepared, tokenizer = prepare_run(config, refresh=refresh)
     if debug or debug_text_only:

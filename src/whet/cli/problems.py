@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from whet.core.errors import Problem
 from whet.core.log import indented
+from whet.core.printable import printable
 from whet.core.secrets import redact
 
 MOST_TOLD = 100
@@ -32,4 +33,4 @@ def print_problems(problems: Sequence[Problem]) -> None:
 def print_error_line(line: str) -> None:
     """One line on standard error, without what is secret in it; nobody is told where that cannot be written."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(redact(line) + "\n")
+        sys.stderr.write(printable(redact(line)) + "\n")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from whet.cli.options import ConfigFile, arguments_of
+from whet.core.printable import write_line
 
 
 def push(context: typer.Context, config_file: ConfigFile) -> None:
@@ -19,4 +18,4 @@ def push(context: typer.Context, config_file: ConfigFile) -> None:
     from whet.run import push as push_run
 
     for line in push_run(open_config(config_file, arguments_of(context))):
-        sys.stdout.write(f"{line}\n")
+        write_line(line)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
+from whet.core.printable import printable
 from whet.data.samples import Encoded
 from whet.data.store import AnySplit, PreparedSet, PromptSplit, Split, StepwiseSplit, UnpairedSplit
 from whet.data.tokenise import TokenText, explain_tokens
@@ -36,10 +37,8 @@ def print_samples(prepared: PreparedSet, tokenizer: Any, *, count: int, text_onl
         for title, encoded in _encoded(prepared.train, number):
             pieces = explain_tokens(encoded, tokenizer)
             num_trained = int(encoded.supervised.sum())
-            place = prepared.train.place(number)
-            console.print(
-                Text(f"\n{place}{title}: {len(encoded)} tokens, {num_trained} trained", style="bold" if colours else "")
-            )
+            head = f"\n{prepared.train.place(number)}{title}: {len(encoded)} tokens, {num_trained} trained"
+            console.print(Text(printable(head), style="bold" if colours else ""))
             console.print(as_text(pieces, colours) if text_only else as_tokens(pieces, colours))
 
 
@@ -47,7 +46,7 @@ def as_text(pieces: list[TokenText], colours: bool) -> Text:
     """The sample's text; what is trained is coloured, or marked where there are no colours."""
     shown = Text()
     for supervised, run in groupby(pieces, key=lambda piece: piece.supervised):
-        text = "".join(piece.text for piece in run)
+        text = printable("".join(piece.text for piece in run))
         if colours:
             shown.append(text, style=_style(supervised))
         else:
@@ -61,7 +60,7 @@ def as_tokens(pieces: list[TokenText], colours: bool) -> Text:
     for piece in pieces:
         ids = "+".join(map(str, piece.ids))
         label = ids if piece.supervised else "-100"
-        shown.append(piece.text, style=_style(piece.supervised) if colours else "")
+        shown.append(printable(piece.text), style=_style(piece.supervised) if colours else "")
         shown.append(f"({label}, {ids}) ", style="dim" if colours else "")
     return shown
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from whet.core.printable import printable
 from whet.core.secrets import redact
 
 
 def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows of text; the header is for people only, so that a pipe gets data alone. Secrets are hidden."""
-    rows = [[redact(cell) for cell in row] for row in rows]
+    rows = [[printable(redact(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         sys.stdout.writelines("\t".join(row) + "\n" for row in rows)
         return

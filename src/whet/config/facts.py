@@ -77,7 +77,7 @@ def read_facts(folder: Path) -> RunFacts | None:
     """The facts in a checkpoint; None where it has none, or none that can be read."""
     try:
         return facts_in(json.loads((folder / FACTS_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -85,7 +85,9 @@ def facts_in(read: Any) -> RunFacts | None:
     """The facts in what JSON gave; None where they are not there."""
     if not isinstance(read, Mapping) or not isinstance(read.get("values"), Mapping):
         return None
-    mappings = {name: dict(read.get(name) or {}) for name in ("values", "where", "resolved", "identities")}
+    mappings = {name: read.get(name) or {} for name in ("values", "where", "resolved", "identities")}
+    if not all(isinstance(mapping, Mapping) for mapping in mappings.values()):
+        return None
     steps = read.get("total_steps")
     return RunFacts(**mappings, total_steps=steps if isinstance(steps, int) else None)
 

@@ -17,6 +17,7 @@ from whet.config.scalars import resolve_scalar
 from whet.config.schema import fields
 from whet.config.source import Node
 from whet.core.errors import ConfigError, Problem
+from whet.core.foreign import as_whet_writes
 from whet.core.secrets import MASK
 
 _NOT_AGAIN = frozenset(
@@ -46,7 +47,18 @@ def config_of_record(
     findings = Findings()
     settings, problems = from_command_line(overrides)
     findings.problems += problems
-    replaced = {setting.path for setting in settings}
+    with as_whet_writes(name, "its values are of another kind than whet writes", "train with the YAML itself"):
+        root, said = _as_written(record, name, output_dir, findings, {setting.path for setting in settings})
+    try:
+        return build(root, settings, str(record.get("config_file") or ""), findings, check_files=True), said
+    except ConfigError as error:
+        raise ConfigError([_with_cure(problem) for problem in error.problems]) from None
+
+
+def _as_written(
+    record: Mapping[str, Any], name: str, output_dir: str, findings: Findings, replaced: set[tuple[str, ...]]
+) -> tuple[Node, list[str]]:
+    """The tree of what was written then, and what is to be said of it."""
     written: dict[str, Any] = dict(record["written"])
     where: Mapping[str, str] = record.get("where") or {}
     said = [f"{key} is left out" for key in written if key in _NOT_AGAIN - {"output_dir"}]
@@ -60,12 +72,7 @@ def config_of_record(
         values = _from_there(values, Path(folder))
     entries = {key: _planted(value, f"{name}: {key}", where.get(key)) for key, value in values.items()}
     entries["output_dir"] = Node(output_dir, Origin("command line", "--output-dir"))
-    root = Node(entries, Origin("file", name))
-    file = record.get("config_file") or ""
-    try:
-        return build(root, settings, str(file), findings, check_files=True), said
-    except ConfigError as error:
-        raise ConfigError([_with_cure(problem) for problem in error.problems]) from None
+    return Node(entries, Origin("file", name)), said
 
 
 def _other_defaults(values: Mapping[str, Any], written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

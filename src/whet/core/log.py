@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 from whet.core.errors import Problem
+from whet.core.printable import printable
 from whet.core.secrets import redact
 
 logger = logging.getLogger("whet")
@@ -20,23 +21,6 @@ def say(message: str) -> None:
 def warn(problem: Problem | str) -> None:
     """Tell the user something that does not stop the run and that they would want to know."""
     logger.warning(indented(problem))
-
-
-def printable(text: str) -> str:
-    r"""The text with control characters shown, not obeyed: neither a model nor a row may drive the terminal.
-
-    >>> printable("red \x1b[31m\n")
-    'red ␛[31m\n'
-    """
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t" or (code >= 0x20 and not 0x7F <= code <= 0x9F):
-        return character
-    # Unicode keeps a picture of each of the 32 control characters, and of DEL.
-    return chr(0x2400 + code) if code < 0x20 else "\u2421"
 
 
 LONGEST_TOLD = 4000

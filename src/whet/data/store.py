@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from whet.core.disk import sha256, sync
 from whet.core.errors import DataError, Problem
+from whet.core.foreign import as_whet_writes
 from whet.core.secrets import redacted
 from whet.data.buffers import as_arrow, as_numpy
 from whet.data.chunk_file import ChunkFile
@@ -348,12 +349,15 @@ def open_prepared(folder: Path) -> PreparedSet:
         DataError: the folder holds no readable set, or a file is not as it was written.
     """
     manifest = read_manifest(folder)
-    times = manifest.get(_MODIFIED, {})
-    written = dict(manifest["hashes"]) | {f"{CHUNKS}/{chunk['name']}": chunk for chunk in manifest["chunks"]}
-    for name, entry in written.items():
-        damage = _damage(folder / name, entry, times.get(name))
-        if damage:
-            raise DataError(Problem(str(folder / name), damage, "delete this folder and prepare again"))
+    with as_whet_writes(
+        str(folder / MANIFEST), "not as whet writes it", "delete this folder and prepare again", DataError
+    ):
+        times = manifest.get(_MODIFIED, {})
+        written = dict(manifest["hashes"]) | {f"{CHUNKS}/{chunk['name']}": chunk for chunk in manifest["chunks"]}
+        for name, entry in written.items():
+            damage = _damage(folder / name, entry, times.get(name))
+            if damage:
+                raise DataError(Problem(str(folder / name), damage, "delete this folder and prepare again"))
     samples, names = Samples(folder), tuple(manifest["datasets"])
     make = _SPLITS[samples.kind]
 

@@ -233,7 +233,7 @@ def read_identity(folder: Path) -> BaseIdentity | None:
     """The identity that stands beside an adapter; None where there is none, or none that can be read."""
     try:
         return identity_of(json.loads((folder / IDENTITY_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -242,7 +242,9 @@ def identity_of(values: Mapping[str, Any] | None) -> BaseIdentity | None:
     if not isinstance(values, Mapping):
         return None
     known = {name: values.get(name) for name in ("name", "sample", "weights", "num_bytes", "revision")}
-    is_whole = isinstance(known["name"], str) and isinstance(known["sample"], str) and known["num_bytes"] is not None
+    is_whole = all(
+        isinstance(known[name], kind) for name, kind in (("name", str), ("sample", str), ("num_bytes", int))
+    ) and all(known[name] is None or isinstance(known[name], str) for name in ("weights", "revision"))
     return BaseIdentity(**known) if is_whole else None  # type: ignore[arg-type]
 
 

@@ -38,11 +38,11 @@ def shown_row(row: ShownRow, datasets: Sequence[str], colours: bool) -> Group:
     """A row with its head, and its turns below one another."""
     share = row.supervised / row.length if row.length else 0.0
     head = f"\n{row.place}  ({datasets[row.dataset]}, {row.split})  {row.length:,} tokens, {share:.0%} trained"
-    parts: list[RenderableType] = [Text(head, style="bold" if colours else "")]
+    parts: list[RenderableType] = [Text(visible(head), style="bold" if colours else "")]
     parts += [Text(f"! {': '.join(WARNINGS[key])}", style="yellow" if colours else "") for key in row.warnings]
     for line in row.texts:
         if line.title:
-            parts.append(Text(f"{line.title}:", style="bold" if colours else ""))
+            parts.append(Text(f"{visible(line.title)}:", style="bold" if colours else ""))
         parts.append(_line(line, colours))
     return Group(*parts)
 
@@ -146,11 +146,11 @@ def _losses(inspection: Inspection) -> Iterator[tuple[str, ...]]:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="bold")
     for word in words:
         table.add_column(word, overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(redact(cell)) for cell in row))
+        table.add_row(*(Text(visible(redact(cell))) for cell in row))
     return table

@@ -97,7 +97,7 @@ def read(checkpoint: Path) -> list[dict[str, Any]]:
         ranks: list[dict[str, Any]] = content["ranks"]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         found, fix = f"{FILE} cannot be read ({error})", "resume from another checkpoint"
         raise ArtefactError(Problem(str(path), found, fix)) from error
     return ranks

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
 from whet.core.errors import ArtefactError, Problem
+from whet.core.foreign import as_whet_writes
 from whet.data.batch import Batch, Sample
 from whet.data.feed import StreamSample
 from whet.data.streaming import StreamSetup
@@ -243,10 +244,15 @@ class StreamedSamples(Dataset[Any]):
 
     def _read_state(self, checkpoint: Path) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+            with as_whet_writes(str(checkpoint / STATE), "it cannot be read", "resume from another checkpoint"):
+                state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             found = f"{checkpoint} was written by a run that did not stream, and this one does"
             raise ArtefactError(Problem(self._where, found, "remove streaming, or begin a new run")) from None
+        with as_whet_writes(str(checkpoint / STATE), "it cannot be read", "resume from another checkpoint"):
+            return self._checked_state(checkpoint, state)
+
+    def _checked_state(self, checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
         now = self.setup.identity()
         changed = [key for key, value in state["identity"].items() if now[key] != value]
         fix = "write them as they were, or begin a new run"

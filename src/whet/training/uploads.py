@@ -8,9 +8,9 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from whet.core.disk import sync
 from whet.core.errors import ArtefactError, Problem
@@ -69,10 +69,10 @@ class UploadQueue:
         """
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))["waiting"]
-            return tuple(Upload(**entry) for entry in entries)
+            return tuple(_upload(entry) for entry in entries)
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             found = f"what waits to be sent cannot be read ({error})"
             raise ArtefactError(Problem(str(self._path), found, "remove the file: the result is sent again")) from error
 
@@ -124,6 +124,22 @@ class UploadQueue:
             os.replace(temporary, self._path)
         except OSError as error:
             warn(f"what waits to be sent cannot be noted in '{self._path}' ({error.strerror})")
+
+
+def _upload(entry: Any) -> Upload:
+    """An entry of the file, which may have come with a stranger's folder: it names no folder but those beside it.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    upload = Upload(**entry)
+    if not all(isinstance(value, kind) for value, kind in zip(astuple(upload), (str, str, str, int, str), strict=True)):
+        raise TypeError("a value of another kind")
+    if upload.to not in get_args(Receiver):
+        raise ValueError(f"'{upload.to}' receives nothing")
+    if upload.to == "hub" and (Path(upload.source).is_absolute() or ".." in Path(upload.source).parts):
+        raise ValueError(f"'{upload.source}' is no folder of this one")
+    return upload
 
 
 def _is_same(one: Upload, other: Upload) -> bool:

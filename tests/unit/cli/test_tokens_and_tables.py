@@ -9,7 +9,7 @@ import pytest
 from whet.cli.explain import as_yaml
 from whet.cli.show_tokens import as_text, as_tokens
 from whet.cli.tables import print_rows
-from whet.core.log import printable
+from whet.core.printable import printable
 from whet.data.tokenise import TokenText
 
 PIECES = [TokenText("Hi", (1,), False), TokenText("é", (2, 3), True), TokenText("<e>", (4,), True)]

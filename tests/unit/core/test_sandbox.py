@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from whet.core import sandbox
 from whet.core.errors import WhetError
-from whet.core.sandbox import BoundedEnvironment, Limits, TooLarge, TooSlow
+from whet.core.sandbox import BoundedEnvironment, Limits, TooLarge, TooSlow, budget
 from whet.data.templates.environment import TracingEnvironment
 from whet.data.templates.render import TEMPLATE_ERRORS, Template
 
@@ -26,7 +25,7 @@ ENVIRONMENTS = [BoundedEnvironment, TracingEnvironment]
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "LIMITS", SMALL)
+    monkeypatch.setattr(budget, "LIMITS", SMALL)
 
 
 LOOPS = {
@@ -254,4 +253,4 @@ def test_any_template_ends_with_a_text_or_a_known_error(text: str, environment: 
         return
     assert len(out) <= SMALL.characters
     # begin() has reset what this render took; what it took was within the limits, or it would have ended above.
-    assert sandbox._spent.made <= SMALL.made
+    assert budget.spent.made <= SMALL.made

@@ -6,8 +6,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tests.models import tiny_tokenizer
 
-from whet.core import sandbox
-from whet.core.sandbox import Limits, TooLarge, TooSlow
+from whet.core.sandbox import Limits, TooLarge, TooSlow, budget
 from whet.model.patches import bound_templates
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -17,7 +16,7 @@ FOR_EVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{%
 def test_transformers_renders_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tiny_tokenizer()
     before = tokenizer.apply_chat_template(MESSAGES, tokenize=False)
-    monkeypatch.setattr(sandbox, "LIMITS", Limits(steps=10_000))
+    monkeypatch.setattr(budget, "LIMITS", Limits(steps=10_000))
     bound_templates()
     bound_templates()
     assert tokenizer.apply_chat_template(MESSAGES, tokenize=False) == before

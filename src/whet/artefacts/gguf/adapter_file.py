@@ -22,6 +22,7 @@ from whet.config import Config
 from whet.core.errors import ArtefactError, ParityError, Problem
 from whet.model.adapters import tying_understood
 from whet.model.load import load_model_config
+from whet.model.saved import saved_adapter_config
 
 _PEFT = "base_model.model."
 
@@ -52,7 +53,7 @@ class AdapterFiles:
             raise ArtefactError(
                 Problem("", f"the adapter in '{folder}' cannot be read ({error})", "train again")
             ) from error
-        return cls(folder, PeftConfig.from_pretrained(folder), tensors)
+        return cls(folder, saved_adapter_config(folder), tensors)
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor in float32."""

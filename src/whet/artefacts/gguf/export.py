@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess, Source
 from whet.artefacts.gguf import llama_cpp
@@ -25,6 +25,7 @@ from whet.artefacts.publish import check_replaceable, published
 from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
+from whet.model.saved import saved_generation_config, saved_tokenizer
 
 MARKER = "whet_gguf.json"
 """Written into each folder made here; only a folder that has it may be replaced."""
@@ -171,17 +172,11 @@ def _tokenizer(folder: Path, config: Config) -> PreTrainedTokenizerBase:
             Problem("", f"'{folder}' has no tokenizer.json, and a GGUF holds the tokenizer",
                     "copy the tokenizer's files there, or give a folder that whet wrote: --model-dir")
         )  # fmt: skip
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=config.model.trust_remote_code
-    )
-    return tokenizer
+    return saved_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
 
 
 def _generation(folder: Path) -> GenerationConfig:
-    if (folder / "generation_config.json").is_file():
-        found: GenerationConfig = GenerationConfig.from_pretrained(folder)
-        return found
-    return GenerationConfig()
+    return saved_generation_config(folder) or GenerationConfig()
 
 
 def _prove(

@@ -24,11 +24,11 @@ from jinja2.utils import Namespace
 from markupsafe import Markup
 
 from whet.core.sandbox import (
-    LIMITS,
     BoundedEnvironment,
     BoundedFormatter,
     TooLarge,
     bounded_filter,
+    budget,
     check_filter,
     check_modulo,
     checked_parts,
@@ -341,7 +341,7 @@ def _keeping_runs_of_join(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(eval_ctx: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
         _, value, *_ = check_filter("join", (eval_ctx, value, d), {}, skip=1)
-        if isinstance(value, str) and str.__len__(value) > LIMITS.items:
+        if isinstance(value, str) and str.__len__(value) > budget.LIMITS.items:
             raise TooLarge("it joins the characters of a long text")
         items = list(value) if not isinstance(value, str) else list(iter(value))
         plain = function(eval_ctx, items, d, attribute)

@@ -108,6 +108,9 @@ class Template:
         except (RecursionError, MemoryError, SyntaxError, ValueError) as error:  # Python's, of nested brackets or loops
             found = f"the chat template does not compile: {str(error)[:100] or type(error).__name__}"
             raise ConfigError(Problem(where, found, "nest less deeply", "chat_template")) from error
+        except TEMPLATE_ERRORS as error:  # of a constant that is computed now, as {[1]: 2}
+            found = f"the chat template does not compile: {str(error)[:100] or type(error).__name__}"
+            raise ConfigError(Problem(where, found, "correct the template", "chat_template")) from error
         self._where = where
         self._variables = dict(variables)
         self._tools: tuple[bytes | None, list[Any]] = (None, [])

@@ -14,7 +14,7 @@ from whet.core.disk import read_small
 from whet.core.errors import ConfigError, Problem
 from whet.core.log import warn
 from whet.core.nearest import nearest
-from whet.core.sandbox import LIMITS
+from whet.core.sandbox import budget
 from whet.data.templates.render import Renderer, TrainPolicy
 
 _FALLBACK = "tokenizer_default_fallback_"
@@ -89,7 +89,7 @@ def _jinja_text(config: Config, jinja: str | None, place: tuple[str | int, ...],
         at = config.where((*place, "chat_template_jinja")) if place else config.where("chat_template_jinja")
         raise ConfigError(Problem(at, f"there is no file '{jinja}'", "correct the path, or write the template itself"))
     try:
-        return read_small(file, 4 * LIMITS.text).decode("utf-8")
+        return read_small(file, 4 * budget.LIMITS.text).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         at = config.where((*place, "chat_template_jinja")) if place else config.where("chat_template_jinja")
         found = f"'{file}' cannot be read as a template ({getattr(error, 'strerror', None) or error})"

@@ -322,7 +322,8 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else derive(str(value), value)
 
 
-_PERCENT = re.compile(r"%(?:\((?P<key>[^)]*)\))?[-#0 +]*\d*(?:\.\d+)?[hlL]?(?P<kind>[diouxXeEfFgGcrsa%])")
+# No key holds what opens another one: each place is then looked at once, whatever a template writes.
+_PERCENT = re.compile(r"%(?:\((?P<key>[^()%]*)\))?[-#0 +]*\d*(?:\.\d+)?[hlL]?(?P<kind>[diouxXeEfFgGcrsa%])")
 
 
 def percent(template: str, values: Any) -> str:
