@@ -332,7 +332,8 @@ def run_whet(case: Case, folder: Path, device: str, clock: Clock) -> tuple[Any, 
     from whet.core.types import Hardware
     from whet.methods.sft import build_trainer
     from whet.model.adapters import adapt
-    from whet.model.attention import NAME, choose_attention
+    from whet.model.attention import NAME
+    from whet.model.attention_choice import choose_attention
     from whet.model.levers import install_levers
     from whet.model.quantize import prepare_quantized
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0
 """Seconds until ranks are given up."""
 _IMPORTED = ("tests.resuming", "tests.resume_cases", "whet.methods.sft", "whet.training.trainer", "peft")
@@ -47,6 +49,25 @@ def run_ranks(function: Callable[..., None], *arguments: Any, num_ranks: int = 2
         if rank.is_alive():
             rank.kill()
     assert not failures, "\n".join(failures)
+
+
+def launch_ranks(script: str, inputs: str | Path, folder: Path) -> None:
+    """Start a test's own file twice, as torchrun does: ``python SCRIPT INPUTS FOLDER``, which leaves ``rank-N.pt``.
+
+    Raises:
+        AssertionError: it has not, with what was said.
+    """
+    from whet.distributed.launch import torchrun_command
+
+    done = subprocess.run(
+        [*torchrun_command([], num_processes=2)[:-2], script, str(inputs), str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert all((folder / f"rank-{rank}.pt").exists() for rank in (0, 1)), done.stderr[-3000:]
 
 
 def _rank(

@@ -97,11 +97,15 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
         found = [change for change in found if change.effect not in BY_CONTENT]
     found = [*more, *found]
     if not found:
-        if now.identities:
-            *same, last = [_WORDS[name] for name in _WORDS if name in now.identities and name in then.identities] or [
-                ""
-            ]
-            say(f"the same {', '.join(same)}{' and ' if same else ''}{last} as in {repeated.path}")
+        same = [words for name, words in _WORDS.items() if name in now.identities and name in then.identities]
+        if same:
+            say(
+                f"the same {' and '.join([', '.join(same[:-1]), same[-1]] if same[1:] else same)} as in {repeated.path}"
+            )
+        elif now.identities:
+            warn(
+                f"{repeated.path} does not say what data and base it had, so nobody can tell whether they are the same"
+            )
         return
     if repeated.strict and any(change.effect is not Effect.NONE for change in found):
         said = f"not everything is as it was in that run:\n{table(found)}\n"
@@ -132,7 +136,8 @@ def _surroundings(repeated: Repeated, now: Mapping[str, Any]) -> Iterator[Change
                 note = (
                     "the last digits may differ" if section != "git" else "the config's values are those of the record"
                 )
-                yield Change(key, spelt(was.get(key)), spelt(value.get(key)), place, Effect.ROUNDING, note)
+                name = f"git {key}" if section == "git" else key
+                yield Change(name, spelt(was.get(key)), spelt(value.get(key)), place, Effect.ROUNDING, note)
     sessions = repeated.record.get("sessions") or []
     changed = [change["key"] for each in sessions for change in each.get("changes") or [] if _was_another(change)]
     if changed:

@@ -5,9 +5,6 @@ And where a run goes on, or is done again, it is held against the one before (`w
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,10 +15,12 @@ from whet import earlier
 from whet.config import Config
 from whet.config.changes import ADAPTER, BASE, DATA
 from whet.config.facts import RunFacts, facts_of, written_values
+from whet.config.optimizers import PACKAGES as OPTIMIZER_PACKAGES
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ModelError, TrainingStopped, WhetError
 from whet.core.heard import Heard, hearing
 from whet.core.log import say, warn
+from whet.distributed.hardware import described, peak_memory
 from whet.record import RECORD_NAME, RunRecord, read_record
 
 if TYPE_CHECKING:
@@ -94,30 +93,13 @@ def note_config(record: RunRecord, resolved: ResolvedRun) -> None:
     record.note("where", facts.where)
     record.note("resolved", facts.resolved)
     record.note("config_file", str(Path(config.file).resolve()) if config.file else None)
-    record.note("hardware", machine(resolved))
+    record.note("hardware", described(resolved.hardware))
     record.note("choices", dict(resolved.choices))
     record.note("seeds", {"seed": resolved.seed, **_seeds_of_rows(config)})
     record.note("warnings", [str(problem) for problem in config.warnings])
     record.note("git", revision_of(Path(config.file)) if config.file else None)
-
-
-def machine(resolved: ResolvedRun) -> dict[str, Any]:
-    """The hardware and what decides how its threads add up."""
-    import torch
-
-    from whet.distributed.hardware import host_memory_bytes
-
-    found = {
-        **asdict(resolved.hardware),
-        "machine": platform.machine(),
-        "host_memory_bytes": host_memory_bytes(),
-        "threads": torch.get_num_threads(),
-    }
-    if resolved.device == "cuda":
-        devices = range(torch.cuda.device_count())
-        found["gpus"] = [torch.cuda.get_device_name(index) for index in devices]
-        found |= {"cuda": torch.version.cuda, "driver": _driver(), "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
-    return found
+    if (package := OPTIMIZER_PACKAGES.get(resolved.optimizer)) is not None:
+        record.uses(package.pip)
 
 
 def settle(
@@ -200,7 +182,7 @@ def conclude(
     if identity is not None and adapter.adapter is not None and not adapter.relora:
         write_identity(output_dir, identity)
     record.note("generation", {"stop_tokens": _stop_tokens(tokenizer, output_dir)})
-    record.note("evaluation", _last_evaluation(output_dir))
+    record.note("evaluation", _evaluation(output_dir, record.facts["result"]["best_checkpoint"]))
     _describe(record, resolved.config, output_dir)
 
 
@@ -232,7 +214,8 @@ def _in_short(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(record: RunRecord, config: Config, folder: Path) -> None:
     """What files there are, how near they are to the model they were made of, and the card that says it in words."""
-    from whet.artefacts.card import CARD_NAME, write_card
+    from whet.artefacts.card import write_card
+    from whet.artefacts.card_facts import CARD_NAME
     from whet.model.identity import base_folder
 
     record.note("parity", read_record(folder / "parity.json"))
@@ -259,17 +242,19 @@ def _stop_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
     return [str(tokenizer.convert_ids_to_tokens(each)) for each in listed if isinstance(each, int)]
 
 
-def _last_evaluation(folder: Path) -> dict[str, Any]:
-    """The last line of metrics.jsonl that tells of an evaluation."""
+def _evaluation(folder: Path, best_checkpoint: str | None) -> dict[str, Any]:
+    """The last line of metrics.jsonl that tells of an evaluation of the saved weights."""
     import json
 
     path = folder / "metrics.jsonl"
+    best = None if best_checkpoint is None else int(best_checkpoint.rpartition("-")[2])
     found: dict[str, Any] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):
                 read = json.loads(line)
-                found = read if read.get("kind") == "eval" else found
+                if read.get("kind") == "eval" and best in (None, read.get("step")):
+                    found = read
     return found
 
 
@@ -296,17 +281,6 @@ def _outcome(error: BaseException) -> str:
     return f"failed: {type(error).__name__}: {error}"
 
 
-def peak_memory() -> dict[str, int]:
-    """Most bytes that this process has had: of the host, and of each accelerator that it used."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    found = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        for index in range(torch.cuda.device_count()):
-            found[f"cuda:{index}_bytes"] = torch.cuda.max_memory_allocated(index)
-    return found
-
-
 def _template_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     import hashlib
     import json
@@ -317,12 +291,3 @@ def _template_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _seeds_of_rows(config: Config) -> Mapping[str, int]:
     return {f"datasets.{number}": row.seed for number, row in enumerate(config.data.datasets) if row.seed is not None}
-
-
-def _driver() -> str | None:
-    """Version of NVIDIA's kernel driver."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return " ".join(text.partition("\n")[0].split()[:9])

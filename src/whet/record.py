@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.core.disk import replace_text
+from whet.core.errors import ArtefactError, Problem
 from whet.core.log import warn
 from whet.core.secrets import redact, redacted
 
@@ -36,17 +37,10 @@ KILLED = "ended without a word: killed, or the machine went down"
 _OF_A_SESSION = ("started", "finished", "seconds", "outcome", "command", "working_folder", "versions", "platform")
 _NOTED_OF_A_SESSION = ("hardware", "git", "changes", "heard", "peak_memory", "steps")
 PACKAGES = (
-    "whet",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "peft",
-    "trl",
-    "datasets",
-    "bitsandbytes",
-    "numpy",
+    *("whet", "torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "bitsandbytes", "numpy"),
+    *("triton", "torchao", "flash-attn", "liger-kernel", "cut-cross-entropy", "fastokens", "jinja2"),
 )
+"""Those that may decide what a run computes; that of an optimizer is named by the run that uses it."""
 
 
 class RunRecord:
@@ -102,6 +96,12 @@ class RunRecord:
             self._plain[section] = redacted(_plain(facts), section)
             self._write()
 
+    def uses(self, package: str) -> None:
+        """One more package whose version is kept, if it is installed."""
+        with self._lock:
+            self._facts["versions"] = {**self._facts["versions"], **versions_of([package])}
+            self._write()
+
     def lap(self, stage: str) -> None:
         """A stage has ended: keep how many seconds have gone by since the last one had, or since the start."""
         now = time.monotonic()
@@ -117,6 +117,9 @@ class RunRecord:
 
         Args:
             archive: where that run's checkpoints were put; a new folder of `EARLIER_RUNS` if not given.
+
+        Raises:
+            ArtefactError: it cannot be moved there.
         """
         with self._lock:
             if self._is_begun:
@@ -125,8 +128,12 @@ class RunRecord:
                 assert self._path is not None
                 self._earlier_sessions = []
                 place = archive or next_folder(self._path.parent / EARLIER_RUNS)
-                place.mkdir(parents=True, exist_ok=True)
-                os.replace(self._path, place / RECORD_NAME)
+                try:
+                    place.mkdir(parents=True, exist_ok=True)
+                    os.replace(self._path, place / RECORD_NAME)
+                except OSError as error:
+                    found = f"the record of the run before cannot be moved to '{place}' ({error.strerror})"
+                    raise ArtefactError(Problem(str(self._path), found, "name another output_dir")) from error
             self._is_begun = True
             self._write()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,20 +77,24 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
+        stages.foresee_disk(resolved, trainer, checkpoint)
         history.base_loaded(record, resolved, checkpoint, facts, repeats)
         history.keep(trainer, resolved, facts)
         stages.push_checkpoints(uploads, trainer)
         record.lap("model")
         before = stages.score(resolved, trainer, tokenizer)
-        record.begin(stages.make_room(resolved, trainer, checkpoint))
+
+        def begin() -> None:
+            record.begin(stages.take_folder(resolved, checkpoint))
+
         try:
-            output = fit(trainer, resolved, checkpoint)
+            output = fit(trainer, resolved, checkpoint, begin)
         finally:
             record.lap("training")
             stages.tell_stream(resolved, trainer, record)
         stages.save(resolved, trainer.model, tokenizer, output_dir)
         after = stages.score(resolved, trainer, tokenizer)
-        record.note("result", {"metrics": output.metrics, "score_before": before, "score_after": after})
+        record.note("result", {**asdict(output), "score_before": before, "score_after": after})
         history.conclude(record, resolved, facts, tokenizer, output_dir)
         record.lap("saving")
         merged_dir = exports.merge_run(resolved, output_dir) if stages.merges(resolved) else None

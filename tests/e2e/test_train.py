@@ -308,10 +308,12 @@ def test_checkpoints_of_an_earlier_run_stay_until_a_new_one_can_begin(workspace:
     (workspace / "rows.jsonl").write_text(good)
     outcome = whet("train", "my.yaml", "--save-steps", "2")
     assert outcome.code == 0, outcome.err
-    assert "held checkpoints of an earlier run; they are in out/_earlier-runs/1 now" in outcome.err
+    assert "held what an earlier run had left; it is in out/_earlier-runs/1 now" in outcome.err
     assert sorted(path.name for path in (workspace / "out").glob("checkpoint-*")) == ["checkpoint-2"]
     earlier = workspace / "out" / "_earlier-runs" / "1"
-    assert sorted(path.name for path in earlier.iterdir()) == ["checkpoint-1", "checkpoint-2", "run.json"]
+    assert sorted(path.name for path in earlier.glob("[cr]*")) == [
+        *("chat_template.jinja", "checkpoint-1", "checkpoint-2", "config.json", "run.json")
+    ]
 
 
 def test_auto_resume_tells_what_it_passes_over_and_begins_anew(workspace: Path, whet: Whet) -> None:

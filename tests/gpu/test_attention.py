@@ -9,8 +9,9 @@ import torch
 from tests.models import packed_batch, tiny_model
 
 from whet.model.architecture import Supported
-from whet.model.attention import NAME, isolates_documents
+from whet.model.attention import NAME
 from whet.model.documents import Boundaries, Scores, attend_each, attend_one
+from whet.model.isolation import isolates_documents
 from whet.model.loss import MODEL_INPUTS
 from whet.model.varlen import varlen_refuses
 

@@ -17,7 +17,7 @@ import pytest
 
 from whet.training import publishing
 from whet.training.checkpoint import checkpoints, newest_complete, what_is_wrong
-from whet.training.publishing import clear_leftovers, publish, remove_old, set_aside, staging
+from whet.training.publishing import clear_leftovers, finish_publishing, publish, remove_old, set_aside, staging
 
 
 class Killed(BaseException):
@@ -183,8 +183,7 @@ def test_leftovers_are_named(tmp_path: Path) -> None:
     publishing.seal(write(tmp_path, 3), 3)
     for name in ("rehearsal", "removed-checkpoint-4"):  # whole, and nobody's checkpoint
         shutil.copytree(tmp_path / "checkpoint-1", tmp_path / publishing.STAGING / name)
-    left = clear_leftovers(tmp_path)
-    assert left.removed == ("checkpoint-2", "rehearsal", "removed-checkpoint-4")
+    assert finish_publishing(tmp_path) == [tmp_path / "checkpoint-3"]
+    assert clear_leftovers(tmp_path) == ["checkpoint-2", "rehearsal", "removed-checkpoint-4"]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-3"}
-    assert left.published == (tmp_path / "checkpoint-3",)
-    assert clear_leftovers(tmp_path) == publishing.Leftovers()
+    assert finish_publishing(tmp_path) == clear_leftovers(tmp_path) == []

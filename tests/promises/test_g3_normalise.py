@@ -7,7 +7,6 @@ partial window of an epoch included.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from tests.models import tiny_model
+from tests.ranks import launch_ranks
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.utils import parameters_to_vector
 from transformers import TrainerCallback
 
 from whet.data.store import PreparedSet, open_prepared
-from whet.distributed.launch import torchrun_command
 
 TOLERANCE = 1e-6
 ROWS_PER_STEP = 8
@@ -145,16 +144,7 @@ MICRO_BATCH_SIZES_ON_TWO_RANKS = (4, 1)
 def two_ranks(prepared: PreparedSet, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """What each rank of one launch over gloo found, for each micro-batch size."""
     folder = tmp_path_factory.mktemp("ranks")
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [*torchrun_command([], num_processes=2)[:-2], __file__, str(prepared.path), str(folder)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (folder / "rank-1.pt").exists(), done.stderr[-3000:]
+    launch_ranks(__file__, prepared.path, folder)
     return {rank: torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)}
 
 

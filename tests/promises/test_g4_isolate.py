@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM as Auto
 from transformers import Gemma2Config, GptOssConfig, MambaConfig, StaticCache
 
 from whet.model.architecture import Supported, Unsupported
-from whet.model.attention import NAME, isolates_documents
+from whet.model.attention import NAME
+from whet.model.isolation import isolates_documents
 from whet.model.loss import MODEL_INPUTS
 
 LENGTHS = (37, 5, 1, 24, 8)

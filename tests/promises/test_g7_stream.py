@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import pytest
 import torch
 from tests.models import tiny_model
 from tests.promises.test_g7_resume import StopAfter, outcome
+from tests.ranks import launch_ranks
 from tests.tiny_streams import small_chunks, stream_run, stream_trainer, write_texts
 from torch.nn.utils import parameters_to_vector
 
 from whet.core.errors import ArtefactError, DataError
 from whet.data import chunks
-from whet.distributed.launch import torchrun_command
 from whet.model.attention import NAME
 from whet.training.callbacks.interrupt import TrainingInterrupted
 from whet.training.checkpoint import checkpoint_to_resume, newest_complete, what_is_wrong
@@ -171,17 +170,7 @@ def one_rank(texts: str, output_dir: str) -> None:
 
 
 def test_two_ranks_train_as_one_and_resume_as_if_they_had_not_stopped(datasets: Any, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    texts = str(Path(datasets[0]["path"]).parent)
-    done = subprocess.run(
-        [*torchrun_command([], num_processes=2)[:-2], __file__, texts, str(tmp_path)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (tmp_path / "rank-1.pt").exists(), done.stderr[-3000:]
+    launch_ranks(__file__, Path(datasets[0]["path"]).parent, tmp_path)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
     resolved = stream_run(tmp_path / "alone", datasets, **KEYS)
     trainer = stream_trainer(resolved, tiny_model(attention=NAME))

@@ -13,6 +13,7 @@ from tests.tiny_training import make_resolved, make_trainer, random_samples, wri
 
 from whet import stages
 from whet.core.errors import ArtefactError, ConfigError, Problem
+from whet.stages import ending
 from whet.training.publishing import seal
 from whet.training.resuming import ResumingTrainer
 
@@ -48,18 +49,16 @@ def test_a_result_without_room_says_which_checkpoint_has_it(tmp_path: Path) -> N
     resolved = make_resolved(tmp_path)
     with (
         pytest.raises(ArtefactError, match=r"cannot be written to '.*': No space left on device; no checkpoint holds"),
-        stages._result_kept(resolved, tmp_path),
+        ending._result_kept(resolved, tmp_path),
     ):
         raise ArtefactError(Problem("", "it cannot be written", "make room")) from full
-    folder = tmp_path / "checkpoint-7"
-    folder.mkdir()
-    seal(folder, 7)
+    checkpoint(tmp_path, 7)
     with (
         pytest.raises(ArtefactError, match=r"No space left on device; .*/checkpoint-7 holds it -> .*--resume-from-ch"),
-        stages._result_kept(resolved, tmp_path),
+        ending._result_kept(resolved, tmp_path),
     ):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(ZeroDivisionError), stages._result_kept(resolved, tmp_path):
+    with pytest.raises(ZeroDivisionError), ending._result_kept(resolved, tmp_path):
         raise ZeroDivisionError
 
 
@@ -89,33 +88,33 @@ def test_a_run_without_room_is_refused_before_it_has_moved_anything(
     checkpoint(tmp_path / "out", 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     with pytest.raises(ConfigError, match=r"has 0\.0 MB free, and the weights alone need"):
-        stages.make_room(make_resolved(tmp_path / "out"), trainer, None)
+        stages.foresee_disk(make_resolved(tmp_path / "out"), trainer, None)
     assert names(tmp_path / "out") == ["checkpoint-2"]
 
 
-def test_a_run_that_goes_on_from_elsewhere_sets_all_aside(tmp_path: Path, trainer: ResumingTrainer) -> None:
+def test_a_run_that_goes_on_from_elsewhere_sets_all_aside(tmp_path: Path) -> None:
     """Steps of two timelines in one folder: the next search for the newest would take that of the other."""
     out = tmp_path / "out"
     for step in (200, 400, 500):
         checkpoint(out, step)
     elsewhere = checkpoint(tmp_path / "copied", 300)
-    assert stages.make_room(make_resolved(out), trainer, elsewhere) == out / "_earlier-runs" / "1"
+    assert stages.take_folder(make_resolved(out), elsewhere) == out / "_earlier-runs" / "1"
     assert names(out) == []
     checkpoint(out, 310)
     from_aside = out / "_earlier-runs" / "1" / "checkpoint-400"
-    assert stages.make_room(make_resolved(out), trainer, from_aside) == out / "_earlier-runs" / "2"
+    assert stages.take_folder(make_resolved(out), from_aside) == out / "_earlier-runs" / "2"
     assert names(out / "_earlier-runs" / "1") == ["checkpoint-200", "checkpoint-400", "checkpoint-500"]
     assert names(out / "_earlier-runs" / "2") == ["checkpoint-310"]
 
 
-def test_a_run_that_goes_on_in_its_folder_sets_aside_what_is_newer(tmp_path: Path, trainer: ResumingTrainer) -> None:
+def test_a_run_that_goes_on_in_its_folder_sets_aside_what_is_newer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for step in (1, 2, 3):
         checkpoint(out, step)
     (tmp_path / "link").symlink_to(out / "checkpoint-2")
-    assert stages.make_room(make_resolved(out), trainer, tmp_path / "link") == out / "_earlier-runs" / "1"
+    assert stages.take_folder(make_resolved(out), tmp_path / "link") == out / "_earlier-runs" / "1"
     assert names(out) == ["checkpoint-1", "checkpoint-2"]
-    assert stages.make_room(make_resolved(out), trainer, out / "checkpoint-2") is None
+    assert stages.take_folder(make_resolved(out), out / "checkpoint-2") is None
 
 
 def test_a_run_that_resumes_by_itself_tells_of_weights_alone_that_it_passes_over(
@@ -132,8 +131,8 @@ def test_the_best_checkpoint_is_found_where_it_was_set_aside(tmp_path: Path, tra
     """A run goes on from a copy of its checkpoint elsewhere, and its best stands in the output folder."""
     out = tmp_path / "out"
     best, elsewhere = checkpoint(out, 2), checkpoint(tmp_path / "copied", 3)
-    place = stages.make_room(make_resolved(out), trainer, elsewhere)
+    place = stages.take_folder(make_resolved(out), elsewhere)
     assert place is not None
     trainer.state.best_global_step, trainer.state.best_model_checkpoint = 2, str(best)
-    trainer._find_best_beside(elsewhere)
+    trainer.find_best_beside(elsewhere)
     assert trainer.state.best_model_checkpoint == str(place / "checkpoint-2")

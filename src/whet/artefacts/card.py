@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whet.config.files import is_local
+from whet.artefacts.card_facts import CARD_NAME, CardFacts, front_matter
 from whet.config.schema import fields
-from whet.config.source import MOST_BYTES, parse_yaml
-from whet.core.disk import read_small, replace_text
-from whet.core.errors import ConfigError
+from whet.core.disk import replace_text
 from whet.core.foreign import OF_ANOTHER_SHAPE
 from whet.core.log import warn
 from whet.core.secrets import redact
 
-CARD_NAME = "README.md"
 MARK = "<!-- Written by whet from run.json; a card of your own without this line is left alone. -->"
 
 _METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimisation (DPO)"}
+_UNITS_OF_LOSS = {"sft": "nats per supervised token", "dpo": "of DPO, for each pair"}
 _KINDS = {
     "merge": "The adapter of a training run, merged into its base model",
     "quantize": "A trained model, written in few bits",
@@ -28,9 +27,6 @@ _KINDS = {
     "gguf": "A trained model in the GGUF format",
     "gguf-adapter": "A LoRA adapter in the GGUF format",
 }
-_INSIDE_A_RUN = ("merged", "quantized", "adapter", "gguf", "gguf-adapter")
-"""Names that say nothing without that of the folder they are in."""
-_FROM_BASE = ("license", "license_name", "license_link", "language")
 _NOT_SHOWN = frozenset({"base_model", "datasets", "test_datasets", "output_dir"})
 
 
@@ -67,16 +63,16 @@ def may_be_replaced(path: Path) -> bool:
 def card(folder: Path, record: Mapping[str, Any], base_folder: Path | None = None) -> str:
     """The text of the card."""
     try:
-        return _card(_Facts(folder, record), base_folder)
+        return _card(CardFacts(folder, record), base_folder)
     except OF_ANOTHER_SHAPE as error:
         if "made_of" not in record:
             raise
         warn(f"what '{folder}' is made of has a run.json that is not as whet writes it: its card says little ({error})")
         own = {name: section for name, section in record.items() if name != "made_of"}
-        return _card(_Facts(folder, own), base_folder)
+        return _card(CardFacts(folder, own), base_folder)
 
 
-def _card(facts: _Facts, base_folder: Path | None) -> str:
+def _card(facts: CardFacts, base_folder: Path | None) -> str:
     sections = [
         _summary(facts),
         _use(facts),
@@ -88,90 +84,11 @@ def _card(facts: _Facts, base_folder: Path | None) -> str:
         _config(facts),
     ]
     body = "\n\n".join(section for section in sections if section)
-    text = f"---\n{_front_matter(facts, base_folder)}---\n{MARK}\n\n# {facts.title}\n\n{body}\n"
+    text = f"---\n{front_matter(facts, base_folder)}---\n{MARK}\n\n# {facts.title}\n\n{body}\n"
     return redact(text)
 
 
-class _Facts:
-    """A record, and the record of the run that the folder's content was made of, where it is another one."""
-
-    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
-        self.folder, self.record = folder, record
-        self.kind = str(record.get("kind", "train"))
-        made_of = record.get("made_of") or {}
-        self.made_of = str(made_of.get("folder", ""))
-        self.run: Mapping[str, Any] = record if self.kind == "train" else made_of.get("run") or {}
-        self.values: Mapping[str, Any] = self.run.get("values") or record.get("values") or {}
-        self.base = str(self.values.get("base_model", ""))
-
-    @property
-    def title(self) -> str:
-        name = self.folder.resolve().name
-        return f"{self.folder.resolve().parent.name} ({name})" if name in _INSIDE_A_RUN else name
-
-    @property
-    def is_adapter(self) -> bool:
-        return (self.folder / "adapter_config.json").is_file() or self.kind == "gguf-adapter"
-
-    @property
-    def base_is_on_hub(self) -> bool:
-        is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", self.base) is not None
-        return is_id and not is_local(self.base) and not Path(self.base).exists()
-
-    def of_resolved(self, name: str) -> Any:
-        return (self.run.get("resolved") or {}).get(name)
-
-
-def _front_matter(facts: _Facts, base_folder: Path | None) -> str:
-    """YAML that the hub accepts: ids of the hub alone, and of the base what its own card says."""
-    values: dict[str, Any] = {"library_name": "peft" if facts.is_adapter else "transformers"}
-    if facts.kind.startswith("gguf"):
-        values["library_name"] = "gguf"
-    values["pipeline_tag"] = "text-generation"
-    if facts.base_is_on_hub:
-        values["base_model"] = facts.base
-        values["base_model_relation"] = {"quantize": "quantized", "gguf": "quantized"}.get(
-            facts.kind, "adapter" if facts.is_adapter else "finetune"
-        )
-    values |= _said_by_base(base_folder)
-    rows = facts.values.get("datasets") or []
-    hub = [row["path"] for row in rows if isinstance(row, Mapping) and _is_hub_dataset(str(row.get("path", "")))]
-    if hub:
-        values["datasets"] = list(dict.fromkeys(hub))
-    method = facts.of_resolved("method")
-    values["tags"] = ["whet", *([method] if method else []), *(["lora"] if facts.values.get("adapter") else [])]
-    return "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
-
-
-def _said_by_base(folder: Path | None) -> dict[str, Any]:
-    """Licence and language, as the base's own card has them. It is a stranger's, so it is read as configs are."""
-    if folder is None:
-        return {}
-    try:
-        text = read_small(folder / CARD_NAME, MOST_BYTES).decode("utf-8")
-        root, _ = parse_yaml(_front_matter_of(text), CARD_NAME)
-    except (OSError, UnicodeDecodeError, ConfigError):
-        return {}
-    said = {name: node.raw() for name, node in (root.entries or {}).items() if name in _FROM_BASE}
-    return {name: value for name, value in said.items() if _is_words(value)}
-
-
-def _front_matter_of(card: str) -> str:
-    """The lines between the first two of ``---``; empty where a card does not begin with one."""
-    lines = card.lstrip().splitlines()
-    ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"][:2]
-    return "\n".join(lines[1 : ends[1]]) if len(ends) == 2 and ends[0] == 0 else ""
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-
-
-def _is_hub_dataset(path: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not is_local(path) and not Path(path).exists()
-
-
-def _summary(facts: _Facts) -> str:
+def _summary(facts: CardFacts) -> str:
     base = f"[{facts.base}](https://huggingface.co/{facts.base})" if facts.base_is_on_hub else f"`{facts.base}`"
     version = (facts.record.get("versions") or {}).get("whet", "")
     if facts.kind != "train":
@@ -189,7 +106,7 @@ def _summary(facts: _Facts) -> str:
     return what + told
 
 
-def _use(facts: _Facts) -> str:
+def _use(facts: CardFacts) -> str:
     folder = facts.folder.name
     if facts.kind.startswith("gguf"):
         return ""
@@ -203,13 +120,19 @@ def _use(facts: _Facts) -> str:
     tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
     lines = [f"## Use\n\n```python\n{loading}{tokenizer}```"]
     file = facts.run.get("config_file")
-    if file:
-        lines.append(f"Or, where it was trained: `whet chat {Path(str(file)).name}`.")
+    if file and facts.kind == "train" and not facts.run.get("repeats"):  # whose YAML may say something else by now
+        lines.append(f"Or, where it was trained: `whet chat {Path(str(file)).name}{_same_place(facts)}`.")
     lines += _template_and_stops(facts)
     return "\n\n".join(lines)
 
 
-def _template_and_stops(facts: _Facts) -> Iterator[str]:
+def _same_place(facts: CardFacts) -> str:
+    """The option that leads to the folder, where the file alone does not."""
+    said_elsewhere = (facts.run.get("where") or {}).get("output_dir") == "--output-dir"
+    return f" --output-dir {shlex.quote(str(facts.values['output_dir']))}" if said_elsewhere else ""
+
+
+def _template_and_stops(facts: CardFacts) -> Iterator[str]:
     generation = facts.record.get("generation") or facts.run.get("generation") or {}
     name = facts.of_resolved("chat_template")
     if name:
@@ -220,7 +143,7 @@ def _template_and_stops(facts: _Facts) -> Iterator[str]:
         yield "An answer ends at " + " or ".join(f"`{stop}`" for stop in stops) + "."
 
 
-def _data(facts: _Facts) -> str:
+def _data(facts: CardFacts) -> str:
     manifest = (facts.run.get("data") or {}).get("manifest") or {}
     ledgers, rows = manifest.get("ledgers") or [], facts.values.get("datasets") or []
     if not ledgers:
@@ -243,19 +166,21 @@ def _tallies(entries: Mapping[str, Any]) -> str:
     return "; ".join(found).replace("|", "\\|") or "none"
 
 
-def _training(facts: _Facts) -> str:
+def _training(facts: CardFacts) -> str:
     plan, hardware = facts.run.get("plan") or {}, facts.run.get("hardware") or {}
-    times = facts.run.get("times") or {}
+    result = facts.run.get("result") or {}
+    planned = " of the whole plan" if result.get("stopped_early") else ""
     told = {
-        "optimiser steps": plan.get("total_steps"),
+        "optimiser steps": _steps(plan, result),
+        "weights of": Path(str(result["best_checkpoint"])).name if result.get("best_checkpoint") else None,
         "rows of a step": plan.get("rows_per_step"),
-        "tokens": plan.get("tokens"),
-        "supervised tokens": plan.get("supervised_tokens"),
+        f"tokens{planned}": plan.get("tokens"),
+        f"supervised tokens{planned}": plan.get("supervised_tokens"),
         "weights in": facts.of_resolved("dtype"),
         "mixed precision": facts.of_resolved("autocast_dtype"),
         "base quantised to": facts.of_resolved("quantization"),
         "hardware": _machine(hardware),
-        "training took": f"{times['training']:,.4g} s" if times.get("training") else None,
+        "training took": _seconds_of_training(facts.run),
         "seed": facts.of_resolved("seed"),
     }
     rows = [f"| {name} | {_shown(value)} |" for name, value in told.items() if value not in (None, "", "none")]
@@ -264,6 +189,23 @@ def _training(facts: _Facts) -> str:
     changed = [f"| `{key}` | `{_spelt(value)}` |" for key, value in _beside_defaults(facts.values)]
     table = ["", "Settings that differ from whet's defaults:", "", "| key | value |", "|---|---|", *changed]
     return "\n".join(["## Training", "", "| | |", "|---|---|", *rows, *(table if changed else [])])
+
+
+def _steps(plan: Mapping[str, Any], result: Mapping[str, Any]) -> int | str | None:
+    """Those done, and those that were to be done where these are more."""
+    done, planned = result.get("steps"), plan.get("total_steps")
+    if done is None or planned is None:
+        return planned
+    return f"{done:,} of {planned:,}: it was stopped early" if result.get("stopped_early") else int(done)
+
+
+def _seconds_of_training(run: Mapping[str, Any]) -> str | None:
+    """Over all sessions; of one that was killed nobody knows how long it trained."""
+    times = [(session.get("times") or {}).get("training") for session in run.get("sessions") or [run]]
+    if not any(times):
+        return None
+    unknown = " and an unknown time in sessions that were killed" if not all(times) else ""
+    return f"{sum(filter(None, times)):,.4g} s{unknown}"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str | None:
@@ -282,14 +224,17 @@ def _beside_defaults(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, values[key]
 
 
-def _results(facts: _Facts) -> str:
+def _results(facts: CardFacts) -> str:
     result = facts.run.get("result") or {}
     told: dict[str, Any] = {}
     metrics = result.get("metrics") or {}
     if "train_loss" in metrics:
-        told["mean training loss (nats per supervised token)"] = metrics["train_loss"]
+        unit = _UNITS_OF_LOSS.get(facts.of_resolved("method"))
+        told[f"mean training loss ({unit})" if unit else "mean training loss"] = metrics["train_loss"]
     evaluation = facts.run.get("evaluation") or {}
-    told |= {name: value for name, value in evaluation.items() if name.startswith("eval_") or name == "step"}
+    if "step" in evaluation:
+        told["evaluated after step"] = evaluation["step"]
+    told |= {name: value for name, value in evaluation.items() if name.startswith("eval_")}
     for moment in ("before", "after"):
         score = result.get(f"score_{moment}")
         if isinstance(score, Mapping):
@@ -298,7 +243,7 @@ def _results(facts: _Facts) -> str:
     return "\n".join(["## Results", "", "| | |", "|---|---|", *rows]) if rows else ""
 
 
-def _parity(facts: _Facts) -> str:
+def _parity(facts: CardFacts) -> str:
     record = facts.record.get("parity")
     if not isinstance(record, Mapping):
         return ""
@@ -312,15 +257,18 @@ def _parity(facts: _Facts) -> str:
     )
 
 
-def _provenance(facts: _Facts) -> str:
+def _provenance(facts: CardFacts) -> str:
     versions = facts.record.get("versions") or {}
     git = facts.run.get("git") or {}
     lines = ["## Provenance"]
     if versions:
         lines += ["", ", ".join(f"{name} {number}" for name, number in versions.items()) + "."]
-    if git.get("commit"):
+    repeated = facts.run.get("repeats")
+    if repeated:
+        lines += ["", f"The run of `{repeated.get('path')}`, begun at {repeated.get('started')}, done again."]
+    elif git.get("commit"):
         state = " with changes that were not committed" if git.get("dirty") or not git.get("file_is_committed") else ""
-        lines += ["", f"Config at commit `{git['commit']}`{state}."]
+        lines += ["", f"Config at commit `{git['commit']}`{state}.{_given_beside(facts)}"]
     sessions = facts.run.get("sessions") or []
     if len(sessions) > 1:
         lines += ["", f"The run had {len(sessions)} sessions; `run.json` tells of each."]
@@ -329,7 +277,14 @@ def _provenance(facts: _Facts) -> str:
     return "\n".join(lines)
 
 
-def _config(facts: _Facts) -> str:
+def _given_beside(facts: CardFacts) -> str:
+    """The keys whose values are not the file's."""
+    places = (facts.run.get("where") or {}).items()
+    beside = [f"`{key}`" for key, place in places if not re.search(r":\d+:\d+$", str(place))]
+    return f" On the command line or in the environment: {', '.join(beside)}." if beside else ""
+
+
+def _config(facts: CardFacts) -> str:
     written = facts.run.get("written")
     if not isinstance(written, Mapping):
         return ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from whet.checks.base import Subject
 from whet.core.errors import Problem
 from whet.model.architecture import Architecture, Unsupported, isolating_attention, read_architecture
-from whet.model.attention import choose_attention
+from whet.model.attention_choice import choose_attention
 from whet.model.load import load_model_config
 from whet.model.pickled import refuse_code_in_weights
 from whet.model.sizes import refuse_damaged_weights

@@ -29,6 +29,7 @@ def rerun(
     from whet.cli.session import prepare_session
     from whet.config.recorded import config_of_record
     from whet.core.log import say, warn
+    from whet.record import RUNNING
 
     prepare_session()
     arguments = arguments_of(context)
@@ -39,6 +40,9 @@ def rerun(
             say(f"rerun: {sentence}")
         for problem in config.warnings:
             warn(problem)
+        if record.get("outcome") != "finished":
+            unknown = "it runs, or was killed" if record.get("outcome") == RUNNING else record.get("outcome")
+            say(f"rerun: that run did not finish: {unknown}")
         say(f"rerun: {file} again, in {config.output.output_dir}")
     processes = int((record.get("hardware") or {}).get("world_size") or 1)
     if processes > 1 and "WORLD_SIZE" not in os.environ:

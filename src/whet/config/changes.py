@@ -230,7 +230,8 @@ def _with_identity(found: Sequence[Change], effect: Effect, name: str, then: Run
     if same_identity(was, value):
         return [*rest, *(replace(change, effect=Effect.NONE) for change in keys)]
     note = "of other content" if keys else "the same name, and other content"
-    if effect is Effect.DATA and not keys and any(change.effect is Effect.CHANGES for change in rest):
+    elsewhere = (change for change in rest if change.key not in (BASE, ADAPTER))  # no weights are in prepared rows
+    if effect is Effect.DATA and not keys and any(change.effect is Effect.CHANGES for change in elsewhere):
         note = "of other content, through what else has changed"
     where = keys[0].where if keys else _place_of(name, now)
     named = Change(name, _identity(was), _identity(value), where, Effect.CHANGES, note)

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -79,13 +79,20 @@ def sha256(path: Path) -> str:
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that whoever reads it finds the old one or the new one whole, after a power cut too.
 
+    For one writer at a time: ``<name>.tmp`` beside it has a name of its own only while there is no other.
+
     Raises:
         OSError: it cannot be written; the old one is as it was.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # a part of it, on a disk that is full
+        raise
 
 
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS})

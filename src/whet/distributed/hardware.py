@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from whet.core.types import Hardware
 
@@ -62,6 +66,34 @@ def _meminfo_available() -> int:
     return host_memory_bytes() if kilobytes is None else kilobytes * 1024
 
 
+def described(hardware: Hardware) -> dict[str, Any]:
+    """The hardware and what decides how its threads add up."""
+    import torch
+
+    found = {
+        **asdict(hardware),
+        "machine": platform.machine(),
+        "host_memory_bytes": host_memory_bytes(),
+        "threads": torch.get_num_threads(),
+    }
+    if hardware.device == "cuda":
+        devices = range(torch.cuda.device_count())
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in devices]
+        found |= {"cuda": torch.version.cuda, "driver": _driver(), "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
+    return found
+
+
+def peak_memory() -> dict[str, int]:
+    """Most bytes that this process has had: of the host, and of each accelerator that it used."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            found[f"cuda:{index}_bytes"] = torch.cuda.max_memory_allocated(index)
+    return found
+
+
 def _accelerator() -> tuple[str, str, int, bool, int] | None:
     """Device, name, number, native bfloat16, memory; None where there is a CPU only."""
     import torch
@@ -107,3 +139,12 @@ def _cgroup_limits() -> list[int]:
             if text.isdigit():
                 limits.append(int(text))
     return limits
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's kernel driver."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return " ".join(text.partition("\n")[0].split()[:9])

@@ -14,27 +14,21 @@ Shapes: B rows, T tokens in a row, S keys, H query heads, D_h width of a head. `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from whet.core.errors import ModelError, Problem
-from whet.model.architecture import Capability, Supported, Unsupported, read_architecture
 from whet.model.documents import Boundaries, Scores, attend_each, lengths_from_positions, scored_attention
-from whet.model.loss import innermost, model_inputs
 from whet.model.masks import causal_band, same_document
-from whet.model.varlen import use_flash_attention_3
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    pass
 
 NAME = "whet_documents"
 
@@ -216,179 +210,3 @@ def _is_plain(
     # A local size without a window is another pattern: chunks (Llama 4).
     is_chunked = attention_mask.window is not None and sliding_window is None
     return attention_mask.is_causal and not is_chunked and not attention_mask.is_padded
-
-
-# --- Which implementation a run uses ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionChoice:
-    """What transformers is given as ``attn_implementation`` (None: its own choice), and the sentence why."""
-
-    name: str | None
-    why: str
-
-
-def choose_attention(requested: str | None, model_config: PretrainedConfig, device: str) -> AttentionChoice:
-    """The attention implementation of a run.
-
-    Args:
-        requested: "auto" or None, or what the user wrote as ``attn_implementation``.
-        model_config: of the base model.
-        device: "cpu", "cuda" or "mps".
-
-    Raises:
-        ModelError: what was written cannot run here.
-    """
-    register()
-    capable = _can_use_ours(model_config)
-    if requested in (None, "auto"):
-        if isinstance(capable, Unsupported):
-            return AttentionChoice(None, f"transformers' own choice, because {capable.reason}")
-        return _ours(model_config, device)
-    assert requested is not None, "None is handled above"
-    if requested == NAME and isinstance(capable, Unsupported):
-        raise ModelError(_attention_problem(f"'{NAME}' cannot be used: {capable.reason}", "leave the key out"))
-    if requested == "flex_attention" and device == "cpu":
-        raise ModelError(
-            _attention_problem(
-                "PyTorch's flex_attention has no backward pass on CPU", f"write '{NAME}' or 'sdpa', or leave it out"
-            )
-        )
-    package = FLASH_PACKAGES.get(requested)
-    if package is not None and find_spec(package) is None and not isinstance(capable, Unsupported):
-        return _ours(model_config, device, f"in place of {requested}: {package} is not installed; ")
-    if requested == NAME:
-        return _ours(model_config, device, "as written in the config: ")
-    return AttentionChoice(requested, "as written in the config")
-
-
-FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
-"""What transformers imports for these names. PyTorch has the kernel of the first inside."""
-
-
-def _ours(model_config: PretrainedConfig, device: str, why: str = "") -> AttentionChoice:
-    """`whet_documents`; from here on the process has FlashAttention 3 where this GPU and this model have use for it."""
-    kernel = _kernel(model_config, device)
-    if kernel == _VARIABLE_LENGTH and torch.cuda.is_available() and use_flash_attention_3(torch.device("cuda")):
-        kernel = "by FlashAttention 3, which was written for this GPU"
-    return AttentionChoice(NAME, f"{why}each document attends to itself, {kernel}")
-
-
-_VARIABLE_LENGTH = "by PyTorch's variable-length flash kernel"
-
-
-def _kernel(model_config: PretrainedConfig, device: str) -> str:
-    """By what `whet_documents` is computed, in words."""
-    architecture = read_architecture(model_config)
-    if device != "cuda":
-        return "by PyTorch's flash kernel" if device == "cpu" and architecture.softcap is None else "one by one"
-    if architecture.softcap is not None:
-        return "by FlexAttention, for its scores are capped"
-    if architecture.head_dim > 256:
-        return "one by one, for no variable-length kernel takes heads wider than 256"
-    return _VARIABLE_LENGTH
-
-
-def _can_use_ours(model_config: PretrainedConfig) -> Capability:
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
-    # No public way to ask: the attribute says that the family takes its attention from the AttentionInterface.
-    if model_class is not None and not model_class._supports_attention_backend:
-        return Unsupported(f"{model_config.model_type} does not take its attention from transformers' interface")
-    return Supported()
-
-
-def _attention_problem(found: str, fix: str) -> Problem:
-    return Problem("attn_implementation", found, fix, "attn_implementation")
-
-
-# --- The probe: proof on the user's own model ------------------------------------------------------------------------
-
-_PROBE_LENGTHS = (23, 11, 6)
-
-
-@torch.no_grad()
-def isolates_documents(
-    model: torch.nn.Module, tolerance: float | None = None, autocast_dtype: torch.dtype | None = None
-) -> Capability:
-    """Whether packing leaves each document's logits alone, tried on this model (promise G4).
-
-    Three random documents are packed into one row. (a) Replacing the other documents' tokens must not move a
-    document's logits. (b) In float32, its logits must be those of the document alone. In lower precision (b) is not
-    asked: the rounding of another shape is as large as a small leak.
-
-    Args:
-        model: a causal language model; its training flags and the random state are left as they were.
-        tolerance: largest absolute difference of logits; 1e-4 in float32, otherwise 1% of the largest logit (5% in 8
-            bits, where a column of activations is kept in 16 bits when any token of the row has an outlier in it).
-        autocast_dtype: the dtype that training computes in, where that is not the weights' own.
-    """
-    embedding: torch.Tensor = innermost(model).get_input_embeddings().weight  # type: ignore[operator]  # of transformers
-    vocab_size, device = embedding.shape[0], embedding.device
-    is_float32 = embedding.dtype == torch.float32 and autocast_dtype in (None, torch.float32)
-    exact = is_float32 and not getattr(model, "is_quantized", False)
-    random = torch.Generator().manual_seed(0)
-    documents = [torch.randint(vocab_size, (n,), generator=random).to(device) for n in _PROBE_LENGTHS]
-    others = [torch.randint(vocab_size, (n,), generator=random).to(device) for n in _PROBE_LENGTHS]
-    autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype not in (None, torch.float32))
-    with _evaluating(model), autocast, _without_tf32():
-        packed = _packed_logits(model, documents)
-        rounding = 0.05 if getattr(model, "is_loaded_in_8bit", False) else 0.01
-        limit = tolerance if tolerance is not None else 1e-4 if exact else rounding * _largest(packed)
-        for index, document in enumerate(documents):
-            changed = [document if i == index else other for i, other in enumerate(others)]
-            difference = _difference(_packed_logits(model, changed)[index], packed[index])
-            if not difference <= limit:
-                return Unsupported(f"a document's logits move by {difference:.2g} when the documents beside it change")
-            difference = _difference(_packed_logits(model, [document])[0], packed[index]) if exact else 0.0
-            if not difference <= limit:
-                return Unsupported(f"a packed document's logits differ by {difference:.2g} from those of it alone")
-    return Supported(f"logits of packed documents agree within {limit:.1g}")
-
-
-def _packed_logits(model: torch.nn.Module, documents: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Logits fp32[T_d, V] of each document, all in one row, called exactly as training calls the model."""
-    device = documents[0].device
-    lengths = [len(document) for document in documents]
-    edges = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
-    batch = {
-        "input_ids": torch.cat(documents)[None],
-        "position_ids": torch.cat([torch.arange(length, device=device) for length in lengths])[None],
-        "cu_seq_lens_q": edges,
-        "cu_seq_lens_k": edges,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
-    }
-    logits: torch.Tensor = model(**model_inputs(model, batch), use_cache=False).logits
-    return list(torch.split(logits[0].float(), lengths))
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
-
-
-def _largest(logits: list[torch.Tensor]) -> float:
-    return max(float(part.abs().max()) for part in logits)
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Float32 products in float32: TensorFloat-32's rounding of another shape is larger than the leaks looked for."""
-    backends: Any = torch.backends
-    before, backends.fp32_precision = backends.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        backends.fp32_precision = before
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, with each module's own flag given back afterwards."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training

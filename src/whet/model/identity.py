@@ -5,7 +5,7 @@ Two digests, because reading a large model takes minutes and no step waits for i
 * ``weights``: SHA-256 over the digests of all weight files. Files of the hub's cache carry theirs in their name, small
   ones are read at once, and those of a large local model are read in the background and remembered (by path, size and
   time of change);
-* ``sample``: SHA-256 over each file's size, header and `BLOCKS` blocks spread evenly over it; some milliseconds, always
+* ``sample``: SHA-256 over each file's size, header and 64 blocks spread evenly over it; some milliseconds, always
   there. Training in full changes nearly every weight, so another model differs in it.
 """
 
@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import struct
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,21 +24,16 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from whet.config import Config
-from whet.core.disk import replace_text, sha256
+from whet.core.disk import replace_text
 from whet.core.errors import ArtefactError, ModelError
+from whet.model import digests
 from whet.model.source import locate
 from whet.model.weight_files import INDEX, PICKLED_INDEX, PICKLED_SINGLE, SINGLE, weight_files
 
 IDENTITY_NAME = "whet-base.json"
 """Stands beside ``adapter_config.json``, in the output folder and in each checkpoint."""
 
-BLOCKS, BLOCK_BYTES = 64, 4096
-AT_ONCE_BYTES = 64 << 20
-"""Weights up to this size are read at once: a tenth of a second."""
-
 _SCHEMA = 1
-_LARGEST_HEADER = 64 << 20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -131,15 +124,12 @@ def identify_weights(
         return None
     num_bytes = sum(file.stat().st_size for file in files)
     names = [file.name for file in files]
-    digests: list[str | None]
-    if complete or num_bytes <= AT_ONCE_BYTES:
-        digests = [_digest(file) for file in files]
-    else:
-        digests = [_known_digest(file) for file in files]
+    is_read = complete or num_bytes <= digests.AT_ONCE_BYTES
+    known = [digests.digest(file) if is_read else digests.known_digest(file) for file in files]
     return BaseIdentity(
         name=str(name or source),
-        sample=_combined(names, [_sampled(file) for file in files]),
-        weights=_combined(names, [digest for digest in digests if digest]) if all(digests) else None,
+        sample=_combined(names, [digests.sampled(file) for file in files]),
+        weights=_combined(names, [each for each in known if each]) if all(known) else None,
         num_bytes=num_bytes,
         revision=_commit(folder),
     )
@@ -149,7 +139,9 @@ def identify_adapter(folder: Path) -> str | None:
     """SHA-256 over the digests of an adapter's config and weights, wherever it lies; None where there is no adapter."""
     names = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
     files = [folder / name for name in names if (folder / name).is_file()]
-    return _combined([file.name for file in files], [_digest(file) for file in files]) if len(files) > 1 else None
+    return (
+        _combined([file.name for file in files], [digests.digest(file) for file in files]) if len(files) > 1 else None
+    )
 
 
 def _loaded_files(folder: Path) -> list[Path]:
@@ -269,63 +261,5 @@ def _commit(folder: Path) -> str | None:
 
 
 def _combined(names: Sequence[str], digests: Sequence[str]) -> str:
-    lines = "".join(f"{name} {digest}\n" for name, digest in zip(names, digests, strict=True))
+    lines = "".join(f"{name} {each}\n" for name, each in zip(names, digests, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    known = _known_digest(file)
-    if known is not None:
-        return known
-    before = _state(file)
-    digest = sha256(file)
-    if file.stat().st_size > AT_ONCE_BYTES and _state(file) == before:
-        _remember(before, digest)
-    return digest
-
-
-def _known_digest(file: Path) -> str | None:
-    """From the name that the hub's cache gives a large file, or remembered."""
-    real = file.resolve()
-    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
-        return real.name
-    try:
-        remembered = json.loads(_memory(_state(file)).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return str(remembered) if _SHA256.fullmatch(str(remembered)) else None
-
-
-def _state(file: Path) -> str:
-    facts = file.stat()
-    return f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}"
-
-
-def _memory(state: str) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "whet" / "weights" / f"{hashlib.sha256(state.encode()).hexdigest()}.json"
-
-
-def _remember(state: str, digest: str) -> None:
-    place = _memory(state)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(digest), encoding="utf-8")
-        os.replace(temporary, place)
-    except OSError:  # it is read again the next time
-        return
-
-
-def _sampled(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256(f"{size}\0".encode())
-    with file.open("rb") as content:
-        start = content.read(8)
-        digest.update(start)
-        if file.suffix == ".safetensors" and len(start) == 8:
-            digest.update(content.read(min(struct.unpack("<Q", start)[0], _LARGEST_HEADER)))
-        for number in range(BLOCKS):
-            content.seek(max(0, size - BLOCK_BYTES) * number // (BLOCKS - 1))
-            digest.update(content.read(BLOCK_BYTES))
-    return digest.hexdigest()

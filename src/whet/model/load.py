@@ -18,7 +18,7 @@ from whet.core.errors import ModelError, Problem
 from whet.core.log import say, warn
 from whet.core.nearest import nearest
 from whet.model.architecture import Architecture, read_architecture
-from whet.model.attention import AttentionChoice, choose_attention
+from whet.model.attention_choice import AttentionChoice, choose_attention
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused, warn_of_pickled_weights
 from whet.model.quantize import keep_layout, prepare_quantized, quantization_config
 from whet.model.sizes import refuse_damaged_weights, refuse_impossible_sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError
 from whet.model.pickled import pickles_refused
+from whet.training.callbacks.beginning import Beginning
 from whet.training.callbacks.due_evaluation import DueEvaluation, EvaluationCut
 from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.progress import Progress
@@ -44,11 +45,17 @@ class TrainingResult:
     stopped_early: bool
 
 
-def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None) -> TrainingResult:
+def fit(
+    trainer: Trainer,
+    resolved: ResolvedRun,
+    resume_from: Path | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> TrainingResult:
     """Train.
 
     Args:
         resume_from: a checkpoint folder, as `whet.training.checkpoint.checkpoint_to_resume` gives it.
+        begin: called on the first rank when nothing can refuse the run any more, before it writes anything.
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint of the last step done is saved.
@@ -58,6 +65,8 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
     with others_alive(resolved):  # the first rank may have been refused a full disk
         resume_from = _told_by_first_rank(trainer, resume_from)
     with _interrupt(trainer, resolved) as interrupt, without_bars(), others_alive(resolved):
+        beginning = Beginning(trainer, begin, resume_from)
+        beginning.take_place()
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint
         trainer.add_callback(saves_last)
@@ -74,6 +83,7 @@ def fit(trainer: Trainer, resolved: ResolvedRun, resume_from: Path | None = None
         finally:
             if isinstance(trainer, PublishingTrainer):
                 trainer.interrupt = None
+            trainer.remove_callback(beginning)
             trainer.remove_callback(interrupt)
             trainer.remove_callback(saves_last)
             for callback in trainer.callback_handler.callbacks:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from whet.core.disk import replace_text, sync
@@ -29,19 +29,6 @@ from whet.training.checkpoint import (
 
 STAGING = "_writing"
 _REPLACED, _REMOVED = "replaced-", "removed-"
-
-
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """What a dead run had left in the staging folder.
-
-    Attributes:
-        removed: names of what was not whole.
-        published: checkpoints that lacked nothing but their name, and have it now.
-    """
-
-    removed: tuple[str, ...] = ()
-    published: tuple[Path, ...] = ()
 
 
 def staging(output_dir: Path, step: int) -> Path:
@@ -84,7 +71,7 @@ def publish(staged: Path, folder: Path, step: int) -> None:
     replaced = staged.with_name(_REPLACED + folder.name)
     if (folder / MANIFEST).is_file():
         _delete(replaced)
-        folder.rename(replaced)  # if this process ends here, `clear_leftovers` gives the newer one its name
+        folder.rename(replaced)  # if this process ends here, `finish_publishing` gives the newer one its name
     elif os.path.lexists(folder):
         _move(folder, next_folder(folder.parent / EARLIER_RUNS))
     staged.rename(folder)
@@ -99,28 +86,40 @@ def discard(staged: Path) -> None:
     _remove_if_empty(staged.parent)
 
 
-def clear_leftovers(output_dir: Path) -> Leftovers:
-    """Remove what a dead run had not finished; publish what was whole and had not got its name.
+def finish_publishing(output_dir: Path) -> list[Path]:
+    """Give each checkpoint that a dead run had written whole the name that it lacked; returns them.
 
     Only for the one run that owns the folder: what another one is writing looks the same.
     """
-    folder = output_dir / STAGING
-    if not folder.is_dir():
-        return Leftovers()
-    removed, published = [], []
+    published = []
     # A checkpoint before the one it was to replace ("checkpoint-7" before "replaced-checkpoint-7").
-    for path in sorted(folder.iterdir()):
+    for path in _staged(output_dir):
         final = output_dir / path.name.removeprefix(_REPLACED)
         is_wanted = has_a_checkpoint_s_name(final) and not final.exists()  # neither what is removed nor a rehearsal
         if is_wanted and path.is_dir() and what_is_wrong(path) is None:
             path.rename(final)
             published.append(final)
-        else:
-            _delete(path)
-            removed.append(path.name)
-    _remove_if_empty(folder)
-    sync(output_dir)
-    return Leftovers(tuple(removed), tuple(published))
+    if published:
+        _remove_if_empty(output_dir / STAGING)
+        sync(output_dir)
+    return published
+
+
+def clear_leftovers(output_dir: Path) -> list[str]:
+    """Remove what a dead run had not finished, and nothing that lacks but its name; returns what was removed."""
+    finish_publishing(output_dir)
+    staged = _staged(output_dir)
+    for path in staged:
+        _delete(path)
+    _remove_if_empty(output_dir / STAGING)
+    if staged:
+        sync(output_dir)
+    return [path.name for path in staged]
+
+
+def _staged(output_dir: Path) -> list[Path]:
+    folder = output_dir / STAGING
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def remove_old(output_dir: Path, keep: int, *, newest: int, best: Path | None = None) -> list[Path]:
@@ -160,25 +159,26 @@ def last_step_of_run(output_dir: Path, resume_from: Path | None) -> int:
     return next(map(step_of, same), -1)
 
 
-def set_aside(output_dir: Path, newer_than: int = -1) -> Path | None:
-    """Move the checkpoints of an earlier run out of the way of a new one in the same folder.
+def set_aside(output_dir: Path, newer_than: int = -1, others: Sequence[Path] = ()) -> Path | None:
+    """Move what is of an earlier run out of the way of a new one in the same folder.
 
     A checkpoint is found by its step; one of an earlier run with a higher step would be taken for the newest of this
     one. Nothing is deleted: they go to ``_earlier-runs/<number>/``, where `save_total_limit` does not count them
     (and, by the leading underscore, transformers does not push them to the hub).
 
     Args:
-        newer_than: only those after this step, for a run that goes on from it.
+        newer_than: only checkpoints after this step, for a run that goes on from it.
+        others: what else is of that run, in the folder; after the checkpoints.
 
     Returns:
         The folder they are in now; None when there were none.
     """
-    folders = [folder for folder in checkpoints(output_dir) if step_of(folder) > newer_than]
-    if not folders:
+    moved = [*(folder for folder in checkpoints(output_dir) if step_of(folder) > newer_than), *others]
+    if not moved:
         return None
     place = next_folder(output_dir / EARLIER_RUNS)
-    for folder in folders:
-        _move(folder, place)
+    for path in moved:
+        _move(path, place)
     return place
 
 

@@ -62,6 +62,7 @@ def rehearse(trainer: PublishingTrainer, where: str) -> int:
     with trainer.together():
         if not trainer.args.should_save:
             return 0
+        discard(folder)  # of a run that was killed meanwhile
         try:
             with trainer.checkpoints.or_discarded(trainer.state.global_step):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class ResumingTrainer(PublishingTrainer):
         if resume_from_checkpoint is None:
             return epochs
         self.args.eval_on_start = False  # that was before the first step
-        self._find_best_beside(Path(resume_from_checkpoint))
+        self.find_best_beside(Path(resume_from_checkpoint))
         if self.state.global_step < max_steps and not self._has_stopped_early():
             self.pass_over(*epochs)
             return epochs
@@ -49,10 +49,11 @@ class ResumingTrainer(PublishingTrainer):
             say(f"{resume_from_checkpoint} is of a run that {ended}: nothing is left to train")
         return num_epochs, 0
 
-    def _find_best_beside(self, checkpoint: Path) -> None:
+    def find_best_beside(self, checkpoint: Path) -> None:
         """The best checkpoint stands beside this one, wherever the run's folder has been moved to since.
 
-        Of a checkpoint that was copied out of the output folder, it has just been set aside with what was left there.
+        Of a checkpoint that was copied out of the output folder, it is set aside, when the run begins, with what was
+        left there.
         """
         name, best = f"checkpoint-{self.state.best_global_step}", self.state.best_model_checkpoint
         places = [checkpoint.parent]

@@ -54,6 +54,13 @@ def places_of_trackers(resolved: ResolvedRun) -> dict[str, str]:
     return {name: value for tracker in resolved.report_to for name, value in places[tracker].items()}
 
 
+def stays_here(tracker: str) -> bool:
+    """Whether a tracker, after `prepare_tracking`, writes to this machine alone and asks nobody."""
+    if tracker == "mlflow":
+        return not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http:", "https:"))
+    return tracker == "tensorboard" or os.environ.get("WANDB_MODE") in ("offline", "disabled")
+
+
 def prepare_tracking(resolved: ResolvedRun) -> None:
     """Put the tracker keys where transformers looks for them: into the environment of this process.
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from whet.core.disk import sync
+from whet.core.disk import replace_text
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import warn
 from whet.core.secrets import redacted
@@ -114,14 +114,11 @@ class UploadQueue:
 
     def _write(self, uploads: Sequence[Upload]) -> None:
         entries: Any = redacted([asdict(upload) for upload in uploads])
-        temporary = self._path.with_suffix(".json.tmp")
         try:
-            if not uploads:
+            if uploads:
+                replace_text(self._path, json.dumps({"waiting": entries}, indent=1) + "\n")
+            else:
                 self._path.unlink(missing_ok=True)
-                return
-            temporary.write_text(json.dumps({"waiting": entries}, indent=1) + "\n", encoding="utf-8")
-            sync(temporary)
-            os.replace(temporary, self._path)
         except OSError as error:
             warn(f"what waits to be sent cannot be noted in '{self._path}' ({error.strerror})")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from whet.artefacts.card import CARD_NAME, MARK, card, may_be_replaced, write_card
+from whet.artefacts.card import MARK, card, may_be_replaced, write_card
+from whet.artefacts.card_facts import CARD_NAME
 
 RECORD: dict[str, Any] = {
     "kind": "train",
@@ -69,6 +70,40 @@ def test_the_card_holds_the_facts(adapter: Path) -> None:
         'AutoPeftModelForCausalLM.from_pretrained("my-adapter")',
     ):
         assert fact in text
+
+
+def test_what_was_planned_is_not_told_as_done(adapter: Path) -> None:
+    """A run that early stopping ended, whose best weights are loaded, over three sessions of which one was killed."""
+    result = {"steps": 6, "stopped_early": True, "best_checkpoint": "out/checkpoint-4", "metrics": {"train_loss": 0.5}}
+    changed = {
+        "result": result,
+        "evaluation": {"step": 4, "eval_loss": 1.5},
+        "resolved": {"method": "dpo"},
+        "sessions": [{"times": {"training": 2.5}}, {"times": {}}, {"times": {"training": 1.0}}],
+        "git": {"commit": "c0ffee", "dirty": False, "file_is_committed": True},
+        "config_file": "/there/my.yaml",
+        "where": {"learning_rate": "my.yaml:7:1", "lora_r": "--lora-r", "seed": "environment variable WHET_SEED"},
+    }
+    text = card(adapter, {**RECORD, **changed})
+    for fact in (
+        "| optimiser steps | 6 of 10: it was stopped early |",
+        "| weights of | checkpoint-4 |",
+        "| tokens of the whole plan | 12,345 |",
+        "| training took | 3.5 s and an unknown time in sessions that were killed |",
+        "| mean training loss (of DPO, for each pair) | 0.5 |",
+        "| evaluated after step | 4 |",
+        "Config at commit `c0ffee`. On the command line or in the environment: `lora_r`, `seed`.",
+        "`whet chat my.yaml`",
+    ):
+        assert fact in text
+
+
+def test_a_run_done_again_names_the_record_and_not_the_yaml_of_today(adapter: Path) -> None:
+    repeats = {"path": "out/run.json", "started": "2026-01-31T12:00:00+00:00"}
+    text = card(adapter, {**RECORD, "repeats": repeats, "git": {"commit": "c0ffee"}, "config_file": "/there/my.yaml"})
+    assert "The run of `out/run.json`, begun at 2026-01-31T12:00:00+00:00, done again." in text
+    assert "c0ffee" not in text
+    assert "whet chat" not in text
 
 
 def test_the_front_matter_is_what_the_hub_reads(adapter: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from tests.models import ARCHITECTURES, packed_batch, tiny_config, tiny_model
 from transformers import FalconConfig, Gemma2Config, GptOssConfig, LlamaConfig
 
 from whet.core.errors import ModelError
-from whet.model import attention
-from whet.model.attention import NAME, choose_attention, document_attention
+from whet.model import attention_choice
+from whet.model.attention import NAME, document_attention
+from whet.model.attention_choice import choose_attention
 from whet.model.documents import lengths_from_positions
 from whet.model.masks import causal_band
 
@@ -160,7 +161,7 @@ def test_flash_attention_3_is_switched_on_by_the_choice_of_our_own_alone(
 ) -> None:
     switched: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(attention, "use_flash_attention_3", lambda device: not switched.append(str(device)))
+    monkeypatch.setattr(attention_choice, "use_flash_attention_3", lambda device: not switched.append(str(device)))
     assert choose_attention(requested, LlamaConfig(), "cuda").why.endswith(
         "FlashAttention 3, which was written for this GPU"
     )

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.tiny_training import make_config
 
-from whet.model import identity
+from whet.model import digests
 from whet.model.identity import (
     IDENTITY_NAME,
     BaseIdentity,
@@ -36,7 +36,7 @@ def write_weights(folder: Path, seed: int = 0, name: str = "model.safetensors") 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """Every file counts as large, memories lie in the test's folder; which files were read in full."""
-    monkeypatch.setattr(identity, "AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(digests, "AT_ONCE_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     read: list[Path] = []
 
@@ -44,7 +44,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
         read.append(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(identity, "sha256", recorded)
+    monkeypatch.setattr(digests, "sha256", recorded)
     return read
 
 

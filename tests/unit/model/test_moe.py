@@ -19,7 +19,7 @@ from whet.config.resolve import resolve
 from whet.core.errors import ModelError
 from whet.core.types import Hardware
 from whet.model.architecture import Supported
-from whet.model.attention import isolates_documents
+from whet.model.isolation import isolates_documents
 from whet.model.kernels.moe import AnyGate, Form, Gate, Loop, LowRank, Projection, SiluGate
 from whet.model.kernels.moe_function import run_experts
 from whet.model.kernels.moe_grouped import Segments, TorchProducts, choose_form

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from tests.models import tiny_model
+from tests.ranks import launch_ranks
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from torch.nn.utils import parameters_to_vector
 from transformers import TrainerCallback
 
 from whet.data.store import PreparedSet, open_prepared
-from whet.distributed.launch import torchrun_command
 from whet.model.attention import NAME
 from whet.training.callbacks.interrupt import TrainingInterrupted
 from whet.training.checkpoint import newest_complete
@@ -83,16 +82,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
 @pytest.fixture(scope="module")
 def two_ranks(prepared: PreparedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one launch that did all that `one_rank` does."""
-    folder, root = tmp_path_factory.mktemp("ranks"), Path(__file__).parents[3]
-    done = subprocess.run(
-        [*torchrun_command([], num_processes=2)[:-2], __file__, str(prepared.path), str(folder)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (folder / "rank-1.pt").exists(), done.stderr[-3000:]
+    folder = tmp_path_factory.mktemp("ranks")
+    launch_ranks(__file__, prepared.path, folder)
     return folder
 
 

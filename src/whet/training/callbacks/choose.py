@@ -102,11 +102,11 @@ def add_callbacks(
     trainer.checkpoints = CheckpointWriter(Path(resolved.output_dir), loop.save_total_limit)
     trainer.room = Room(Path(resolved.output_dir), seconds_to_wait(resolved))
     trainer.writes_in_background = _may_write_in_background(resolved)
-    if loop.rehearse_saving:
-        chosen.append(Rehearsal(trainer, resolved.config.where("rehearse_saving")))
     for callback in chosen:
         trainer.add_callback(callback)
     guard_trackers(trainer, resolved)
+    if loop.rehearse_saving:  # before a tracker has opened a run
+        trainer.callback_handler.callbacks.insert(0, Rehearsal(trainer, resolved.config.where("rehearse_saving")))
 
 
 def _may_write_in_background(resolved: ResolvedRun) -> bool:

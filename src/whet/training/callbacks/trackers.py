@@ -15,6 +15,7 @@ from transformers.integrations import MLflowCallback, TensorBoardCallback, Wandb
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import warn
+from whet.training.tracking import stays_here
 from whet.training.uploads import Receiver, Upload, UploadQueue
 
 LAST_SECONDS = 60.0
@@ -29,11 +30,12 @@ _BEGINNING = frozenset({"on_init_end", "on_train_begin"})
 
 
 def guard_trackers(trainer: Trainer, resolved: ResolvedRun) -> None:
-    """Put a `GuardedTracker` around each tracker of a trainer."""
+    """Put a `GuardedTracker` around each tracker of a trainer; those that ask others come first."""
     callbacks = trainer.callback_handler.callbacks
-    for number, callback in enumerate(callbacks):
-        if type(callback) in _KINDS:
-            callbacks[number] = GuardedTracker(callback, resolved)
+    places = [number for number, callback in enumerate(callbacks) if type(callback) in _KINDS]
+    guarded = [GuardedTracker(callbacks[number], resolved) for number in places]
+    for number, tracker in zip(places, sorted(guarded, key=lambda each: each.is_local), strict=True):
+        callbacks[number] = tracker
 
 
 class GuardedTracker(TrainerCallback):
@@ -42,6 +44,10 @@ class GuardedTracker(TrainerCallback):
     What goes wrong when training begins is an error, for the user is there to mend it; later it is a warning, and the
     tracker gets no more. MLflow answers over the network: its events are handled by a thread, in their order, so that
     training does not wait for them.
+
+    Attributes:
+        lost_at: the step since which it gets no more; None while it does.
+        is_local: whether it writes to this machine alone, as a rule into the output folder.
     """
 
     def __init__(self, tracker: TrainerCallback, resolved: ResolvedRun) -> None:
@@ -49,6 +55,7 @@ class GuardedTracker(TrainerCallback):
         self.name, self._switch = _KINDS[type(tracker)]
         self._config, self._queue = resolved.config, UploadQueue(Path(resolved.output_dir))
         self.lost_at: int | None = None
+        self.is_local = stays_here(self.name)
         self._worker = _Worker() if self.name == "mlflow" else None
         self._source = ""
 
