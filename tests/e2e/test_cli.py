@@ -68,6 +68,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 def test_every_command_is_named_in_the_help_above_it(command: list[str]) -> None:
     listing = whet_process(*command[:-1], "--help").stdout
     assert f"\n  {command[-1]} " in listing
+    assert "..." not in listing.partition("Commands:")[2], "a sentence is cut short at 80 columns"
 
 
 def test_version_and_help_by_the_module_are_those_of_the_command() -> None:

@@ -38,6 +38,7 @@ from whet.cli import (
     train,
 )
 from whet.cli.arguments import Arguments, Takes, divide
+from whet.cli.elsewhere import COMMANDS, OPTIONS
 from whet.cli.endings import Ended, ended_by_signals, full_disk
 from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
@@ -108,10 +109,11 @@ def build_app() -> typer.Typer:
     app = typer.Typer(name="whet", add_completion=False, rich_markup_mode=None, context_settings=settings)
     app.callback()(_root)
     for name, command in _COMMANDS.items():
-        app.command(name, epilog=OVERRIDES_HELP, context_settings=settings)(command)
+        app.command(name, short_help=_IN_SHORT.get(name), epilog=OVERRIDES_HELP, context_settings=settings)(command)
     config_app = typer.Typer(
         name="config",
         help="Look at the keys a config may have, and at the values one has.",
+        short_help="All keys, and where each value comes from.",
         context_settings=settings,
         rich_markup_mode=None,
     )
@@ -137,11 +139,29 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
 }
 
+_IN_SHORT: dict[str, str] = {
+    "train": "Fine-tune a model, or go on with a run.",
+    "rerun": "Repeat the run that a run.json records.",
+    "preprocess": "Read and tokenise the data alone.",
+    "inspect": "Write a page that shows the data.",
+    "check": "Find mistakes before training does.",
+    "inference": "Talk to the trained model.",
+    "chat": "The same as inference.",
+    "merge-lora": "Fold an adapter into its base model.",
+    "merge-sharded-fsdp-weights": "Make one model of FSDP's shards.",
+    "quantize": "Write the trained model in few bits.",
+    "push": "Send to the hub and trackers what they lack.",
+    "export-gguf": "Write GGUF for llama.cpp and Ollama.",
+    "evaluate": "Losses of the trained model.",
+}
+"""What the list of all commands says of each, in what is left of 80 columns."""
+
 
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     """Fine-tune language models from one YAML file.
 
-    Begin with 'whet check my.yaml': it finds every mistake that can be known before the first step.
+    Begin with 'whet check my.yaml': it finds every mistake that can be known before the first step. Then 'whet train
+    my.yaml'; 'whet COMMAND --help' has more on each.
     """
 
 
@@ -185,9 +205,8 @@ def _find_command(argv: list[str]) -> tuple[list[str], Any, list[str]]:
         if not tokens or tokens[0].startswith("-"):
             return path, command, tokens or ["--help"]
         if tokens[0] not in known:
-            raise ConfigError(
-                Problem(" ".join(path), f"there is no command '{tokens[0]}'", suggestion(tokens[0], known))
-            )
+            advice = COMMANDS.get(tokens[0]) or suggestion(tokens[0], known)
+            raise ConfigError(Problem(" ".join(path), f"there is no command '{tokens[0]}'", advice))
         command = known[tokens[0]]
         path.append(tokens[0])
         tokens = tokens[1:]
@@ -208,29 +227,36 @@ def _options_of(command: Any) -> dict[str, Takes]:
 
 
 def _refuse_mistyped_options(arguments: Arguments, options: Mapping[str, Takes], command: str) -> None:
-    """An unknown option that is close to one of the command's own, and is no key of the YAML, is a slip of the hand.
+    """An option that is neither the command's own nor a key of the YAML, and of which we know what was meant.
 
     Raises:
         ConfigError: names every such option.
     """
-    suspects = {
-        name: close
-        for name in arguments.override_names()
-        if (close := nearest(name.replace("_", "-"), options)) is not None
-    }
-    if not suspects:
+    meant = {name: advice for name in arguments.override_names() if (advice := _meant(name, options)) is not None}
+    if not meant:
         return
     from whet.config.known_keys import every_name
     from whet.config.schema import fields
 
     keys = {f"--{key}".replace("_", "-") for key in {*fields(), *every_name()}}
     problems = [
-        Problem(command, f"unknown option '{name}'", f"did you mean '{close}'?")
-        for name, close in suspects.items()
+        Problem(command, f"unknown option '{name}'", advice)
+        for name, advice in meant.items()
         if name.replace("_", "-").replace("--no-", "--", 1) not in keys and name.replace("_", "-") not in keys
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _meant(name: str, options: Mapping[str, Takes]) -> str | None:
+    """What to write for an option that may be a slip of the hand, one cut short, or one of another program."""
+    spelled = name.replace("_", "-")
+    if spelled in OPTIONS:
+        return OPTIONS[spelled]
+    others = [option for option in options if option != "--help"]
+    whole = [option for option in others if option.startswith(f"{spelled}-")]
+    close = whole[0] if len(whole) == 1 else nearest(spelled, others)
+    return f"did you mean '{close}'?" if close is not None else None
 
 
 def _usage_problem(error: Any, command: str, takes_config: bool) -> Problem:

@@ -11,6 +11,7 @@ from whet.config.known_keys import (
     ALIASES,
     ATTENTION_SWITCHES,
     ELSEWHERE,
+    ELSEWHERE_OTHERWISE,
     INTERNAL,
     NO_EFFECT,
     READ_BY_TRAINING,
@@ -145,6 +146,14 @@ def _judge(name: str, node: Node, findings: Findings, methods: Collection[str]) 
 MOST_COMPARED = 100
 """Problems after which an unknown key is compared with no known one: it takes milliseconds, and nobody reads on."""
 
+_WHERE_ALL_ARE = {
+    False: "`whet config schema` lists every key",
+    True: "`--help` lists the command's own options, `whet config schema` the keys, each of which is one too",
+}
+
+LIKENESS_OF_OTHERS = 0.8
+"""How like a key that is only known (refused, as a rule) a word must be to be taken for it."""
+
 
 def _unknown(
     name: str, shown: str, where: str, keys: Collection[str], others: Collection[str], findings: Findings
@@ -152,13 +161,15 @@ def _unknown(
     if name in DatasetConfig.model_fields and name not in ELSEWHERE:
         findings.problems.append(Problem(where, f"unknown key {shown}", "write it in a row of `datasets`", name))
         return
-    if len(findings.problems) > MOST_COMPARED:
-        close = ELSEWHERE.get(name)
-    else:
-        close = ELSEWHERE.get(name) or nearest(name, keys) or nearest(name, others)
+    if name in ELSEWHERE_OTHERWISE:
+        findings.problems.append(Problem(where, f"unknown key {shown}", ELSEWHERE_OTHERWISE[name], name))
+        return
+    close = ELSEWHERE.get(name)
+    if close is None and len(findings.problems) <= MOST_COMPARED:
+        close = nearest(name, keys) or nearest(name, others, likeness=LIKENESS_OF_OTHERS)
     if close:
         findings.spoilt.add(close)
-    advice = f"did you mean '{close}'?" if close else "`whet config schema` lists every key"
+    advice = f"did you mean '{close}'?" if close else _WHERE_ALL_ARE[where.startswith("--")]
     findings.problems.append(Problem(where, f"unknown key {shown}", advice, name))
 
 

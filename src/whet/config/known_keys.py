@@ -50,10 +50,32 @@ ELSEWHERE: dict[str, str] = {
     "lora_rank": "lora_r",
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
-    "report_to": "wandb_project",
+    "preprocessing_num_workers": "dataset_num_proc",
+    "use_dora": "peft_use_dora",
+    "use_rslora": "peft_use_rslora",
+    "pref_beta": "rl_beta",
+    "pref_loss": "dpo_loss_type",
+    "val_size": "val_set_size",
+    "adapter_name_or_path": "lora_model_dir",
     **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "special_tokens"),
 }
 """What other trainers (transformers, TRL, LLaMA-Factory) call a key of ours; never accepted, only understood."""
+
+ELSEWHERE_OTHERWISE: dict[str, str] = {
+    "report_to": "write use_wandb, use_mlflow or use_tensorboard: true; metrics.jsonl is always written",
+    "stage": "leave it out for supervised fine-tuning; write rl: dpo for preferences, type: completion for raw text",
+    "finetuning_type": "write adapter: lora, or leave adapter out to train every weight",
+    "use_peft": "write adapter: lora",
+    "quantization_bit": "write load_in_4bit: true or load_in_8bit: true",
+    "flash_attn": "leave it out, or write attn_implementation: flash_attention_2",
+    "dataset_dir": "write the folder into the path of a row of `datasets`",
+    "max_samples": "write `split: train[:1000]` in a row of `datasets`",
+    **dict.fromkeys(("do_train", "do_eval"), "remove the line: `whet train` and `whet evaluate` are commands"),
+    "overwrite_output_dir": "remove the line: earlier checkpoints in output_dir are set aside, never overwritten",
+    "overwrite_cache": "remove the line: data is prepared anew when it has changed (`whet preprocess --refresh`)",
+    "plot_loss": "remove the line: the losses are in metrics.jsonl (use_tensorboard: true draws them)",
+}
+"""Keys of other trainers that no single key of ours stands for -> what to write instead."""
 
 ATTENTION_SWITCHES: dict[str, str] = {
     "flash_attention": "flash_attention_2",

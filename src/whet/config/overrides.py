@@ -37,7 +37,8 @@ def key_path(name: str) -> tuple[str, ...]:
         key = "_".join(parts[:length])
         if key in known:
             return (ALIASES.get(key) or RENAMED.get(key) or key, *parts[length:])
-    return ("_".join(parts),) if len(parts) == 1 else tuple(parts)
+    is_prefix = any(key.startswith(f"{parts[0]}_") for key in known)  # --lora.rr was meant for lora_r
+    return ("_".join(parts),) if is_prefix else tuple(parts)
 
 
 def from_command_line(words: Sequence[str]) -> tuple[list[Setting], list[Problem]]:

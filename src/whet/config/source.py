@@ -168,9 +168,12 @@ def _syntax_advice(problem: str) -> str:
 
 def _files_nearby(path: Path) -> str:
     folder = path.parent
+    if path.parts[:1] in (("http:",), ("https:",)):
+        return "download it first; a config is read from this machine alone"
     if not folder.is_dir():
         return f"the folder {folder} does not exist either; check the path"
-    files = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
+    found = (entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
+    files = sorted(name for name in found if not name.startswith("."))
     close = nearest(path.name, files)
     if close:
         return f"did you mean {folder / close}?"

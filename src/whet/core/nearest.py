@@ -9,8 +9,8 @@ LONGEST = 100
 """Characters of a word that can be a mistyped one; comparing takes the square of its length."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most like ``word``, capitals aside, or None when nothing is alike.
+def nearest(word: str, choices: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the choice most like ``word``, capitals aside, or None when nothing is alike: below ``likeness`` of 1.
 
     >>> nearest("learing_rate", ["learning_rate", "lora_r"])
     'learning_rate'
@@ -18,7 +18,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     if len(word) > LONGEST:
         return None
     known = {choice.lower(): choice for choice in choices}
-    for cutoff in (0.8, 0.6):
+    for cutoff in (max(0.8, likeness), likeness):
         found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=cutoff)
         if found:
             return known[found[0]]

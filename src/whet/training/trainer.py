@@ -20,6 +20,7 @@ from transformers import (
 from whet.data.batch import Batch
 from whet.model.loss import supervised_logits_loss
 from whet.model.loss_terms import EVALUATION, LossPlan
+from whet.training.callbacks.progress import shown
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
 from whet.training.loader import MicroBatchLoader, Samples, TrainingSamples
@@ -155,7 +156,7 @@ class WhetTrainer(ResumingTrainer):
         samples = eval_dataset if eval_dataset is not None else self.eval_samples
         assert samples is not None, "there is nothing to evaluate on"
         use_averages(self.optimizer)
-        batches, model = _until(self.is_cut, samples.loader(self.args)), self._model_for_evaluation()
+        batches, model = self._batches_to_evaluate(samples), self._model_for_evaluation()
         losses = evaluate_examples(model, batches, self._prepare_inputs, self.accelerator, len(samples))
         self.raise_if_cut()
         metrics = evaluation_metrics(losses, samples.split, metric_key_prefix)
@@ -165,6 +166,12 @@ class WhetTrainer(ResumingTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _batches_to_evaluate(self, samples: Samples) -> Iterator[Batch]:
+        """Until the evaluation is cut; the person at the terminal is told how far it is."""
+        callbacks = self.callback_handler.callbacks if self.is_world_process_zero() else ()
+        batches = _until(self.is_cut, samples.loader(self.args))
+        return shown(batches, callbacks, len(samples), self.args.world_size)
 
     def step_loss(self) -> torch.Tensor | None:
         """The current step's summed loss on this rank, for those who only ask whether it is finite."""

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from whet.config import load_config
+from whet.config.keys import LIKENESS_OF_OTHERS
 from whet.config.known_keys import (
     ALIASES,
     ATTENTION_SWITCHES,
+    ELSEWHERE,
+    ELSEWHERE_OTHERWISE,
     INTERNAL,
     NO_EFFECT,
     OFF,
@@ -31,6 +34,7 @@ from whet.config.schema import (
 )
 from whet.config.schema.loop import DynamicCheckpointConfig
 from whet.core.errors import ConfigError
+from whet.core.nearest import nearest
 
 KEYS = (Path(__file__).parents[2] / "data" / "axolotl_keys.txt").read_text().split()
 """Names of every key in the reference, those of blocks behind a dot."""
@@ -98,6 +102,22 @@ def test_every_name_is_in_one_table_only() -> None:
     assert len(names) == len(set(names))
     assert set(ALIASES.values()) | set(RENAMED.values()) <= set(fields())
     assert set(OFF) <= set(REFUSED) | set(NO_EFFECT)
+    assert set(ELSEWHERE.values()) <= set(fields())
+    assert not {*ELSEWHERE, *ELSEWHERE_OTHERWISE} & {*names, *(ELSEWHERE.keys() & ELSEWHERE_OTHERWISE.keys())}
+
+
+@pytest.mark.parametrize("key", [*ELSEWHERE, *ELSEWHERE_OTHERWISE])
+def test_a_key_of_another_trainer_is_answered_with_ours(tmp_path: Path, key: str) -> None:
+    problems, _ = load_text(tmp_path, BASE + f"{key}: 1\n")
+    advice = ELSEWHERE_OTHERWISE.get(key) or f"did you mean '{ELSEWHERE[key]}'?"
+    assert any(problem.endswith(f"unknown key '{key}' -> {advice}") for problem in problems), problems
+
+
+def test_no_key_is_taken_for_one_that_is_refused_anyhow_unless_it_is_nearly_that(tmp_path: Path) -> None:
+    assert nearest("do_train", ["kd_trainer"]) == "kd_trainer"
+    assert nearest("do_train", ["kd_trainer"], likeness=LIKENESS_OF_OTHERS) is None
+    problems, _ = load_text(tmp_path, BASE + "ray_num_worker: 1\n")
+    assert problems[0].endswith("unknown key 'ray_num_worker' -> did you mean 'ray_num_workers'?")
     assert not set(DatasetConfig.model_fields) & (set(ROW_REFUSED) | set(ROW_NO_EFFECT))
 
 

@@ -180,7 +180,13 @@ def test_blocks_and_rows_can_be_reached_from_outside(yaml: Path) -> None:
             ["--base-model.x", "1"],
             "--base-model.x: 'x' cannot be set inside the single value 'org/model' -> set the whole value",
         ),
-        (["--no-such"], "--no-such: unknown key 'no_such' -> `whet config schema` lists every key"),
+        (
+            ["--no-such"],
+            "--no-such: unknown key 'no_such' -> `--help` lists the command's own options, `whet config schema` the "
+            "keys, each of which is one too",
+        ),
+        (["--lora.rr", "8"], "--lora.rr: unknown key 'lora_rr' -> did you mean 'lora_r'?"),
+        (["--datasetz.0.path", "8"], "--datasetz.0.path: unknown key 'datasetz' -> did you mean 'datasets'?"),
         (
             ["--datasets.x.path", "1"],
             "--datasets.x.path: 'x' is no place in a list of 1 -> count from 0; 1 appends one",

@@ -166,6 +166,12 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("a_stream_has_no_epochs", {**STREAM, "num_epochs": 2}, "num_epochs is written, and a stream"),
     ("a_stream_has_no_epochs", {**STREAM, "saves_per_epoch": 2}, "no epochs to count -> write save_steps"),
     (
+        "a_stream_has_no_epochs",
+        {**STREAM, "num_epochs": 2, "evals_per_epoch": 1},
+        "num_epochs and evals_per_epoch are written, and a stream (streaming: true) has no epochs to count -> "
+        "write max_steps alone, write eval_steps",
+    ),
+    (
         "a_stream_is_saved_and_evaluated_by_steps",
         {**STREAM, "save_strategy": "epoch"},
         "save_strategy is epoch, and a stream (streaming: true) has no epochs -> write save_steps",

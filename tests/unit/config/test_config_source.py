@@ -49,11 +49,18 @@ def test_an_unreadable_file_names_its_line(tmp_path: Path, content: bytes, messa
 
 def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("a: 1")
+    (tmp_path / ".hidden.yaml").write_text("a: 1")
     assert error_of(tmp_path / "trian.yaml") == "F/trian.yaml: there is no such file -> did you mean F/train.yaml?"
     assert "YAML files in F are: train.yaml" in error_of(tmp_path / "zzz")
     assert "there is no YAML file" not in error_of(tmp_path / "no" / "x.yaml")
     assert error_of(tmp_path) == f"{tmp_path}: this is a folder -> name a YAML file in it".replace(
         str(tmp_path.parent), "F"
+    )
+
+
+def test_an_address_is_to_be_downloaded() -> None:
+    assert error_of(Path("https://host/my.yaml")).endswith(
+        "-> download it first; a config is read from this machine alone"
     )
 
 

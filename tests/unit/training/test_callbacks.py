@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from transformers import TrainerCallback, TrainerState
@@ -19,7 +20,7 @@ from whet.core.errors import ConfigError, TrainingStopped
 from whet.data.store import PreparedSet
 from whet.training.callbacks.interrupt import Interrupt, TrainingInterrupted
 from whet.training.callbacks.metrics_log import METRICS, keep_until
-from whet.training.callbacks.progress import LiveProgress, Progress, progress_display
+from whet.training.callbacks.progress import LiveProgress, Progress, progress_display, shown
 from whet.training.fit import fit
 from whet.training.throughput import Throughput
 from whet.training.tracking import places_of_trackers, prepare_tracking, tracker_environment
@@ -75,7 +76,7 @@ def state_at(step: int, total: int = 10) -> TrainerState:
     return TrainerState(global_step=step, max_steps=total, is_world_process_zero=True)
 
 
-def test_on_a_terminal_one_view_shows_everything() -> None:
+def test_on_a_terminal_one_view_shows_everything(caplog: pytest.LogCaptureFixture) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     clock = Clock()
     progress = progress_display(console)
@@ -86,9 +87,10 @@ def test_on_a_terminal_one_view_shows_everything() -> None:
         clock.now += 20.0
         figures = {"loss": 2.5, "learning_rate": 1e-4, "grad_norm": 1.25, "tokens_per_second": 1234.0}
         progress.on_step_end(None, state_at(4), None)
-        progress.on_log(None, state_at(4), None, logs=figures)
-        progress.on_log(None, state_at(4), None, logs={"eval_loss": 2.25})
-        progress.on_prediction_step(None, state_at(4), None)
+        with caplog.at_level(logging.INFO, logger="whet"):
+            progress.on_log(None, state_at(4), None, logs=figures)
+            progress.on_log(None, state_at(4), None, logs={"eval_loss": 2.25})
+        progress.show_evaluating(0.25)
         screen = Console(file=io.StringIO(), width=160)
         screen.print(progress.render())
         shown = screen.file.getvalue()
@@ -98,8 +100,29 @@ def test_on_a_terminal_one_view_shows_everything() -> None:
         assert words in shown
     assert "0:20 elapsed" in shown
     assert "0:30 left" in shown
-    assert "evaluation after step 4: loss 2.250" in shown
-    assert "evaluating" in shown
+    assert "evaluating 25%" in shown
+    above = [record.message for record in caplog.records]
+    assert above == ["step 4/10: loss 2.500, learning rate 1.00e-04", "evaluation after step 4: loss 2.250"]
+
+
+def test_a_run_leaves_about_twenty_lines_on_the_screen(caplog: pytest.LogCaptureFixture) -> None:
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True))
+    with caplog.at_level(logging.INFO, logger="whet"):
+        for step in range(1, 1001):
+            progress.on_log(None, state_at(step, 1000), None, logs={"loss": 1.0})
+    assert [record.message for record in caplog.records][:2] == ["step 1/1000: loss 1.000", "step 51/1000: loss 1.000"]
+    assert len(caplog.records) == 20
+
+
+def test_a_long_evaluation_says_how_far_it_is_and_a_short_one_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    batches = [{"example_ids": torch.arange(2)}] * 10
+    with caplog.at_level(logging.INFO, logger="whet"):
+        assert list(shown(batches, [Progress(clock)], 20, 1)) == batches
+        assert not caplog.records
+        for _ in shown(batches, [Progress(clock)], 20, 1):
+            clock.now += 25.0
+    assert [record.message for record in caplog.records] == [f"evaluating: {share}% done" for share in (30, 60, 90)]
 
 
 def test_what_is_said_during_the_view_appears_above_it(capsys: pytest.CaptureFixture[str]) -> None:

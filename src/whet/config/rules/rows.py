@@ -214,7 +214,8 @@ def _shards(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
             return None
         return _row_problem(config, (*place, "shards_idx"), "shards is not written", "add shards, the number of parts")
     if row.shards_idx is None:
-        return _row_problem(config, (*place, "shards"), "shards_idx is not written", "add shards_idx, the part to read")
+        fix = f"add `shards_idx: 0`, the part to read (0 to {row.shards - 1})"
+        return _row_problem(config, (*place, "shards"), "shards_idx is not written", fix)
     if row.shards_idx < row.shards:
         return None
     found = f"{row.shards_idx} is no part of {row.shards}"

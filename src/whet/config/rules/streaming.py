@@ -24,25 +24,32 @@ _NEEDS_ALL_ROWS = (
 )
 
 
+def _named(config: Config) -> str:
+    """What asks for the stream, as it is written."""
+    return "pretraining_dataset" if config.origin("streaming").kind == "derived" else "streaming: true"
+
+
 def a_stream_ends_after_max_steps(config: Config) -> Problem | None:
     if not config.data.streaming or config.loop.max_steps is not None:
         return None
-    found = "streaming is true, and max_steps is not written: a stream has no length from which to count steps"
+    found = f"{_named(config)}, and max_steps is not written: a stream has no length from which to count steps"
     return at(config, "streaming", found, "add `max_steps: 1000`")
 
 
 def a_stream_has_no_epochs(config: Config) -> Problem | None:
-    key = first_set(config, _COUNTED) if config.data.streaming else None
-    if key is None:
+    keys = [key for key in _COUNTED if config.is_set(key)] if config.data.streaming else []
+    if not keys:
         return None
-    return at(config, key, f"{key} is written, and a stream (streaming: true) has no epochs to count", _COUNTED[key])
+    found = f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} written, and a stream ({_named(config)}) has"
+    advice = ", ".join(_COUNTED[key] for key in keys)
+    return at(config, keys[0], f"{found} no epochs to count", advice)
 
 
 def a_stream_is_saved_and_evaluated_by_steps(config: Config) -> Problem | None:
     loop = config.loop
     for key, steps in (("save_strategy", "save_steps"), ("eval_strategy", "eval_steps")):
         if config.data.streaming and getattr(loop, key) == "epoch":
-            found = f"{key} is epoch, and a stream (streaming: true) has no epochs"
+            found = f"{key} is epoch, and a stream ({_named(config)}) has no epochs"
             return at(config, key, found, f"write {steps}")
     return None
 
@@ -50,7 +57,7 @@ def a_stream_is_saved_and_evaluated_by_steps(config: Config) -> Problem | None:
 def a_stream_is_evaluated_on_rows_of_its_own(config: Config) -> Problem | None:
     if not config.data.streaming or not config.data.val_set_size:
         return None
-    found = "val_set_size takes a part of all rows, and nobody knows how many a stream (streaming: true) has"
+    found = f"val_set_size takes a part of all rows, and nobody knows how many a stream ({_named(config)}) has"
     return at(config, "val_set_size", found, "write test_datasets, which are prepared as always")
 
 
@@ -59,7 +66,7 @@ def a_stream_is_never_seen_whole(config: Config) -> Problem | None:
         return None
     key = next((key for key in _NEEDS_ALL_ROWS if config.value(key)), None)
     if key is not None:
-        found = f"{key} needs all rows at once, and a stream (streaming: true) never has them"
+        found = f"{key} needs all rows at once, and a stream ({_named(config)}) never has them"
         return at(config, key, found, "remove one of them")
     if config.data.eval_overlap != "report" and config.data.test_datasets:
         found = f"eval_overlap: {config.data.eval_overlap} needs all rows at once, and a stream never has them"
@@ -74,7 +81,7 @@ def a_stream_is_mixed_by_weights(config: Config) -> Problem | None:
     for index, row in enumerate(rows):
         if row.epochs is not None:
             place = ("datasets", index, "epochs")
-            found = f"{shown_place(place)}: a stream (streaming: true) has no epochs to count"
+            found = f"{shown_place(place)}: a stream ({_named(config)}) has no epochs to count"
             return Problem(config.where(place), found, "write a weight in every row", "datasets")
     if config.data.order == "sequential" and any(row.weight is not None for row in rows):
         found = "order: sequential reads each dataset of a stream to its end, and weights mix them"

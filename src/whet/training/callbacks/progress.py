@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,7 +14,17 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from whet.core.log import say
+from whet.data.batch import Batch
 from whet.training.callbacks.figures import evaluation_figures, format_seconds, named_figures
+
+SAID_AGAIN_SECONDS = 60.0
+"""How often an evaluation that takes long says how far it is, where lines are printed."""
+
+LINES_OF_A_RUN = 20
+"""Logged steps that stay on the screen above the live view, so that one sees where the loss came from."""
+
+
+_KEPT = ("loss", "learning rate", "reward margin")
 
 
 def progress_display(console: Console | None = None) -> Progress:
@@ -34,6 +44,7 @@ class Progress(TrainerCallback):
         self._clock = clock
         self._began = clock()
         self._first_step = 0
+        self._last_said: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -62,6 +73,15 @@ class Progress(TrainerCallback):
         when = f" after step {state.global_step}" if state.max_steps else ""
         say(f"evaluation{when}: {_joined(figures)}")
 
+    def show_evaluating(self, share: float) -> None:
+        """Say how much of an evaluation is done, now and then; nothing where it is short."""
+        now = self._clock()
+        if self._last_said is None or not share:
+            self._last_said = now
+        elif now - self._last_said >= SAID_AGAIN_SECONDS:
+            self._last_said = now
+            say(f"evaluating: {share:.0%} done")
+
     def times(self, state: TrainerState) -> dict[str, str]:
         """Time since training began, and what is left at the pace so far (evaluations and checkpoints included)."""
         elapsed = self._clock() - self._began
@@ -84,8 +104,8 @@ class LiveProgress(Progress):
         self._live: Live | None = None
         self._state: TrainerState | None = None
         self._figures: Mapping[str, str] = {}
-        self._evaluation: Text | None = None
         self._activity = ""
+        self._next_line = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -112,10 +132,19 @@ class LiveProgress(Progress):
 
     def show_step(self, state: TrainerState, figures: Mapping[str, str]) -> None:
         self._state, self._figures = state, figures
+        if state.global_step >= self._next_line:
+            self._next_line = state.global_step + state.max_steps // LINES_OF_A_RUN
+            kept = {name: figures[name] for name in _KEPT if name in figures}
+            say(f"step {state.global_step}/{state.max_steps}: {_joined(kept)}")
 
     def show_evaluation(self, state: TrainerState, figures: Mapping[str, str]) -> None:
-        self._evaluation = Text(f"evaluation after step {state.global_step}: {_joined(figures)}", style="cyan")
         self._activity = ""
+        super().show_evaluation(state, figures)
+
+    def show_evaluating(self, share: float) -> None:
+        if self._live is None:  # an evaluation without training
+            super().show_evaluating(share)
+        self._activity = f"evaluating {share:.0%}"
 
     def render(self) -> Group:
         """The view as it is now."""
@@ -131,13 +160,30 @@ class LiveProgress(Progress):
             Text(self._activity, style="cyan"),
         )
         figures = Text("  ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in self._figures.items())
-        return Group(line, figures, *([self._evaluation] if self._evaluation else []))
+        return Group(line, figures)
 
     def close(self) -> None:
         if self._live is None:
             return
         self._live.stop()
         self._live = None
+
+
+def shown(
+    batches: Iterable[Batch], callbacks: Iterable[TrainerCallback], num_examples: int, num_ranks: int
+) -> Iterator[Batch]:
+    """The batches of an evaluation; the displays among the callbacks tell how far it is.
+
+    Args:
+        num_examples: of all ranks.
+    """
+    displays = [callback for callback in callbacks if isinstance(callback, Progress)]
+    done = 0
+    for batch in batches:
+        for display in displays:
+            display.show_evaluating(min(done * num_ranks / max(num_examples, 1), 1.0))
+        done += len(batch["example_ids"])
+        yield batch
 
 
 def _joined(figures: Mapping[str, str]) -> str:
