@@ -5,8 +5,10 @@ llama.cpp itself is asked (package xllamacpp), and transformers' own reader wher
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,9 @@ from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.gguf_tokenizers import TOKENIZERS, sentencepiece_tokenizer
 from tests.models import make_config, save_tiny_model, tiny_model
+from tests.ollama import conversation
 from tests.tiny_tokenizers import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, Qwen2Config
 
 from whet import export_stages
@@ -27,9 +31,11 @@ from whet.artefacts.fresh import FreshProcess
 from whet.artefacts.fresh_script import divergence
 from whet.artefacts.gguf import export
 from whet.artefacts.gguf.adapter_file import AdapterFiles, look_at_adapter, prove_deltas, write_adapter
+from whet.artefacts.gguf.go_template import learn
 from whet.artefacts.gguf.llama_cpp import LlamaCpp
 from whet.artefacts.gguf.model_file import look_at, write_model
 from whet.artefacts.gguf.tensors import opened
+from whet.artefacts.gguf.vocabulary import to_put_around
 from whet.config.resolve import resolve
 from whet.core.errors import ArtefactError, ModelError, ParityError
 from whet.core.types import Hardware
@@ -159,11 +165,39 @@ def test_text_is_cut_as_in_training(kind: str, tmp_path: Path, conversations: li
     folder = save_tiny_model(tmp_path, "llama", tokenizer=tokenizer, vocab_size=1100)
     run = LlamaCpp(written(folder, tokenizer=tokenizer))
     for text in conversations:
-        assert run.cut(text, add_special=True) == tokenizer(text).input_ids
+        # The template of these chats writes no BOS in front, so none is put there: not in front of bare text either.
+        assert run.cut(text, add_special=True) == tokenizer(text, add_special_tokens=False).input_ids
         chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "Übung, 東京: don't 12345 🙂"}]
         rendered = tokenizer.apply_chat_template(chat, tokenize=False)
         expected = tokenizer(rendered, add_special_tokens=False).input_ids
         assert run.cut(rendered, add_special=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "adds_bos"), [("chatml", True), ("llama3", True), ("llama3", False), ("qwen3", False)]
+)
+def test_a_chat_in_ollama_has_the_ids_of_training(name: str, adds_bos: bool, tmp_path: Path) -> None:
+    """What the Modelfile's template writes goes to llama.cpp, which puts a BOS in front if the file says so."""
+    tokenizer = copy.deepcopy(tiny_tokenizer(name))
+    if adds_bos:
+        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{bos[0]} $A", None, [bos])
+    folder = save_tiny_model(tmp_path, "llama", tokenizer=tokenizer, vocab_size=ROWS)
+    file = written(folder, tokenizer=tokenizer)
+    run, is_put = LlamaCpp(file), bool(GGUFReader(file).fields["tokenizer.ggml.add_bos_token"].contents())
+    pieces = learn(tokenizer, {}, adds_bos=is_put)
+    for turns, system in ((1, None), (3, "Be brief."), (5, None)):
+        messages = conversation(turns, system)
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert run.cut(pieces.write(messages), add_special=True) == expected
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no') }}"])
+def test_bare_text_has_the_bos_of_its_tokenizer(template: str | None) -> None:
+    tokenizer = TOKENIZERS["llama-bpe"]()
+    assert to_put_around(tokenizer) == (False, False)
+    tokenizer.chat_template = template
+    assert to_put_around(tokenizer) == (True, False)
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -280,21 +314,72 @@ def test_without_a_reader_nothing_is_claimed(tmp_path: Path, warm: None, monkeyp
     assert record["outcome"].startswith("not proved: transformers does not read all numbers of a GGUF of gemma3; pip")
 
 
-@pytest.mark.parametrize(
-    ("base_gguf", "why"),
-    [(None, "its base as GGUF was not named"), ("llama3", "'llama3' is no file"), (__file__, "llama.cpp is not inst")],
-)
-def test_an_adapter_alone_has_a_record_that_says_what_was_not_computed(
-    base_gguf: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", [False, True], ids=["a base made for a while", "the base given"])
+def test_an_adapter_is_proved_beside_its_base(named: bool, tmp_path: Path, warm: None) -> None:
+    _, folder, config = adapted("rslora", tmp_path)
+    config = make_config(config.model.base_model)
+    base = str(written(Path(config.model.base_model))) if named else None
+    result = export.export_adapter(config, folder, tmp_path / "gguf", None, base)
+    record = json.loads((tmp_path / "gguf" / "parity.json").read_text())
+    assert (result.proved_by, record["outcome"]) == ("llama.cpp", "within the limit")
+    assert record["kl"]["max"] <= 1e-4
+    assert record["limit"] == {"mean_kl": 1e-4, "max_kl": 1e-4}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "gguf"]
+
+
+def test_an_adapter_that_is_another_in_llama_cpp_is_kept_under_a_name_that_says_so(
+    tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whet.artefacts.gguf.llama_cpp.is_installed", lambda: False)
+    monkeypatch.setattr(export, "prove_deltas", lambda *args: 0.0)
+    monkeypatch.setattr("whet.artefacts.gguf.adapter_file.paired", lambda numbers, heads: numbers)
+    _, folder, config = adapted("lora", tmp_path)
+    with pytest.raises(ParityError, match="the GGUF adapter is not the model that was trained: KL"):
+        export.export_adapter(make_config(config.model.base_model), folder, tmp_path / "gguf", None, None)
+    assert (tmp_path / "gguf.FAILED-PARITY" / "adapter.gguf").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lacks", "why"),
+    [
+        ("llama.cpp", "llama.cpp is not installed; pip install xllamacpp, and run this again"),
+        ("room", r"as GGUF needs 0\.0 GiB beside the adapter, .* free; whet export-gguf my\.yaml --model-dir .*base"),
+        ("safetensors", "has no safetensors to make a GGUF of; whet export-gguf my.yaml --model-dir"),
+    ],
+)
+def test_an_adapter_that_cannot_be_run_has_a_record_that_says_why(
+    lacks: str, why: str, tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, folder, config = adapted("lora", tmp_path)
     config = make_config(config.model.base_model)
-    export.export_adapter(config, folder, tmp_path / "gguf", None, base_gguf)
+    if lacks == "llama.cpp":
+        monkeypatch.setattr("whet.artefacts.gguf.llama_cpp.is_installed", lambda: False)
+    elif lacks == "room":
+        needed = (folder / "adapter_model.safetensors").stat().st_size
+        usage = shutil.disk_usage(tmp_path)._replace(free=2 * needed)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    else:
+        (Path(config.model.base_model) / "model.safetensors").unlink()
+    result = export.export_adapter(config, folder, tmp_path / "gguf", None, None)
     record = json.loads((tmp_path / "gguf" / "parity.json").read_text())
-    assert record["outcome"].startswith("not proved: its product was compared layer by layer, and no model was comput")
-    assert why in record["outcome"]
+    assert result.proved_by == "its product, layer by layer"
+    assert re.search(f"^not proved: every product was read back .*not run together: .*{why}", record["outcome"])
     assert "adapter.gguf" in record["artefact"]["files"]
+
+
+def test_a_base_that_is_not_the_adapters_is_refused(tmp_path: Path) -> None:
+    _, folder, config = adapted("lora", tmp_path)
+    _, other = made("qwen3", tmp_path / "other")
+    _, narrow = made("llama tied, with biases, llama3 positions", tmp_path / "narrow")
+    file = written(narrow)
+    for given, words in (
+        (str(written(other)), "is a qwen3, and the adapter's base a llama -> give the base that the adapter was train"),
+        (__file__, "is no GGUF of a model"),
+        (str(tmp_path / "gone.gguf"), "there is no file"),
+    ):
+        with pytest.raises(ArtefactError, match=words):
+            export.export_adapter(config, folder, tmp_path / "gguf", None, given)
+    assert not (tmp_path / "gguf").exists()
+    export.export_adapter(config, folder, tmp_path / "gguf", None, str(file))  # of the same form
 
 
 def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess, Source
 from whet.artefacts.gguf import llama_cpp
 from whet.artefacts.gguf.adapter_file import AdapterFiles, base_config, look_at_adapter, prove_deltas, write_adapter
+from whet.artefacts.gguf.adapter_proof import longest_prompt, look_at_base, prove_beside
 from whet.artefacts.gguf.model_file import Writable, look_at, write_model
 from whet.artefacts.gguf.modelfile import write_modelfile
 from whet.artefacts.gguf.tensors import opened
+from whet.artefacts.gguf.vocabulary import puts_around
 from whet.artefacts.gguf.writing import require_gguf
 from whet.artefacts.parity import Parity, fresh_reference, limit_for, not_proved, prove, tell, workspace
 from whet.artefacts.prompts import CONVERSATIONS, Prompts, encode_prompts
@@ -25,6 +27,7 @@ from whet.artefacts.publish import check_replaceable, published
 from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
+from whet.model.base_check import check_base
 from whet.model.saved import saved_generation_config, saved_tokenizer
 
 MARKER = "whet_gguf.json"
@@ -33,9 +36,6 @@ MARKER = "whet_gguf.json"
 MODEL_FILE, ADAPTER_FILE = "model.gguf", "adapter.gguf"
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}
-
-_LARGE_VOCABULARY = 50_000
-"""Above it fewer tokens of each prompt are compared: llama.cpp tells the probability of each token in JSON."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,10 @@ def export_model(config: Config, model_dir: Path, output: Path, outtype: str | N
         partial = stack.enter_context(published(output, "GGUF export"))
         outtype = outtype or files.outtype
         write_model(partial / MODEL_FILE, model, outtype)
-        template = write_modelfile(partial / "Modelfile", MODEL_FILE, None, tokenizer, _generation(model_dir), config)
+        bos = model.vocabulary.adds_bos
+        template = write_modelfile(
+            partial / "Modelfile", MODEL_FILE, None, tokenizer, _generation(model_dir), config, adds_bos=bos
+        )
         proved_by = "nobody: parity: false"
         if fresh is not None:
             parity, proved_by = _prove(fresh, partial, model_dir, model, tokenizer, outtype, config)
@@ -102,55 +105,47 @@ def export_adapter(
 ) -> Exported:
     """Write the adapter alone to ``output/adapter.gguf``, for llama.cpp to put beside a GGUF of its base.
 
-    What is read back from the file is multiplied out and held against PEFT's own product, layer by layer; where
-    ``base_gguf`` is a file and llama.cpp is installed, both are run by it too.
+    What is read back from the file is multiplied out and held against PEFT's own product, layer by layer. Where
+    llama.cpp is installed it runs base and adapter too: ``base_gguf``, if that is a file, else a GGUF of the base made
+    for a while.
 
     Raises:
-        As `export_model`; an adapter that llama.cpp cannot apply (DoRA, whole modules, new tokens) is an ArtefactError.
+        As `export_model`; an adapter that llama.cpp cannot apply (DoRA, whole modules, new tokens), and a
+        ``base_gguf`` that it does not belong to, is an ArtefactError.
     """
     require_gguf()
     check_replaceable(output, MARKER, "GGUF export")
-    if base_gguf is not None and base_gguf.endswith(".gguf") and not Path(base_gguf).is_file():
-        raise ArtefactError(
-            Problem("--base-gguf", f"there is no file '{base_gguf}'", "give the base as GGUF, or leave it out")
-        )
     tokenizer = _tokenizer(adapter_dir, config)
     base = base_config(config)
+    check_base(adapter_dir, config)
     with ExitStack() as stack:
         adapter = look_at_adapter(AdapterFiles.open(adapter_dir, stack), base, config)
-        run = base_gguf is not None and Path(base_gguf).is_file() and _proves(config) and llama_cpp.is_installed()
-        fresh = stack.enter_context(FreshProcess()) if run else None
+        base_file = look_at_base(base_gguf, adapter)
+        fresh = stack.enter_context(FreshProcess()) if _proves(config) and llama_cpp.is_installed() else None
         partial = stack.enter_context(published(output, "GGUF export"))
         outtype = outtype or "f32"  # it is small
         write_adapter(partial / ADAPTER_FILE, adapter, _name(config), outtype)
         prove_deltas(partial / ADAPTER_FILE, adapter, base, outtype, config)
-        place = base_gguf or MODEL_FILE
-        if base_gguf is not None and Path(base_gguf).is_file():
-            place = str(Path(base_gguf).resolve())  # Ollama looks from where the Modelfile is
+        place, bos = base_gguf or MODEL_FILE, puts_around(tokenizer)[0]
+        if base_file is not None:
+            place, bos = str(base_file.path.resolve()), base_file.adds_bos  # Ollama looks from where the Modelfile is
         template = write_modelfile(
-            partial / "Modelfile", place, ADAPTER_FILE, tokenizer, _generation(adapter_dir), config
+            partial / "Modelfile", place, ADAPTER_FILE, tokenizer, _generation(adapter_dir), config, adds_bos=bos
         )
-        proved_by = "its product, layer by layer"
-        if fresh is not None and base_gguf is not None:
-            _prove_beside(fresh, partial, adapter_dir, Path(base_gguf), tokenizer, outtype, config)
-            proved_by = "llama.cpp"
-        elif _proves(config):
-            compared = "its product was compared layer by layer, and no model was computed"
-            not_proved("GGUF adapter", partial, f"{compared}, because {_why_not(base_gguf)}")
+        proved_by, parity = "its product, layer by layer", None
+        if _proves(config):
+            parity = prove_beside(fresh, partial / ADAPTER_FILE, adapter, base_file, tokenizer, outtype, config)
+            proved_by = proved_by if parity.mean_kl is None else "llama.cpp"
         size = (partial / ADAPTER_FILE).stat().st_size
         result = Exported(str(output), "adapter", str(adapter_dir), outtype, size, proved_by, template)
         _write_marker(partial, result)
     _tell(result, ADAPTER_FILE)
+    if parity is not None:
+        tell(f"GGUF adapter ({proved_by})", output, parity)
     if base_gguf is None:
         say(f"gguf: the Modelfile expects the base as {MODEL_FILE} beside it: whet export-gguf with --model-dir "
             f"{config.model.base_model}, or name another by --base-gguf")  # fmt: skip
     return result
-
-
-def _why_not(base_gguf: str | None) -> str:
-    if base_gguf is None:
-        return "its base as GGUF was not named (--base-gguf)"
-    return "llama.cpp is not installed" if Path(base_gguf).is_file() else f"'{base_gguf}' is no file here"
 
 
 def _proves(config: Config) -> bool:
@@ -202,7 +197,10 @@ def _prove(
     with workspace(partial.parent) as space:
         try:
             reference = fresh_reference(fresh, live, prompts, space, "cpu")
-        except (CannotLoad, CannotTell) as error:
+        except CannotTell as error:
+            reason = f"the model in '{model_dir}' could not be asked: {error}"
+            return not_proved("GGUF", partial, reason), f"nobody: {reason}"
+        except CannotLoad as error:
             raise ArtefactError(
                 Problem("", f"the model in '{model_dir}' cannot be loaded to be compared with ({error})",
                         "nothing was written; write parity: false to export without a proof")
@@ -215,47 +213,9 @@ def _prove(
     return parity, "llama.cpp" if by_llama_cpp else "transformers"
 
 
-def _prove_beside(
-    fresh: FreshProcess,
-    partial: Path,
-    adapter_dir: Path,
-    base_gguf: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    outtype: str,
-    config: Config,
-) -> Parity:
-    """Base and adapter together, by PEFT and by llama.cpp."""
-    live = Source(base=config.model.base_model, adapter=str(adapter_dir), revision=config.model.revision_of_model or "")
-    prompts = encode_prompts(tokenizer, config.template.chat_template_kwargs, LONGEST_FOR_LARGE)
-    source = Source(
-        folder=str(base_gguf.resolve().parent),
-        gguf_file=base_gguf.name,
-        llama_cpp=True,
-        gguf_adapter=str(partial / ADAPTER_FILE),
-    )
-    with workspace(partial.parent) as space:
-        reference = fresh_reference(fresh, live, prompts, space, "cpu")
-        limit = limit_for("bfloat16") if base_gguf_is_exact(base_gguf) else None
-        return prove(fresh, "GGUF adapter", partial, source, reference, limit)
-
-
-LONGEST_FOR_LARGE = 24
-
-
-def base_gguf_is_exact(file: Path) -> bool:
-    """Whether its matrices have 16 bits or more, so that base and adapter can be judged."""
-    from gguf import GGMLQuantizationType as Type
-    from gguf import GGUFReader
-
-    exact = {Type.F32, Type.F16, Type.BF16}
-    return all(tensor.tensor_type in exact for tensor in GGUFReader(file).tensors)
-
-
 def _prompts(tokenizer: PreTrainedTokenizerBase, model: Writable, by_llama_cpp: bool, config: Config) -> Prompts:
-    rows = len(model.vocabulary.tokens)
-    longest = model.context_length
-    if by_llama_cpp and rows > _LARGE_VOCABULARY:
-        longest = min(longest, LONGEST_FOR_LARGE)
+    rows, longest = len(model.vocabulary.tokens), model.context_length
+    longest = min(longest, longest_prompt(rows)) if by_llama_cpp else longest
     return encode_prompts(tokenizer, config.template.chat_template_kwargs, longest, rows)
 
 

@@ -43,14 +43,22 @@ class Writable:
 
 
 def look_at(
-    folder: Path, files: ModelFiles, tokenizer: PreTrainedTokenizerBase, name: str, trust_remote_code: bool = False
+    folder: Path,
+    files: ModelFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    trust_remote_code: bool = False,
+    config: PretrainedConfig | None = None,
 ) -> Writable:
     """Everything that can be refused, before anything is written.
+
+    Args:
+        config: the model's; that of its folder if not given.
 
     Raises:
         ArtefactError: the architecture, the tokenizer or a tensor has no place in GGUF.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = config or AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         raise ArtefactError(
             Problem("", f"the weights in '{folder}' are quantised already", "give the model before that: --model-dir")

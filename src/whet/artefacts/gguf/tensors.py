@@ -51,7 +51,13 @@ class ModelFiles:
     @property
     def outtype(self) -> str:
         """The 16 bits that hold the stored weights best."""
-        return "bf16" if self._files[EMBEDDING].get_slice(EMBEDDING).get_dtype() == "BF16" else "f16"
+        return "bf16" if self.lossless == "bf16" else "f16"
+
+    @property
+    def lossless(self) -> str:
+        """The type that holds the stored weights as they are."""
+        stored = self._files[EMBEDDING].get_slice(EMBEDDING).get_dtype()
+        return {"BF16": "bf16", "F16": "f16"}.get(stored, "f32")
 
     def read(self, name: str) -> Numbers:
         """One tensor as float32, which holds every value of float16 and bfloat16."""

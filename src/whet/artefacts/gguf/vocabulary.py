@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from whet.artefacts.prompts import CONVERSATIONS
@@ -68,7 +69,7 @@ class Vocabulary:
         scores: of SentencePiece's pieces; empty for BPE.
         merges: of BPE, as "left right"; empty for SentencePiece.
         special: bos, eos, unk, pad, eot -> id.
-        adds_bos, adds_eos: whether the tokenizer puts them around every text.
+        adds_bos, adds_eos: whether they are to be put around every text (`to_put_around`).
         prefixes_space: whether SentencePiece puts a space in front of text.
         template: Jinja.
     """
@@ -107,8 +108,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
         merges = tuple(" ".join(pair) for pair in _pairs(told))
         if not merges:
             raise _refused("has no merges (every token is a byte), and llama.cpp needs some")
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    coded = tokenizer("x").input_ids
+    bos, eos = to_put_around(tokenizer)
     found = Vocabulary(
         model,
         pre,
@@ -117,14 +117,36 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
         scores,
         merges,
         _special(tokenizer),
-        adds_bos=bos is not None and coded[0] == bos,
-        adds_eos=eos is not None and coded[-1] == eos,
+        adds_bos=bos,
+        adds_eos=eos,
         prefixes_space=prefixes,
         template=_template(tokenizer),
     )
     if is_sentencepiece:
         _check_scores(found, tokenizer)
     return found
+
+
+def puts_around(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Whether the tokenizer itself puts BOS and EOS around a text."""
+    bos, eos, coded = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer("x").input_ids
+    return bos is not None and coded[0] == bos, eos is not None and coded[-1] == eos
+
+
+def to_put_around(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Whether BOS and EOS are to be put around every text, so that a chat has the ids of training.
+
+    llama.cpp and Ollama do it to the text of a chat too, where training took the ids of the template's text as they
+    are. So with a template BOS is put in front only if the template writes it there, and EOS never behind.
+    """
+    adds_bos, adds_eos = puts_around(tokenizer)
+    if not (adds_bos or adds_eos) or not tokenizer.chat_template:
+        return adds_bos, adds_eos
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    except (TemplateError, TypeError, ValueError):
+        return adds_bos, adds_eos
+    return adds_bos and str(text).startswith(str(tokenizer.bos_token)), False
 
 
 def name_for(name: str, tokenizer: PreTrainedTokenizerBase) -> str:

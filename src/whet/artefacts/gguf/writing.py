@@ -88,23 +88,33 @@ def _check_room(path: Path, needed: int) -> None:
         )  # fmt: skip
 
 
+def file_bytes(tensors: Iterable[Tensor], outtype: str) -> int:
+    """Of the tensors in their stored types; the rest of a file is small."""
+    return sum(_size(_byte_shape(tensor, outtype)) for tensor in tensors)
+
+
+def _byte_shape(tensor: Tensor, outtype: str) -> tuple[int, ...]:
+    from gguf.quants import quant_shape_to_byte_shape
+
+    shape: tuple[int, ...] = quant_shape_to_byte_shape(tensor.shape, type_of(tensor.name, tensor.shape, outtype))
+    return shape
+
+
+def _size(byte_shape: tuple[int, ...]) -> int:
+    return int(np.prod(byte_shape, dtype=np.int64))
+
+
 def write_file(path: Path, writer: GGUFWriter, tensors: Iterable[Tensor], outtype: str) -> None:
     """Write ``writer``'s fields and the tensors to ``path``, and wait until they are on the disk.
 
     Raises:
         ArtefactError: the disk has no room for it, or a number does not fit the type.
     """
-    from gguf.quants import quant_shape_to_byte_shape
-
     tensors = list(tensors)
-    total = 0
     for tensor in tensors:
-        kind = type_of(tensor.name, tensor.shape, outtype)
-        byte_shape = quant_shape_to_byte_shape(tensor.shape, kind)
-        size = int(np.prod(byte_shape, dtype=np.int64))
-        writer.add_tensor_info(tensor.name, byte_shape, np.dtype(np.uint8), size, raw_dtype=kind)
-        total += size
-    _check_room(path, total)
+        kind, byte_shape = type_of(tensor.name, tensor.shape, outtype), _byte_shape(tensor, outtype)
+        writer.add_tensor_info(tensor.name, byte_shape, np.dtype(np.uint8), _size(byte_shape), raw_dtype=kind)
+    _check_room(path, file_bytes(tensors, outtype))
     writer.open_output_file(path)
     try:
         writer.write_header_to_file()
