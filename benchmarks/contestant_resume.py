@@ -69,7 +69,7 @@ def main() -> None:
     train = make(options, at_step)
     if options.save:
         train(None)
-        move_far(options.folder, options.step)
+        move_far(options.folder, options.step, options.trainer)
         if options.trainer == "whet":
             from whet.training.publishing import seal
 
@@ -115,21 +115,27 @@ def with_transformers(options: argparse.Namespace, at_step: AtStep) -> Any:
     return lambda checkpoint: trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def move_far(folder: Path, step: int) -> None:
-    """Let the checkpoint of step 2 be that of a later one, with as long a log as such a run has."""
+def move_far(folder: Path, step: int, trainer: str) -> None:
+    """Let the checkpoint of step 2 be that of a later one, with as long a log as such a run has.
+
+    transformers keeps all of it in each checkpoint; whet the newest lines, and all in metrics.jsonl.
+    """
     checkpoint = (folder / "checkpoint-2").rename(folder / f"checkpoint-{step}")
     path = checkpoint / "trainer_state.json"
     state = json.loads(path.read_text())
     state["global_step"] = step
     line = {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 1e-4, "epoch": 0.5}
-    state["log_history"] = [{**line, "step": number} for number in range(LOGGED_EVERY, step + 1, LOGGED_EVERY)]
+    history = [{**line, "step": number} for number in range(LOGGED_EVERY, step + 1, LOGGED_EVERY)]
+    state["log_history"] = history
+    if trainer == "whet":
+        from whet.training.saving import LINES_KEPT
+
+        state["log_history"] = history[-LINES_KEPT:]
     path.write_text(json.dumps(state))
     schedule = torch.load(checkpoint / "scheduler.pt", weights_only=True)
     schedule["last_epoch"], schedule["_step_count"] = step, step + 1
     torch.save(schedule, checkpoint / "scheduler.pt")
-    (folder / "metrics.jsonl").write_text(
-        "".join(json.dumps({"kind": "train", **entry}) + "\n" for entry in state["log_history"])
-    )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"kind": "train", **entry}) + "\n" for entry in history))
 
 
 if __name__ == "__main__":

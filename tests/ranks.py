@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0
 """Seconds until ranks are given up."""
-_IMPORTED = ("tests.resuming", "tests.resume_cases", "whet.methods.sft", "whet.training.trainer", "peft")
+_IMPORTED = ("tests.resuming", "tests.resume_cases", "whet.methods.sft", "whet.training.trainer", "peft", "trl")
 
 
 def run_ranks(function: Callable[..., None], *arguments: Any, num_ranks: int = 2) -> None:

@@ -75,6 +75,18 @@ CASES: dict[str, dict[str, Any]] = {
     "norms in float32": {"bfloat16": True, "bf16": False, "fp32_norms": True},
     "frozen in 16 bits, modules in full": {**LORA, "bf16": True, "lora_modules_to_save": ("lm_head",)},
     "orthogonal LoRA": {**LORA, "peft_init_lora_weights": "orthogonal"},
+    # -- how long, how fast, which loss
+    "steps that end in the middle of an epoch": {"num_epochs": 1.0, "max_steps": 5},
+    "warm-up by a share of the run": {"warmup_steps": None, "warmup_ratio": 0.5},
+    "last partial window of an accumulation": {
+        "sample_packing": False,
+        "micro_batch_size": 1,
+        "gradient_accumulation_steps": 4,
+        "size": DROPOUT,
+    },
+    "smoothed labels and z-loss": {"label_smoothing": 0.1, "z_loss_coefficient": 1e-3},
+    "dynamic fine-tuning": {"use_dft": True},
+    "curriculum of whole samples": {"curriculum_sampling": True, "sample_packing": False, "micro_batch_size": 2},
     # -- during training
     "ReLoRA": {**LORA, "relora": True, "jagged_restart_steps": 2, "optimizer": "adamw_torch_fused"},
     "ReLoRA, pruned at random": {
@@ -104,6 +116,13 @@ CASES: dict[str, dict[str, Any]] = {
     "best at the end": {**EVALS, "load_best_model_at_end": True, "learning_rate": 0.1},
     "best LoRA at the end": {**EVALS, **LORA, "load_best_model_at_end": True, "learning_rate": 0.1},
     "early stopping": {**EVALS, "early_stopping_patience": 2, "learning_rate": 0.1},
+    "early stopping between steps that are not evaluated": {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "early_stopping_patience": 1,
+        "learning_rate": 0.1,
+        "num_epochs": 4.0,
+    },
     "early stopping at epochs' ends": {
         "eval_strategy": "epoch",
         "early_stopping_patience": 1,
@@ -126,6 +145,14 @@ CASES: dict[str, dict[str, Any]] = {
         **LORA,
         "lora_dropout": 0.1,
         "eval_strategy": "epoch",
+    },
+    "DPO, pairs of a micro-batch together": {
+        **DPO,
+        "micro_batch_size": 2,
+        "num_epochs": 3.0,
+        "dpo_loss_type": ("sft", "aot"),
+        "logging_steps": 2,
+        "dataloader_num_workers": 1,
     },
     "DPO, reference computed before": {
         "data": "pairs",

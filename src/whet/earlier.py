@@ -226,4 +226,5 @@ def _tell(checkpoint: Path, verdict: Verdict) -> None:
 
 
 def _listed(changes: Sequence[Change]) -> str:
-    return ", ".join(f"{change.key} ({change.was} -> {change.now})" for change in changes)
+    notes = (f"; {change.note}" if change.note else "" for change in changes)
+    return ", ".join(f"{each.key} ({each.was} -> {each.now}{note})" for each, note in zip(changes, notes, strict=True))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet import earlier
 from whet.config import Config
-from whet.config.changes import ADAPTER, BASE, DATA
+from whet.config.changes import ADAPTER, BASE, DATA, ROWS
 from whet.config.facts import RunFacts, facts_of, written_values
 from whet.config.optimizers import PACKAGES as OPTIMIZER_PACKAGES
 from whet.config.resolve import ResolvedRun
@@ -26,6 +26,7 @@ from whet.record import RECORD_NAME, RunRecord, read_record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
 
+    from whet.data.order import Order
     from whet.data.store import PreparedSet
     from whet.data.streaming import StreamedSet
     from whet.model.identity import Identifying
@@ -110,8 +111,12 @@ def settle(
     prepared: PreparedSet | StreamedSet,
     plan: StepPlan,
     repeated: earlier.Repeated | None = None,
+    order: Order | None = None,
 ) -> Facts:
     """The data, the plan and every identity, noted; and held against those of the run that goes on or is done again.
+
+    Args:
+        order: of the training samples; None for a stream, which knows its place by itself.
 
     Raises:
         ConfigError: they differ in a way that changes the run, and were not allowed to.
@@ -126,6 +131,8 @@ def settle(
     if not resolved.config.data.streaming:
         identities[DATA] = content_identity(prepared.manifest)
     is_first = resolved.hardware.rank == 0  # it alone writes, and one reading of the weights is enough
+    if is_first and order is not None:
+        identities[ROWS] = order.identity()
     start = resolved.config.adapter.lora_model_dir
     if is_first and start and (adapter := identify_adapter(Path(start).expanduser())):
         identities[ADAPTER] = adapter

@@ -74,7 +74,7 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
         prepared = stages.training_data(resolved, tokenizer)
         record.lap("data")
         order, plan = stages.plan_run(resolved, prepared)
-        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats)
+        facts = history.settle(record, resolved, checkpoint, tokenizer, prepared, plan, repeats, order)
         stages.announce(resolved, prepared, plan)
         trainer = stages.make_trainer(resolved, tokenizer, prepared, order, plan)
         stages.foresee_disk(resolved, trainer, checkpoint)

@@ -129,6 +129,15 @@ def test_other_data_under_the_same_name_is_another_run(stopped: Path, whet: Whet
     assert resumed(whet, "--allow-change", "data").code == 0
 
 
+def test_packs_of_another_capacity_are_another_run(stopped: Path, whet: Whet) -> None:
+    """Though every sample fits both, and the prepared samples are the same."""
+    assert "sample_packing: true" in STEPS
+    outcome = resumed(whet, "--sequence-len", "192")
+    assert outcome.code == 2, outcome.err
+    assert ["sequence_len", "128", "192"] in [line.split()[:3] for line in outcome.err.splitlines()]
+    assert "some twice, some never" in outcome.err
+
+
 def test_an_adapter_knows_its_base_wherever_it_goes(workspace: Path, whet: Whet) -> None:
     (workspace / "my.yaml").write_text(STEPS + LORA + "merge_adapters: true\n")
     out = workspace / "out"
@@ -147,7 +156,7 @@ def test_an_adapter_knows_its_base_wherever_it_goes(workspace: Path, whet: Whet)
         assert identity.weights == base.weights
     facts = read_facts(out / "checkpoint-2")
     assert facts is not None
-    assert facts.identities.keys() == {"data", "tokenizer", "chat_template", "base_model"}
+    assert facts.identities.keys() == {"data", "tokenizer", "chat_template", "base_model", "order_of_rows"}
 
     merged = record(out / "merged")
     assert (merged["kind"], merged["outcome"], merged["made_of"]["folder"]) == ("merge", "finished", "out")

@@ -69,9 +69,12 @@ WAYS: list[Any] = [
 
 @pytest.mark.parametrize("keys", WAYS)
 def test_resuming_equals_no_interruption(datasets: Any, tmp_path: Path, keys: dict[str, Any]) -> None:
-    trainer, resolved = build(datasets, tmp_path / "whole", **keys)
+    trainer, resolved = build(datasets, tmp_path / "whole", **keys, save_strategy="steps", save_steps=9)
     fit(trainer, resolved)
     expected, report = outcome(trainer, tmp_path / "whole"), trainer.train_samples.report()
+    over, resolved = build(datasets, tmp_path / "whole", **keys)
+    fit(over, resolved, tmp_path / "whole" / "checkpoint-9")
+    assert over.train_samples.report() == report, "a run that is over tells what it has read"
     borders = 0
     for step in (1, 2, 3, 5, 6, 8):
         folder = tmp_path / str(step)

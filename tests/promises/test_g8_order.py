@@ -5,11 +5,14 @@ With a mix of datasets, each sample as often as the mix says; tests/unit/data/te
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whet.data.order import Order
+from whet.methods.pairs import PAIRS, PairSamples
 
 CAPACITY = 32
 RANKS = (1, 2, 4)
@@ -51,6 +54,52 @@ def test_the_same_ids_per_optimiser_step_at_1_2_and_4_ranks(order, epoch, window
         sorted(order.step_samples(epoch, step, 4 * windows).tolist())
         for step in range(order.steps_per_epoch(4 * windows))
     ]
+
+
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+def test_a_step_has_the_same_micro_batches_at_1_2_and_4_ranks_where_they_are_dealt_whole(
+    num_samples, micro_batch_size, windows, epoch
+):
+    """For losses that look at the rows of a micro-batch together, as some of DPO do."""
+    order = Order([1] * num_samples, CAPACITY, False, micro_batch_size, 7, whole_micro_batches=True)
+    accumulation = 4 * windows
+    found = []
+    for ranks in RANKS:
+        each = [order.micro_batches(epoch, rank, ranks) for rank in range(ranks)]
+        cut = range(0, len(each[0]), accumulation // ranks)
+        steps = [[batch for of_rank in each for batch in of_rank[at : at + accumulation // ranks]] for at in cut]
+        found.append([sorted(np.concatenate(batch).tolist() for batch in step if batch) for step in steps])
+    assert found[0] == found[1] == found[2]
+
+
+@given(st.integers(1, 30), st.integers(1, 3), st.integers(1, 3), st.sampled_from(RANKS))
+def test_each_pair_of_answers_exactly_once_an_epoch_at_any_number_of_ranks(
+    num_pairs, micro_batch_size, accumulation, num_ranks
+):
+    """Of DPO, as its trainer gets them; a rank without a pair gets one that does not count."""
+    order = Order([2] * num_pairs, CAPACITY, False, micro_batch_size, 7, whole_micro_batches=True)
+    rows = [{"number": number} for number in range(num_pairs)]
+    samples = PairSamples(rows, order, lambda rows: {"numbers": [row["number"] for row in rows]})
+    steps: dict[int, list[int]] = {}
+    for rank in range(num_ranks):
+        args = SimpleNamespace(
+            process_index=rank,
+            world_size=num_ranks,
+            gradient_accumulation_steps=accumulation,
+            dataloader_num_workers=0,
+            dataloader_prefetch_factor=None,
+            dataloader_pin_memory=False,
+        )
+        batches = list(samples.loader(args))
+        assert len(batches) == order.num_micro_batches(num_ranks)
+        for number, batch in enumerate(batches):
+            pairs = batch[PAIRS].tolist()
+            assert batch["numbers"] == (pairs or [0]), "every rank computes something"
+            steps.setdefault(number // accumulation, []).extend(pairs)
+    assert [sorted(step) for step in steps.values()] == [
+        sorted(order.step_samples(0, step, accumulation, num_ranks).tolist()) for step in steps
+    ]
+    assert sorted(pair for step in steps.values() for pair in step) == list(range(num_pairs))
 
 
 @given(st.lists(st.integers(1, CAPACITY), max_size=120), st.integers(0, 3))

@@ -13,8 +13,8 @@ from whet.config.names import FOLLOW_EVALUATIONS
 from whet.config.schema import fields
 
 DATA, TOKENIZER, TEMPLATE, BASE, PRECISION = "data", "tokenizer", "chat_template", "base_model", "precision"
-ADAPTER = "lora_model_dir"
-NAMES = (DATA, TOKENIZER, PRECISION)
+ADAPTER, ROWS = "lora_model_dir", "order_of_rows"
+NAMES = (DATA, TOKENIZER, PRECISION, ROWS)
 """What may be named in `allow_change` beside keys."""
 
 _IDENTITY_OF = {
@@ -33,6 +33,20 @@ _ORDER = frozenset(
     | {"sample_packing", "sample_packing_sequentially", "sample_packing_balance", "datasets"}
 )
 """Keys by which an epoch's samples stand in their rows; of `datasets`, how often each is shown."""
+_OTHER_ORDER = "the samples of the rest come in another order: some twice, some never, in this epoch"
+_BEFORE = "TRL's order"
+"""Of pairs, in checkpoints of before whet computed it."""
+_COUPLED = frozenset({"aot", "aot_unpaired", "sft"})
+"""Losses of DPO that look at the pairs of a micro-batch together."""
+_DRAWN = "dropout and noise draw other random numbers with it"
+_DRAWS = frozenset(
+    {"lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel", "attn_implementation", "tiled_mlp", "tiled_mlp_num_shards"}
+    | {"pad_to_sequence_len", "pad_to_multiple_of", "device_map", "max_memory", "experts_implementation"}
+    | {"expert_backend", "use_scattermoe", "use_sonicmoe", "moe_grouped_backend", "torch_compile"}
+    | {"torch_compile_backend", "torch_compile_mode", "torch_compile_options"}
+)
+"""Keys that change only the last digits, but where random numbers are drawn: then also which."""
+_SAVES = frozenset({"save_steps", "saves_per_epoch", "save_strategy"})
 _EVALUATIONS = frozenset({"eval_steps", "evals_per_epoch", "eval_strategy", "eval_on_start"})
 _SAID_OF_RESUMING = frozenset({"allow_change", "resume_from_checkpoint", "auto_resume_from_checkpoints"})
 _SETS = frozenset({"lora_target_modules", "lora_modules_to_save", "lora_exclude_modules", "peft_layers_to_transform"})
@@ -116,10 +130,11 @@ def differences(then: RunFacts, now: RunFacts) -> list[Change]:
     """
     found = list(_keys(then, now))
     found += _batch(then, now, found)
+    found = _coupled_pairs(then, now, found)
     found += _precision(then, now, found)
     for effect, name in reversed(_IDENTITY_OF.items()):  # the data last: it follows from the others
         found = _with_identity(found, effect, name, then, now)
-    return found
+    return _rows(then, now, found)
 
 
 def table(changes: Sequence[Change]) -> str:
@@ -134,7 +149,8 @@ def table(changes: Sequence[Change]) -> str:
 
 
 def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
-    follows = _follows_evaluations(now)
+    follows, keeps_best = _follows_evaluations(now), bool(now.values.get("load_best_model_at_end"))
+    draws = bool(now.values.get("lora_dropout") or now.values.get("neftune_noise_alpha"))
     for key in fields():
         if key in _SAID_OF_RESUMING or (key not in then.values and key not in now.where):
             continue  # the latter came after that run, and has its default
@@ -143,9 +159,14 @@ def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
             continue
         for place, old, new in _inside(key, was, value):
             answer = effect_of(place)
-            effect = Effect.CHANGES if follows and key in _EVALUATIONS else answer.effect
+            decides = (follows and key in _EVALUATIONS) or (keeps_best and key in _SAVES)
+            draws_anew = answer.effect is Effect.ROUNDING and place in _DRAWS and draws
+            effect = Effect.CHANGES if decides or draws_anew else answer.effect
             if effect is Effect.ADAPTER and not (old and new):
                 effect = Effect.FIXED  # an adapter made anew has another rank, or other targets, than one that is named
+            if effect is Effect.BATCH and draws:
+                yield Change(place, spelt(old), spelt(new), now.where.get(key, "the default"), effect, _DRAWN)
+                continue
             note = (answer.why if effect is not Effect.ADAPTER else "") or _note(key, effect, now)
             yield Change(place, spelt(old), spelt(new), now.where.get(key, "the default"), effect, note)
 
@@ -172,7 +193,11 @@ def _note(key: str, effect: Effect, now: RunFacts) -> str:
             return "the learning rate stays; only the end moves"
         return "the schedule is computed anew for the new number of steps: the learning rate jumps where it goes on"
     if key in _ORDER and effect is Effect.CHANGES and not now.values.get("streaming"):
-        return "the samples of the rest come in another order: some twice, some never, in this epoch"
+        return _OTHER_ORDER
+    if key in _DRAWS and effect is Effect.CHANGES:
+        return _DRAWN
+    if key in _SAVES and effect is Effect.CHANGES:
+        return "this run ends with the best of its checkpoints"
     return "this run follows its evaluations" if key in _EVALUATIONS and effect is Effect.CHANGES else ""
 
 
@@ -206,6 +231,39 @@ def _batch(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[C
     key = keys[0] if keys else "batch_size"
     effect = Effect.CHANGES if now.values.get("streaming") else Effect.FIXED
     yield Change(key, f"{was} rows", f"{value} rows", now.where.get(key, "this machine"), effect, note)
+
+
+def _coupled_pairs(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> list[Change]:
+    """Losses that compare the pairs of a micro-batch with each other mean something else in one of another size."""
+    was, value = then.resolved.get("micro_batch_size"), now.resolved.get("micro_batch_size")
+    losses = [name for name in now.values.get("dpo_loss_type") or () if name in _COUPLED]
+    if not losses or was is None or value is None or was == value:
+        return [*found]
+    key = "micro_batch_size"
+    note = f"dpo_loss_type {', '.join(losses)} is computed over the pairs of a micro-batch together"
+    change = Change(key, str(was), str(value), now.where.get(key, "derived"), Effect.CHANGES, note)
+    return [*(each for each in found if each.key != key or each.is_other_run), change]
+
+
+def _rows(then: RunFacts, now: RunFacts, found: list[Change]) -> list[Change]:
+    """The changes, and that an epoch's samples stand in other rows, or in another order, where no change said so yet.
+
+    The samples may be the same to the last bit and packs of another capacity, or packed by another version of whet.
+    """
+    was, value = then.identities.get(ROWS), now.identities.get(ROWS)
+    if was is None and value is not None and DATA in then.identities and then.values.get("rl"):
+        was = _BEFORE
+    if was is None or value is None or was == value:
+        return found
+    if any(each.is_other_run and each.names & (_ORDER | {DATA}) for each in found):
+        return found
+    lengths = [each for each in found if each.key == "sequence_len"]
+    if lengths:
+        changes = [replace(each, effect=Effect.CHANGES, note=_OTHER_ORDER) for each in lengths]
+        return [*(each for each in found if each not in lengths), *changes]
+    note = f"this version of whet orders them otherwise; {_OTHER_ORDER}"
+    before = was if was == _BEFORE else _identity(was)
+    return [*found, Change(ROWS, before, _identity(value), "", Effect.CHANGES, note)]
 
 
 def _precision(then: RunFacts, now: RunFacts, found: Sequence[Change]) -> Iterator[Change]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.data.packing import IntArray
+from whet.data.sorting import by_random
 
 _NOISE = 0.2
 """How much the costs of the first rows are blurred, so that an epoch groups its rows otherwise than the one before."""
@@ -28,7 +29,7 @@ def balanced(costs: IntArray, random: npt.NDArray[np.uint64], rows_per_step: int
         rows_per_step: rows of a full step.
         first: rows that the epoch has before these; where they end in the middle of a step, it is filled first.
     """
-    shuffled = np.argsort(random, kind="stable")
+    shuffled = by_random(random)
     head = min(-first % rows_per_step, len(costs))
     num_steps, tail = divmod(len(costs) - head, rows_per_step)
     ends = [shuffled[:head], shuffled[head : head + tail]]

@@ -99,6 +99,8 @@ class Mix:
     def times_seen(self, num_epochs: int, num_samples: int) -> IntArray:
         """int64[N]: how often the first ``num_epochs`` epochs show each sample."""
         times = np.zeros(num_samples, dtype=np.int64)
+        if num_epochs == 0:
+            return times
         for dealt in self.dealt:
             times[dealt.deck.samples] = dealt.deck.times_seen(0, num_epochs * sum(dealt.widths))
         return times

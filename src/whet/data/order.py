@@ -7,6 +7,7 @@ samples of a step depend on G alone, and a run may go on with other ranks as lon
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from whet.data.balance import balanced
 from whet.data.mixing import Mix, plain_mix
 from whet.data.packing import IntArray, Packs, Slots, joined, next_fit, one_each, plan_slots
+from whet.data.sorting import by_length, by_random
 
 _SAMPLES, _ROWS = 0, 1
 """The two independent random streams of an epoch."""
@@ -35,6 +37,8 @@ class Order:
         mix: the parts of an epoch and how often each shows every dataset; every sample once by default.
         neighbours: pack samples that stand behind each other; only for parts that show each sample once.
         balance_steps: rows of an optimiser step (G); then rows are dealt to steps so that each takes equal time.
+        whole_micro_batches: ranks take turns by micro-batches, not by rows; then a step has the same micro-batches at
+            any number of ranks, for losses that look at their rows together.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Order:
         mix: Mix | None = None,
         neighbours: bool = False,
         balance_steps: int | None = None,
+        whole_micro_batches: bool = False,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.packed = packed
@@ -58,6 +63,7 @@ class Order:
         self.mix = mix if mix is not None else plain_mix(self.lengths)
         self._by_length = packed and not neighbours
         self._balance_steps = balance_steps
+        self._whole_micro_batches = whole_micro_batches
         pack = (next_fit if neighbours else plan_slots) if packed else lambda lengths, _: one_each(len(lengths))
         self._lengths = [self.mix.slots(part) for part in range(self.mix.num_parts)]
         self._slots: list[Slots] = [pack(lengths, sequence_len) for lengths in self._lengths]
@@ -90,6 +96,15 @@ class Order:
             self._latest = epoch, self._compute_epoch(epoch)
         return self._latest[1]
 
+    def identity(self) -> str:
+        """Hash of the rows of the first epoch, in their order: another seed, mix, capacity of packs or way of packing
+        gives another."""
+        rows = self.epoch(0)
+        digest = hashlib.sha256(f"{len(rows)} rows".encode())
+        for part in (rows.offsets, rows.members):
+            digest.update(np.ascontiguousarray(part, dtype="<i8").data)
+        return digest.hexdigest()
+
     def step_samples(self, epoch: int, step: int, accumulation: int, world_size: int = 1) -> IntArray:
         """Sample ids that optimiser step ``step`` of the epoch sees over all ranks, in row order."""
         rows, size = self.epoch(epoch), self.rows_per_step(accumulation, world_size)
@@ -117,8 +132,14 @@ class Order:
         """
         assert 0 <= rank < world_size
         assert accumulation >= 1
-        balanced = self._balance_steps is not None
-        return MicroBatches(self.epoch(epoch), self.micro_batch_size, rank, world_size, to_and_fro=balanced)
+        return MicroBatches(
+            self.epoch(epoch),
+            self.micro_batch_size,
+            rank,
+            world_size,
+            to_and_fro=self._balance_steps is not None,
+            whole=self._whole_micro_batches,
+        )
 
     def _compute_epoch(self, epoch: int) -> Packs:
         tie_breaker = self._random(epoch, _SAMPLES, sum(map(len, self._lengths)))
@@ -136,16 +157,16 @@ class Order:
     def _arrangement(self, lengths: IntArray, tie_breaker: npt.NDArray[np.uint64]) -> IntArray:
         """int64: which sample of a part stands where in the list that its slots point into."""
         if self._by_length:
-            by_length: IntArray = np.lexsort((tie_breaker, lengths) if self.shuffle else (lengths,))
-            return by_length
-        return np.argsort(tie_breaker, kind="stable") if self.shuffle and not self.packed else np.arange(len(lengths))
+            shuffled = by_random(tie_breaker) if self.shuffle else np.arange(len(lengths))
+            return shuffled[by_length(lengths[shuffled])]
+        return by_random(tie_breaker) if self.shuffle and not self.packed else np.arange(len(lengths))
 
     def _row_order(self, packs: Packs, random: npt.NDArray[np.uint64], first_row: int) -> IntArray:
         if not self.shuffle:
             return np.argsort(_first_members(packs), kind="stable")
         if self._balance_steps:
             return balanced(packs.sums(self.lengths**2), random, self._balance_steps, first_row)
-        return np.argsort(random, kind="stable")
+        return by_random(random)
 
     def _random(self, epoch: int, stream: int, size: int) -> npt.NDArray[np.uint64]:
         """Raw Philox output: unlike NumPy's Generator methods its stream is promised never to change."""
@@ -164,6 +185,7 @@ class MicroBatches(Sequence[tuple[IntArray, ...]]):
     Attributes:
         to_and_fro: every other turn goes from the last rank to the first; where rows stand from dear to cheap, no rank
             gets the dearest of every turn.
+        whole: micro-batches are dealt, not rows.
     """
 
     rows: Packs
@@ -171,6 +193,7 @@ class MicroBatches(Sequence[tuple[IntArray, ...]]):
     rank: int
     world_size: int
     to_and_fro: bool = False
+    whole: bool = False
 
     def __len__(self) -> int:
         return -(-len(self.rows) // (self.micro_batch_size * self.world_size))
@@ -186,8 +209,12 @@ class MicroBatches(Sequence[tuple[IntArray, ...]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        turns = range(index * self.micro_batch_size, (index + 1) * self.micro_batch_size)
-        rows = [turn * self.world_size + self._place(turn) for turn in turns]
+        if self.whole:
+            begin = (index * self.world_size + self.rank) * self.micro_batch_size
+            rows: Sequence[int] = range(begin, begin + self.micro_batch_size)
+        else:
+            turns = range(index * self.micro_batch_size, (index + 1) * self.micro_batch_size)
+            rows = [turn * self.world_size + self._place(turn) for turn in turns]
         return tuple(self.rows[row] for row in rows if row < len(self.rows))
 
     def _place(self, turn: int) -> int:

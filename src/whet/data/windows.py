@@ -86,6 +86,7 @@ class LookAhead:
         rows: the rows of a window, from the lengths of its samples and its number.
         size: samples of a window.
         first: number of the first row that will be taken; what stands before it in its window is passed over.
+        read: how far the windows were read that had been begun before; the beginning of this one by default.
 
     Attributes:
         next_row: number of the row that is taken next.
@@ -100,10 +101,12 @@ class LookAhead:
         size: int,
         begin: WindowMark,
         first: int | None = None,
+        read: StreamMark | None = None,
     ) -> None:
         self._stream, self._rows, self._size = stream, rows, size
         self.next_row = begin.first_row if first is None else first
         self._begin = begin
+        self._read_before = begin.stream if read is None else read
         self._current: _Window | None = None
         self._ready: _Window | None = None
         self._failure: Exception | None = None
@@ -139,7 +142,7 @@ class LookAhead:
     def read(self) -> StreamMark:
         """How far the windows that were begun have been read."""
         with self._changed:
-            return self._begin.stream if self._current is None else self._current.end.stream
+            return self._read_before if self._current is None else self._current.end.stream
 
     def close(self) -> None:
         """End the thread, which finishes what it encodes first, and close the files that are open."""

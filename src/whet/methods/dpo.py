@@ -29,14 +29,17 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
     if find_spec("trl") is None:
         found = "rl: dpo needs the package trl, which is not installed"
         raise ConfigError(Problem(config.where("rl"), found, "pip install trl", "rl"))
-    from whet.methods.trl_bridge import TrlFigures, dpo_trainer, drop_reference_adapter
+    from whet.methods.trl_bridge import dpo_trainer, drop_reference_adapter
     from whet.training.arguments import argument_values
     from whet.training.callbacks.choose import add_callbacks
+    from whet.training.loader import samples_of_step
     from whet.training.optimizers import build_optimizer
     from whet.training.schedules import build_scheduler, schedule_from
 
     resolved, plan, method = inputs.resolved, inputs.plan, config.method
-    assert isinstance(inputs.train, PreferenceSplit)
+    train, order = inputs.train, inputs.order
+    assert isinstance(train, PreferenceSplit)
+    assert order is not None
     assert inputs.validation is None or isinstance(inputs.validation, PreferenceSplit)
     prepare_tracking(resolved)
     schedule = schedule_from(config, plan.total_steps, plan.warmup_steps)
@@ -45,8 +48,9 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
             inputs.model,
             _reference(inputs.model, config),
             inputs.tokenizer,
-            inputs.train,
+            train,
             inputs.validation,
+            order,
             argument_values(resolved, plan),
             beta=BETA if method.rl_beta is None else method.rl_beta,
             losses=method.dpo_loss_type or ("sigmoid",),
@@ -61,7 +65,11 @@ def build_trainer(inputs: MethodInputs) -> PreferenceTrainer:
         raise ConfigError(Problem(config.where("rl"), found, "change them", "rl")) from error
     if starts_as_nothing(config):
         drop_reference_adapter(trainer.model)
-    add_callbacks(trainer, resolved, carried=(trainer.throughput, TrlFigures(trainer)))
+
+    def rows(step: int) -> list[str]:
+        return [train.place(number) for number in samples_of_step(order, step, trainer.args)]
+
+    add_callbacks(trainer, resolved, rows=rows, carried=(trainer.throughput, trainer.figures))
     return trainer
 
 

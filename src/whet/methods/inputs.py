@@ -57,4 +57,5 @@ def training_order(resolved: ResolvedRun, train: Split | PreferenceSplit) -> Ord
         mix=mix_of(config, train.lengths, train.source, train.names, resolved.seed),
         neighbours=config.packing.sample_packing_sequentially,
         balance_steps=resolved.global_batch_size if config.packing.sample_packing_balance else None,
+        whole_micro_batches=isinstance(train, PreferenceSplit),
     )

@@ -7,13 +7,18 @@ given the columns that its preparation would have made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
+from whet.data.order import Order
 from whet.data.store import PreferenceSplit
+from whet.methods.pairs import NUM_TOKENS, PAIRS, Figures, PairSamples, count_of
 from whet.training.arguments import one_device_per_process
 from whet.training.carried import Carried
 from whet.training.optimizers.averages import use_averages
@@ -29,33 +34,83 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 class TrlFigures(Carried):
-    """What TRL sums up of the steps that are not logged yet, and the tokens of all steps (TRL 1.16)."""
+    """What TRL sums up of the training steps that are not logged yet (TRL 1.16), by micro-batch and rank.
+
+    With every micro-batch TRL takes the mean of each figure over the ranks, as if all had as many pairs. Here each rank
+    keeps its own until they are logged, and the mean is over pairs.
+    """
 
     carried_as = "trl"
 
-    def __init__(self, trainer: DPOTrainer) -> None:
+    def __init__(self, trainer: PreferenceTrainer) -> None:
         self._trainer = trainer
+        self._num_pairs: list[int] = []
+
+    @contextmanager
+    def of_micro_batch(self, num_pairs: int) -> Iterator[None]:
+        """Within it TRL computes a micro-batch of so many pairs, and sums up those of this rank alone."""
+        accelerator: Any = self._trainer.accelerator
+        accelerator.gather = accelerator.gather_for_metrics = _of_this_rank
+        try:
+            yield
+        finally:
+            del accelerator.gather, accelerator.gather_for_metrics
+        self._num_pairs.append(num_pairs)
+
+    def settle(self) -> None:
+        """Put the means over all ranks in their place, to be logged next. All ranks take part."""
+        metrics = self._trainer._metrics["train" if self._trainer.model.training else "eval"]
+        if self._num_pairs and self._trainer.model.training:
+            means = self._kept().means(self._trainer.over_ranks)
+            metrics.update({name: [value] for name, value in means.items()})
+            self._num_pairs.clear()
+        if NUM_TOKENS in metrics:
+            metrics[NUM_TOKENS] = [self._trainer.throughput.carried()[0]]
 
     def carried(self) -> dict[str, Any]:
-        figures = {name: list(values) for name, values in self._trainer._metrics["train"].items()}
-        return {"figures": figures, "tokens": self._trainer._total_train_tokens}
+        return self._kept().as_json()
 
     def carry_on(self, value: Any) -> None:
-        self._trainer._total_train_tokens = value["tokens"]
-        self._trainer._metrics["train"].update(value["figures"])
+        figures = Figures.from_json(value)
+        self._trainer._metrics["train"].update({name: list(values) for name, values in figures.values.items()})
+        self._num_pairs = list(figures.num_pairs)
+
+    def shared_out(self, of_ranks: Sequence[Any], num_ranks: int) -> list[Any]:
+        """What is logged next is the mean over all."""
+        joined = Figures.joined([Figures.from_json(value) for value in of_ranks])
+        return [figures.as_json() for figures in joined.shared_out(num_ranks)]
+
+    def _kept(self) -> Figures:
+        values = {name: list(each) for name, each in self._trainer._metrics["train"].items() if name != NUM_TOKENS}
+        return Figures(values, self._num_pairs)
+
+
+def _of_this_rank(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the place of accelerate's gathering, where nothing is to be gathered."""
+    return tensor
 
 
 class PreferenceTrainer(ResumingTrainer, DPOTrainer):
-    """`trl.DPOTrainer` on rows that are tokens already, with our optimizers, schedules and throughput figures."""
+    """`trl.DPOTrainer` on rows that are tokens already, with our order, optimizers, schedules and throughput figures.
+
+    The pairs of an optimiser step are `whet.data.order.Order`'s, each once an epoch, at any number of ranks. A step's
+    loss is the mean over its pairs, also in the last one of an epoch, where ranks and micro-batches may have fewer.
+    """
+
+    # The loss returned by `compute_loss` is normalised over the whole step. Read by transformers from 5.18 on.
+    loss_is_scaled_for_ga = True
 
     # What the base class makes, for the type checker.
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
-    def __init__(self, *, make_optimizer: MakeOptimizer, make_scheduler: MakeScheduler, **arguments: Any) -> None:
-        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.throughput = Throughput()
+    def __init__(
+        self, *, order: Order, make_optimizer: MakeOptimizer, make_scheduler: MakeScheduler, **arguments: Any
+    ) -> None:
+        self.order, self.make_optimizer, self.make_scheduler = order, make_optimizer, make_scheduler
+        self.throughput, self.figures = Throughput(), TrlFigures(self)
         super().__init__(callbacks=[self.throughput], **arguments)
+        self.model_accepts_loss_kwargs = True  # what `loss_is_scaled_for_ga` says, before 5.18
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         """Nothing is left to do; TRL would render and tokenise text here."""
@@ -64,11 +119,44 @@ class PreferenceTrainer(ResumingTrainer, DPOTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The micro-batches of an optimiser step and the number of pairs in it, over all ranks."""
         self.throughput.begin_step()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        tokens = [torch.stack([batch["attention_mask"].sum(), batch["completion_mask"].sum()]) for batch in batches]
-        self.throughput.add(self.accelerator.reduce(torch.stack(tokens).sum(dim=0).to(device), reduction="sum"))
-        return batches, num_items
+        batches = list(islice(epoch_iterator, num_batches))
+        self.throughput.end_fetch()
+        counts = self.over_ranks(count_of(batches, ("attention_mask", "completion_mask")))
+        self.throughput.add(counts[1:])
+        return batches, counts[0].to(device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """This micro-batch's share of the step's loss; of an evaluation's, its mean.
+
+        Ranks average their gradients, so each rank's share is multiplied by their number.
+        """
+        if PAIRS not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        assert num_items_in_batch is not None
+        num_pairs = inputs[PAIRS].numel()
+        with self.figures.of_micro_batch(num_pairs):
+            loss = super().compute_loss(model, {name: inputs[name] for name in inputs if name != PAIRS})
+        return loss * (self.args.world_size * num_pairs / torch.as_tensor(num_items_in_batch))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's micro-batches."""
+        self._loader = PairSamples(self.train_dataset, self.order, self.data_collator).loader(self.args)
+        return self._loader
+
+    def over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks."""
+        if self.args.world_size == 1:
+            return sums
+        total: torch.Tensor = self.accelerator.reduce(sums.to(self.args.device), reduction="sum")
+        return total
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -93,6 +181,7 @@ class PreferenceTrainer(ResumingTrainer, DPOTrainer):
             logs.update(self.throughput.figures(self.args.device))
         elif "train_runtime" in logs:
             logs.update(self.throughput.whole(logs))
+        self.figures.settle()
         super().log(logs, start_time)
 
 
@@ -102,6 +191,7 @@ def dpo_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train: PreferenceSplit,
     validation: PreferenceSplit | None,
+    order: Order,
     arguments: Mapping[str, Any],
     *,
     beta: float,
@@ -117,6 +207,7 @@ def dpo_trainer(
     Args:
         model: a causal language model, or a PEFT model around one, whose adapter is switched off for the reference.
         reference: what the model is held to; None for a PEFT model, or when ``precompute_reference``.
+        order: of the training pairs.
         arguments: of TrainingArguments, by name.
         beta: how strongly the reference is held to.
         losses: names of TRL's losses, added up with ``loss_weights``.
@@ -140,6 +231,7 @@ def dpo_trainer(
         train_dataset=as_dataset(train),
         eval_dataset=as_dataset(validation) if validation is not None and len(validation) else None,
         processing_class=tokenizer,
+        order=order,
         make_optimizer=make_optimizer,
         make_scheduler=make_scheduler,
     )

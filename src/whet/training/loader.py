@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,14 +119,19 @@ class Samples(Dataset[Any]):
 
     def places_of_step(self, step: int, args: TrainingArguments) -> list[str]:
         """The rows of optimiser step ``step`` (from 1), over all ranks."""
-        order, accumulation = self.order, args.gradient_accumulation_steps
-        epoch, step_of_epoch = divmod(step - 1, order.steps_per_epoch(accumulation, args.world_size))
-        numbers = order.step_samples(epoch, step_of_epoch, accumulation, args.world_size)
-        return [self.split.place(number) for number in numbers.tolist()]
+        return [self.split.place(number) for number in samples_of_step(self.order, step, args)]
 
     def summary(self) -> Mapping[str, float]:
         """Nothing that the plan has not said."""
         return {}
+
+
+def samples_of_step(order: Order, step: int, args: TrainingArguments) -> list[int]:
+    """The samples of optimiser step ``step`` (from 1), over all ranks."""
+    accumulation = args.gradient_accumulation_steps
+    epoch, step_of_epoch = divmod(step - 1, order.steps_per_epoch(accumulation, args.world_size))
+    numbers: list[int] = order.step_samples(epoch, step_of_epoch, accumulation, args.world_size).tolist()
+    return numbers
 
 
 class EpochBatches:
@@ -159,9 +164,7 @@ class EpochBatches:
         epoch, passed_over = self._passed_over or (-1, 0)
         begin = passed_over if epoch == self.epoch else 0
         batches = self.order.micro_batches(self.epoch, self.rank, self.world_size, self.accumulation)
-        yield from repeat((), begin)
-        for number in range(begin, len(batches)):
-            yield batches[number]
+        return chain(repeat((), begin), map(batches.__getitem__, range(begin, len(batches))))
 
 
 class MicroBatchLoader(DataLoader[Any]):
@@ -172,7 +175,7 @@ class MicroBatchLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Dataset[Any],
         batches: EpochBatches,
         *,
         num_workers: int = 0,

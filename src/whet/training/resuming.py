@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import safe_globals
 
+from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say, warn
 from whet.model.weight_files import weight_files
 from whet.training.callbacks.early_stopping import EarlyStopping
 from whet.training.checkpoint import earlier_runs
+from whet.training.loader import MicroBatchLoader
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
 from whet.training.saving import PublishingTrainer
@@ -29,6 +32,9 @@ from whet.training.weights import check_adapter, load_weights
 
 class ResumingTrainer(PublishingTrainer):
     """A trainer whose resumed runs are the runs that were stopped."""
+
+    _loader: DataLoader[Any] | None = None
+    """What gives the training's micro-batches."""
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, num_epochs: int, resume_from_checkpoint: str | None, *args: Any
@@ -64,7 +70,9 @@ class ResumingTrainer(PublishingTrainer):
             self.state.best_model_checkpoint = str(found[0])
 
     def pass_over(self, epoch: int, num_batches: int) -> None:
-        """Told before training which micro-batches of a resumed epoch nobody will look at."""
+        """Tell the order, before training, which micro-batches of a resumed epoch nobody will look at."""
+        if isinstance(self._loader, MicroBatchLoader):
+            self._loader.batches.pass_over(epoch, num_batches)
 
     def _has_stopped_early(self) -> bool:
         return any(each.is_over for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping))
@@ -79,6 +87,25 @@ class ResumingTrainer(PublishingTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             if hasattr(self.model, "peft_config"):
                 check_adapter(self.model, checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the base class.
+
+        Raises:
+            ArtefactError: parameters are in other groups than those of the checkpoint: a setting that decides them was
+                allowed to change.
+        """
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            found = (
+                "its optimizer has parameters in other groups than this run: weight_decay that was 0 or is 0 now, "
+                "embedding_lr, LoRA+ and the like decide them"
+            )
+            fix = "write the old values, or begin a new run from the weights in it"
+            raise ArtefactError(Problem(str(checkpoint), found, fix)) from error
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

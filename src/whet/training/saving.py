@@ -32,7 +32,7 @@ from whet.training.room import Room
 from whet.training.writer import CheckpointWriter, Part
 
 LINES_KEPT = 1000
-"""Lines of the log in a checkpoint, the newest ones; ``metrics.jsonl`` has all."""
+"""Lines of the log in memory and in a checkpoint, the newest ones; ``metrics.jsonl`` has all."""
 
 
 class PublishingTrainer(Trainer):
@@ -74,6 +74,12 @@ class PublishingTrainer(Trainer):
     @room.setter
     def room(self, room: Room) -> None:
         self._room = room
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        # transformers appends for ever. Nothing of a run looks further back: the best metric, the count of early
+        # stopping and the tokens seen are kept by themselves, and trackers are told each line as it comes.
+        del self.state.log_history[:-LINES_KEPT]
 
     def settle(self) -> None:
         """Wait until the checkpoint that is being written is published; all ranks end here if it cannot be.
@@ -205,8 +211,7 @@ class PublishingTrainer(Trainer):
             name: copy.deepcopy(states[0] if len(states) == 1 else states) for name, states in found.items()
         }
         state = copy.copy(self.state)
-        # Its entries are written once. All of them would be hundreds of MB in a run of a million steps.
-        state.log_history = self.state.log_history[-LINES_KEPT:]
+        state.log_history = [*self.state.log_history]  # its entries are written once
         return state
 
     # --- evaluations that a signal cuts -------------------------------------------------------------------------------

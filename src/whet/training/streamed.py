@@ -21,7 +21,7 @@ from whet.core.errors import ArtefactError, Problem
 from whet.core.foreign import as_whet_writes
 from whet.data.batch import Batch, Sample
 from whet.data.feed import StreamSample
-from whet.data.streaming import StreamSetup
+from whet.data.streaming import StreamMark, StreamSetup
 from whet.data.windows import LookAhead, StreamRow, WindowMark
 from whet.training.dataset_losses import SOURCES
 from whet.training.evaluation import metric_names
@@ -120,12 +120,14 @@ class StreamedSamples(Dataset[Any]):
         if state is None:
             self._seen[:] = 0
             stream = setup.stream()
-            begin, first = WindowMark(0, 0, 0, stream.mark()), 0
+            begin, first, read = WindowMark(0, 0, 0, stream.mark()), 0, None
         else:
             self._seen[:] = state["seen"]
             begin, first = WindowMark.from_dict(state["window"]), state["row"]
             stream = setup.stream(begin.stream)
-        self._ahead = LookAhead(stream, setup.rows, setup.window, begin, first)
+            # Of a run that was over nothing is read again; older checkpoints do not say how far it had read.
+            read = StreamMark.from_dict(state["read"]) if "read" in state else None
+        self._ahead = LookAhead(stream, setup.rows, setup.window, begin, first, read)
         try:
             yield
         finally:
@@ -176,6 +178,7 @@ class StreamedSamples(Dataset[Any]):
             "row": self._open.next_row,
             "seen": self._seen.tolist(),
             "window": self._open.mark().as_dict(),
+            "read": self._open.read().as_dict(),
         }
         text = json.dumps(state) + "\n"
 

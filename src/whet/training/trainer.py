@@ -23,7 +23,7 @@ from whet.model.loss_terms import EVALUATION, LossPlan
 from whet.training.callbacks.progress import shown
 from whet.training.dataset_losses import DatasetLosses
 from whet.training.evaluation import evaluate_examples, evaluation_metrics, write_examples
-from whet.training.loader import MicroBatchLoader, Samples, TrainingSamples
+from whet.training.loader import Samples, TrainingSamples
 from whet.training.optimizers.averages import use_averages
 from whet.training.optimizers.each_parameter import in_backward
 from whet.training.resuming import ResumingTrainer
@@ -80,7 +80,6 @@ class WhetTrainer(ResumingTrainer):
         self.throughput = Throughput(tokens_until=lambda step: train.tokens_until(step, self.args))
         self.dataset_losses = DatasetLosses(train.split)
         self.step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._loader: DataLoader[Any] | None = None
         super().__init__(
             model=model,
             args=args,
@@ -97,10 +96,6 @@ class WhetTrainer(ResumingTrainer):
         """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
         self._loader = self.train_samples.loader(self.args, self.args.gradient_accumulation_steps)
         return self._loader
-
-    def pass_over(self, epoch: int, num_batches: int) -> None:
-        if isinstance(self._loader, MicroBatchLoader):
-            self._loader.batches.pass_over(epoch, num_batches)
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
         """As the base class, with what the samples need to be trained on."""

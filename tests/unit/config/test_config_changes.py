@@ -18,6 +18,8 @@ from whet.config.source import Node
 
 BASE = {"name": "tiny", "sample": "5", "weights": "a", "num_bytes": 1}
 KNOWN = {"data": "d1", "tokenizer": "t1", "chat_template": "c1", "base_model": BASE}
+DPO = {"rl": "dpo", "gradient_accumulation_steps": 2}
+WIDER = {"micro_batch_size": 2, "gradient_accumulation_steps": 1}
 DATASETS = ({"path": "a.jsonl", "type": "chat_template", "weight": 2.0},)
 
 
@@ -55,6 +57,14 @@ def test_the_same_config_has_no_differences() -> None:
         ({}, {"eval_steps": 9}, "eval_steps", Effect.NONE),
         ({"lr_scheduler": "reduce_lr_on_plateau"}, {"eval_steps": 9}, "eval_steps", Effect.CHANGES),
         ({"bf16": True}, {"bf16": False}, "precision", Effect.CHANGES),
+        ({}, {"save_steps": 9}, "save_steps", Effect.NONE),
+        ({"load_best_model_at_end": True}, {"save_steps": 9}, "save_steps", Effect.CHANGES),
+        ({}, {"pad_to_sequence_len": True}, "pad_to_sequence_len", Effect.ROUNDING),
+        ({"lora_dropout": 0.1}, {"pad_to_sequence_len": True}, "pad_to_sequence_len", Effect.CHANGES),
+        ({"neftune_noise_alpha": 5.0}, {"attn_implementation": "eager"}, "attn_implementation", Effect.CHANGES),
+        ({"lora_dropout": 0.1}, {"gradient_checkpointing": True}, "gradient_checkpointing", Effect.ROUNDING),
+        ({**DPO, "dpo_loss_type": ("hinge",)}, {**DPO, **WIDER}, "micro_batch_size", Effect.BATCH),
+        ({**DPO, "dpo_loss_type": ("aot",)}, {**DPO, **WIDER}, "micro_batch_size", Effect.CHANGES),
     ],
 )
 def test_each_key_does_what_its_answer_says(
@@ -100,6 +110,22 @@ def test_data_is_judged_by_its_content() -> None:
     (silent,) = differences(facts(), facts(identities=other))
     assert (silent.key, silent.note) == ("data", "the same name, and other content")
     assert judged(differences(facts(), facts(datasets=moved, identities=other)), ["data"]).refused == []
+
+
+def test_the_same_samples_in_other_rows_are_another_run() -> None:
+    """Packs of another capacity, of samples that all fit both; or a version of whet that packs otherwise."""
+    before, after = ({**KNOWN, "order_of_rows": hashed} for hashed in ("r1", "r2"))
+    assert found(facts(identities=before), facts(identities=before, sequence_len=4096)) == {"sequence_len": Effect.NONE}
+    assert found(facts(identities=before), facts(identities=after, sequence_len=4096)) == {
+        "sequence_len": Effect.CHANGES
+    }
+    assert found(facts(identities=before), facts(identities=after, seed=7)) == {"seed": Effect.CHANGES}
+    (silent,) = differences(facts(identities=before), facts(identities=after))
+    assert silent.note.startswith("this version of whet orders them otherwise")
+    assert judged([silent], ["order_of_rows"]).refused == []
+    assert found(facts(), facts(identities=after)) == {}, "an older checkpoint does not say"
+    (pairs,) = differences(facts(rl="dpo"), facts(rl="dpo", identities=after))
+    assert (pairs.key, pairs.was) == ("order_of_rows", "TRL's order")
 
 
 def test_how_often_rows_are_shown_is_no_matter_of_content() -> None:

@@ -538,11 +538,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ),
     ("weights_are_safetensors", {"save_safetensors": False}, "save_safetensors is false"),
     ("preferences_are_not_packed", {**DPO, "sample_packing": True}, "sample_packing is true, and rl: dpo compares"),
-    ("preferences_are_shuffled", {**DPO, "shuffle_merged_datasets": False}, "TRL's trainer for rl: dpo shuffles"),
+    ("preferences_are_shuffled", {**DPO, "shuffle_merged_datasets": False}, "rl: dpo sees its pairs shuffled"),
     (
         "preferences_are_shuffled",
         {**DPO, "curriculum_sampling": True},
-        "curriculum_sampling is true, and TRL's trainer",
+        "curriculum_sampling is true, and rl: dpo sees",
     ),
     ("preference_options_need_their_method", {"rl_beta": 0.1}, "rl_beta is written, and rl is not"),
     (

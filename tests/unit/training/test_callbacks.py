@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerState
 
 from whet.core.errors import ConfigError, TrainingStopped
 from whet.data.store import PreparedSet
+from whet.training.callbacks import metrics_log
 from whet.training.callbacks.interrupt import Interrupt, TrainingInterrupted
 from whet.training.callbacks.metrics_log import METRICS, keep_until
 from whet.training.callbacks.progress import LiveProgress, Progress, progress_display, shown
@@ -198,13 +199,34 @@ def test_metrics_are_json_lines(prepared: PreparedSet, tmp_path: Path) -> None:
     } <= lines[0].keys()
 
 
-def test_resuming_rewrites_the_metrics_from_the_checkpoint_on(tmp_path: Path) -> None:
+KINDS = [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("summary", 2)]
+
+
+@pytest.mark.parametrize("tail", ["", '{"kind": "tr', "\0\0\0", "7\n", '{"step": ""}\n', "[" * 100_000])
+@pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 2), (2, 4), (3, 5), (9, 5)])
+def test_resuming_rewrites_the_metrics_from_the_checkpoint_on(tmp_path: Path, step: int, kept: int, tail: str) -> None:
     path = tmp_path / METRICS
-    kinds = [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("summary", 2)]
-    path.write_text("".join(json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in kinds) + '{"kind": "tr')
-    keep_until(path, 2)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["kind"], line["step"]) for line in lines] == kinds[:4]
+    lines = [json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in KINDS]
+    path.write_text("".join(lines) + tail)
+    keep_until(path, step)
+    assert path.read_text() == "".join(lines[:kept])
+
+
+def test_a_last_line_that_stays_ends_before_the_next_begins(tmp_path: Path) -> None:
+    path = tmp_path / METRICS
+    path.write_text('{"kind": "train", "step": 1}')
+    keep_until(path, 1)
+    assert path.read_text() == '{"kind": "train", "step": 1}\n'
+
+
+def test_a_long_log_is_looked_at_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, looked_at = tmp_path / METRICS, []
+    path.write_text("".join(json.dumps({"kind": "train", "step": step}) + "\n" for step in range(1, 1001)))
+    read = metrics_log.json.loads
+    monkeypatch.setattr(metrics_log.json, "loads", lambda line: looked_at.append(line) or read(line))
+    keep_until(path, 998)
+    assert len(looked_at) == 3
+    assert path.read_text().count("\n") == 998
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------

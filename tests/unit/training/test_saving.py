@@ -268,7 +268,7 @@ def test_a_second_signal_leaves_nothing_half_written_under_a_checkpoint_s_name(
     assert not found.passed_over, "whole, or not there"
 
 
-def test_the_log_in_a_checkpoint_has_an_end_and_that_of_the_run_has_not(
+def test_the_log_in_memory_and_in_a_checkpoint_has_an_end_and_that_on_disk_has_not(
     prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whet.training.saving.LINES_KEPT", 2)
@@ -276,7 +276,7 @@ def test_the_log_in_a_checkpoint_has_an_end_and_that_of_the_run_has_not(
     fit(trainer, resolved)
     saved = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert [line["step"] for line in saved] == [3, 4]
-    assert [line["step"] for line in trainer.state.log_history if "loss" in line] == [1, 2, 3, 4]
+    assert len(trainer.state.log_history) == 2
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
 

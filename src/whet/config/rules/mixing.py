@@ -91,7 +91,7 @@ def phases_say_the_order(config: Config) -> Problem | None:
 
 
 def supervised_runs_are_mixed(config: Config) -> Problem | None:
-    """TRL's trainers of the other methods sample by themselves."""
+    """The other methods see each row once an epoch, shuffled."""
     if not config.method.rl:
         return None
     written = next(_mixing_keys(config), None)

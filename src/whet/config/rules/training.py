@@ -128,7 +128,7 @@ def preferences_are_shuffled(config: Config) -> Problem | None:
         return None
     for key, kept in (("shuffle_merged_datasets", False), ("curriculum_sampling", True)):
         if config.value(key) is kept:
-            found = f"{key} is {str(kept).lower()}, and TRL's trainer for rl: {config.method.rl} shuffles"
+            found = f"{key} is {str(kept).lower()}, and rl: {config.method.rl} sees its pairs shuffled"
             return at(config, key, found, "remove the line")
     return None
 

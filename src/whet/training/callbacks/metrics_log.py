@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import math
+import mmap
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -104,22 +105,41 @@ def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[st
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of later steps, the summary of an earlier end, and a line that was cut off; by rename.
+    """Drop the lines of later steps, the summary of an earlier end, and a line that was cut off.
+
+    Lines stand in the order of their steps, so they are looked at from the end, up to the first that stays: a run far
+    along has hundreds of thousands. The file is cut in place, which needs no room on a full disk.
 
     A new run, from step 0, keeps nothing of an older one in the same folder.
     """
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
+    with path.open("r+b") as file:
+        end = _end_of_kept(file, step)
+        file.truncate(end)
+        file.seek(max(0, end - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.write(b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _end_of_kept(file: BinaryIO, step: int) -> int:
+    """Bytes of the lines that stay."""
+    if not (end := os.fstat(file.fileno()).st_size) or step == 0:
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while end:
+            begin = content.rfind(b"\n", 0, end - 1) + 1
+            if _is_kept(content[begin:end], step):
+                break
+            end = begin
+    return end
+
+
+def _is_kept(line: bytes, step: int) -> bool:
     try:
         entry = json.loads(line)
-    except ValueError:
+        return bool(entry["step"] <= step and entry["kind"] != "summary")
+    except (ValueError, KeyError, TypeError, RecursionError):  # cut off, or no line of ours
         return False
-    return bool(step > 0 and entry["step"] <= step and entry["kind"] != "summary")
