@@ -7,7 +7,7 @@ adds can be told from the rest. Trained in full and with LoRA (rank 16, all line
 Bytes are counted by operator (`whet.model.memory.accounting`): exact, and the same on a loaded machine. What a GPU
 would offload is played by the CPU: what waits in host memory is counted apart.
 
-Run: python benchmarks/levers.py              # all; under 4 minutes on two quiet cores
+Run: python benchmarks/levers.py              # all; some minutes, alone on the machine
      python benchmarks/levers.py --bytes-only # keeps the times that are there
 
 The result, benchmarks/results/levers.json, is what docs/memory.md is made of, and for a planner to read:

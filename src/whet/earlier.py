@@ -97,20 +97,23 @@ def tell_of_repeated(resolved: ResolvedRun, repeated: Repeated, now: RunFacts, m
         found = [change for change in found if change.effect not in BY_CONTENT]
     found = [*more, *found]
     if not found:
-        same = [words for name, words in _WORDS.items() if name in now.identities and name in then.identities]
-        if same:
-            say(
-                f"the same {' and '.join([', '.join(same[:-1]), same[-1]] if same[1:] else same)} as in {repeated.path}"
-            )
-        elif now.identities:
-            warn(
-                f"{repeated.path} does not say what data and base it had, so nobody can tell whether they are the same"
-            )
+        if now.identities:
+            _tell_what_is_the_same(resolved, repeated, [name for name in now.identities if name in then.identities])
         return
     if repeated.strict and any(change.effect is not Effect.NONE for change in found):
         said = f"not everything is as it was in that run:\n{table(found)}\n"
         raise ConfigError(Problem(str(repeated.path), said, "make it the same, or leave out --strict"))
     warn(f"not everything is as it was in {repeated.path}:\n{table(found)}")
+
+
+def _tell_what_is_the_same(resolved: ResolvedRun, repeated: Repeated, names: Sequence[str]) -> None:
+    same = [words for name, words in _WORDS.items() if name in names]
+    if not same:
+        warn(f"{repeated.path} does not say what data and base it had, so nobody can tell whether they are the same")
+        return
+    listed = " and ".join([", ".join(same[:-1]), same[-1]] if same[1:] else same)
+    stream = "; the rows of a stream are not compared" if resolved.config.data.streaming else ""
+    say(f"the same {listed} as in {repeated.path}{stream}")
 
 
 _WORDS = {DATA: "data", TOKENIZER: "tokenizer", TEMPLATE: "chat template", BASE: "base model", ADAPTER: "first adapter"}

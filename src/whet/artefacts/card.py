@@ -148,7 +148,7 @@ def _data(facts: CardFacts) -> str:
     ledgers, rows = manifest.get("ledgers") or [], facts.values.get("datasets") or []
     if not ledgers:
         names = ", ".join(f"`{row.get('path')}`" for row in rows if isinstance(row, Mapping))
-        return f"## Data\n\n{names}" if names else ""
+        return f"## Data\n\n{names}{_streamed(facts)}" if names else ""
     lines = ["## Data", "", "| dataset | rows read | samples | left out | cut |", "|---|---|---|---|---|"]
     lines += [
         f"| {entry['name']} | {entry['read']:,} | {entry['samples']:,} | {_tallies(entry['dropped'])} "
@@ -159,6 +159,12 @@ def _data(facts: CardFacts) -> str:
     identity = (facts.run.get("identities") or {}).get("data")
     lines += ["", f"From {paths}." + (f" SHA-256 of the prepared samples: `{identity}`." if identity else "")]
     return "\n".join(lines)
+
+
+def _streamed(facts: CardFacts) -> str:
+    """What a run has read of each dataset of a stream."""
+    read = [f"{each['rows_read']:,} rows of {each['name']}" for each in facts.run.get("stream") or []]
+    return f"\n\nRead as it trained: {', '.join(read)}." if read else ""
 
 
 def _tallies(entries: Mapping[str, Any]) -> str:

@@ -98,6 +98,12 @@ def test_what_was_planned_is_not_told_as_done(adapter: Path) -> None:
         assert fact in text
 
 
+def test_a_stream_is_told_by_what_was_read_of_it(adapter: Path) -> None:
+    stream = [{"name": "rows", "rows_read": 10008}, {"name": "a", "rows_read": 7}]
+    text = card(adapter, {**RECORD, "data": {"manifest": {}}, "stream": stream})
+    assert "`org/rows`, `a.jsonl`\n\nRead as it trained: 10,008 rows of rows, 7 rows of a." in text
+
+
 def test_a_run_done_again_names_the_record_and_not_the_yaml_of_today(adapter: Path) -> None:
     repeats = {"path": "out/run.json", "started": "2026-01-31T12:00:00+00:00"}
     text = card(adapter, {**RECORD, "repeats": repeats, "git": {"commit": "c0ffee"}, "config_file": "/there/my.yaml"})
