@@ -55,8 +55,18 @@ def available_memory_bytes() -> int:
     for limit, used in ((_CGROUP_LIMITS[0], "memory.current"), (_CGROUP_LIMITS[1], "memory.usage_in_bytes")):
         path = limit.with_name(used)
         if limit.exists() and path.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-            found.append(max(0, int(text) - int(path.read_text(encoding="utf-8"))))
+            in_use = int(path.read_text(encoding="utf-8")) - _reclaimable(path.with_name("memory.stat"))
+            found.append(max(0, int(text) - in_use))
     return min(found)
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes that a container has of files that were read or written; its limit counts them, and the kernel takes them
+    back when they are needed. Without them a container has no memory left after the first few checkpoints."""
+    lines = statistics.read_text(encoding="utf-8").splitlines() if statistics.exists() else []
+    entries = dict(line.split() for line in lines)
+    whole = "total_" if "total_inactive_file" in entries else ""  # of version 1, which counts its children besides
+    return sum(int(entries.get(f"{whole}{each}_file", 0)) for each in ("active", "inactive"))
 
 
 def _meminfo_available() -> int:

@@ -9,7 +9,6 @@ no file outside of the folder is read, and what is wrong is told in one line.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 
 from whet.core.disk import read_small, sha256
 from whet.core.errors import ArtefactError, Problem
+from whet.distributed.hardware import num_cpus
 from whet.record import EARLIER_RUNS
 
 MANIFEST = "whet-checkpoint.json"
@@ -247,11 +247,11 @@ def steps_done(checkpoint: Path) -> int:
     return step if isinstance(step, int) else 0
 
 
-def digests_of(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file, several at a time."""
-    with _pool() as pool:
+def digests_of(paths: Sequence[Path], *, beside_training: bool = False) -> list[str]:
+    """SHA-256 of each file, several at a time; beside training on half of the cores at most."""
+    with _pool(2 if beside_training else 1) as pool:
         return list(pool.map(sha256, paths))
 
 
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+def _pool(share_of_cores: int = 1) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(1, min(8, num_cpus() // share_of_cores)))

@@ -18,6 +18,13 @@ class HostCopies:
 
     Two tensors that are the same memory in the original are one tensor in the copy, so that tied weights stay tied.
     A copy is to be used up before the next is begun.
+
+    From a GPU, copies are enqueued behind what the step has enqueued on the current stream, and `finish` waits for that
+    stream: what is enqueued later (the next step) cannot come before them, and nobody reads them before they are there.
+
+    Attributes:
+        num_bytes: of the copy.
+        kept_bytes: memory that is there already for the next one.
     """
 
     def __init__(self) -> None:
@@ -25,7 +32,7 @@ class HostCopies:
         self._free: dict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = {}
         self._made: dict[tuple[Any, ...], torch.Tensor] = {}
         self._devices: set[torch.device] = set()
-        self.num_bytes = 0
+        self.num_bytes = self.kept_bytes = 0
 
     def begin(self) -> None:
         """Begin a new copy; what the last one gave out may be overwritten from here on."""
@@ -43,6 +50,7 @@ class HostCopies:
         if self.num_bytes > KEPT_BYTES:  # its memory goes with those who have been given it
             self._buffers.clear()
             self._free.clear()
+            self.kept_bytes = 0
 
     def copied(self, value: Any) -> Any:
         """A deep copy. Tensors of a kind of their own (quantised states) are copied as they copy themselves."""
@@ -79,6 +87,7 @@ class HostCopies:
         # Pinned memory takes a GPU's state several times as fast as other memory.
         made = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
         self._buffers.setdefault(key, []).append(made)
+        self.kept_bytes += made.numel() * made.element_size()
         return made
 
 

@@ -41,8 +41,11 @@ def published_name(output_dir: Path, step: int) -> Path:
     return output_dir / f"checkpoint-{step}"
 
 
-def seal(folder: Path, step: int) -> None:
+def seal(folder: Path, step: int, *, beside_training: bool = False) -> None:
     """Bring a checkpoint's bytes to the disk, then write its manifest, by rename.
+
+    Args:
+        beside_training: not all cores are ours to hash on.
 
     Raises:
         OSError: something cannot be written.
@@ -52,14 +55,14 @@ def seal(folder: Path, step: int) -> None:
         sync(path)
     entries = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(paths, digests_of(paths), strict=True)
+        for path, digest in zip(paths, digests_of(paths, beside_training=beside_training), strict=True)
     }
     replace_text(folder / MANIFEST, json.dumps({"version": VERSION, "step": step, "files": entries}, indent=1) + "\n")
-    for inner in {path.parent for path in paths} | {folder}:
+    for inner in (folder, *filter(Path.is_dir, folder.rglob("*"))):
         sync(inner)
 
 
-def publish(staged: Path, folder: Path, step: int) -> None:
+def publish(staged: Path, folder: Path, step: int, *, beside_training: bool = False) -> None:
     """Seal what was written and give it its name; one of whet's that has the name already is replaced.
 
     What is not whet's (it has come while the run went on) goes to ``_earlier-runs``.
@@ -67,7 +70,7 @@ def publish(staged: Path, folder: Path, step: int) -> None:
     Raises:
         OSError: something cannot be written.
     """
-    seal(staged, step)
+    seal(staged, step, beside_training=beside_training)
     replaced = staged.with_name(_REPLACED + folder.name)
     if (folder / MANIFEST).is_file():
         _delete(replaced)

@@ -22,7 +22,7 @@ from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say, warn
 from whet.model.weight_files import weight_files
 from whet.training.callbacks.early_stopping import EarlyStopping
-from whet.training.checkpoint import earlier_runs
+from whet.training.checkpoint import MANIFEST, earlier_runs, what_is_wrong
 from whet.training.loader import MicroBatchLoader
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
@@ -41,6 +41,7 @@ class ResumingTrainer(PublishingTrainer):
     ) -> tuple[int, int]:
         """Epochs and micro-batches of the next one that are trained already; all of them in a run that was over."""
         begun = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, *args)
+        self._saved_step = self.state.global_step  # of the checkpoint; before the first step there is nothing to save
         epochs: tuple[int, int] = begun
         if resume_from_checkpoint is None:
             return epochs
@@ -110,12 +111,31 @@ class ResumingTrainer(PublishingTrainer):
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if not sharded and best is not None:
-            self.settle()  # it may be the one that is being written
-            if weight_files(Path(best)):
-                load_weights(self.model, Path(best))
-                return
+        self.settle()  # it may be the one that is being written
+        if best is not None:
+            with self.together():
+                self._verify_best(Path(best))
+        if not sharded and best is not None and weight_files(Path(best)):
+            load_weights(self.model, Path(best))
+            return
         super()._load_best_model()
+
+    def _verify_best(self, best: Path) -> None:
+        """It was written long ago perhaps, and transformers would load a damaged one, or go on without one.
+
+        Raises:
+            ArtefactError: it is not what was written.
+        """
+        if self.args.process_index != 0:
+            return
+        reason = what_is_wrong(best) if (best / MANIFEST).is_file() or not best.is_dir() else None
+        if reason is not None:
+            found = f"the best checkpoint, {best}, cannot be loaded: {reason if best.is_dir() else 'it is gone'}"
+            fix = (
+                "its weights are lost. To end with those of the last step: load_best_model_at_end: false, the same "
+                "command with --resume-from-checkpoint and --allow-change load_best_model_at_end"
+            )
+            raise ArtefactError(Problem("load_best_model_at_end", found, fix))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The random state of each rank, from its own file; see `take_random_states` where there is none."""
@@ -149,6 +169,9 @@ class ResumingTrainer(PublishingTrainer):
 
     def _finalize_training(self, *args: Any) -> Any:
         use_averages(self.optimizer)  # of a run that was over there was no epoch to end
+        if self.args.load_best_model_at_end and not self.state.best_global_step and self.args.process_index == 0:
+            metric = self.args.metric_for_best_model
+            warn(f"load_best_model_at_end: in no evaluation was {metric} a number: the result is that of the last step")
         return super()._finalize_training(*args)
 
 

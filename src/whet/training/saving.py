@@ -16,6 +16,7 @@ import torch
 from transformers import Trainer, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
 from whet.core.disk import FULL
 from whet.core.errors import Problem, TrainingStopped
@@ -52,6 +53,7 @@ class PublishingTrainer(Trainer):
     _room: Room | None = None
     _copies: HostCopies | None = None
     _is_staging = False
+    _saved_step: int | None = None
     interrupt: Interrupt | None = None
 
     @property
@@ -103,6 +105,7 @@ class PublishingTrainer(Trainer):
                 best_folder = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
                 background = self._copies is not None and not self.saves_together()
                 self.checkpoints.write(step, parts, best=best_folder, background=background)
+        self._saved_step = step
 
     def _note_best(self, about_to_be: int | None = None) -> None:
         """Where the best model is, if it is saved, or is the one about to be."""
@@ -195,7 +198,8 @@ class PublishingTrainer(Trainer):
         """Where to copy to; None where there is no memory for it, and training has to wait for the disk."""
         if not self.writes_in_background:
             return None
-        if self._copies is None and num_bytes > available_memory_bytes() // 2:
+        there = self._copies.kept_bytes if self._copies is not None else 0
+        if num_bytes - there > available_memory_bytes() // 2:
             warn("checkpoints are written while training waits: this machine has no memory for a copy of the state")
             self.writes_in_background = False
             return None
@@ -214,16 +218,32 @@ class PublishingTrainer(Trainer):
         state.log_history = [*self.state.log_history]  # its entries are written once
         return state
 
-    # --- evaluations that a signal cuts -------------------------------------------------------------------------------
+    # --- what an evaluation must not undo -----------------------------------------------------------------------------
 
     def _maybe_log_save_evaluate(self, loss: Any, norm: Any, model: Any, trial: Any, *args: Any, **kw: Any) -> None:
+        """Under `save_strategy: best` transformers forgets, after an evaluation, that a checkpoint was asked for."""
+        if (
+            self._saved_step == self.state.global_step and not self.control.should_evaluate
+        ):  # as the best: once is enough
+            self.control.should_save = False
+        is_asked = self.control.should_save
         try:
             super()._maybe_log_save_evaluate(loss, norm, model, trial, *args, **kw)
         except EvaluationCut:
             assert self.interrupt is not None
             self.interrupt.stop_at(self.state.global_step, self.control, evaluation_is_due=True)
+            is_asked, self._saved_step = True, None
+        if is_asked and self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _finalize_training(self, *args: Any) -> Any:
+        """The step that a run ends after is saved, by early stopping too: its weights may become the result, which may
+        find no room."""
+        if self.args.save_strategy != SaveStrategy.NO and self._saved_step != self.state.global_step:
+            self._save_checkpoint(self.model_wrapped, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        return super()._finalize_training(*args)
 
     def evaluate_as_due(self) -> None:
         """The evaluation after the step that a run is resumed from, with what follows from it."""

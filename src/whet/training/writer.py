@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from whet.training.publishing import discard, publish, published_name, remove_ol
 
 Part = Callable[[Path], None]
 """Writes its files into a checkpoint's folder."""
+
+GIVES_WAY_BY = 10
+"""Steps of niceness. On Linux a busy core then gives a tenth of its time to the thread that writes, and more as soon as
+training waits for it. The lowest priority would starve it where other ranks wait with all cores at work."""
 
 
 class SavingFailed(TrainingStopped):
@@ -64,7 +70,7 @@ class CheckpointWriter:
             SavingFailed: this one could not be written, or (with ``background``) the one before.
         """
         self.wait()
-        job = partial(self._write, step, tuple(parts), best)
+        job = partial(self._write, step, tuple(parts), best, background)
         if not background:
             job()
             return
@@ -92,6 +98,7 @@ class CheckpointWriter:
             self._thread.join(seconds)
 
     def _guarded(self, job: Callable[[], None]) -> None:
+        _give_way()
         try:
             job()
         except WritingAbandoned:
@@ -99,7 +106,7 @@ class CheckpointWriter:
         except BaseException as failure:  # noqa: BLE001  raised again by `wait`, in the thread that trains
             self._failure = failure
 
-    def _write(self, step: int, parts: Sequence[Part], best: Path | None) -> None:
+    def _write(self, step: int, parts: Sequence[Part], best: Path | None, background: bool) -> None:
         staged, folder = staging(self.output_dir, step), published_name(self.output_dir, step)
         with self.or_discarded(step):
             staged.mkdir(parents=True, exist_ok=True)  # the ranks' random states are there already
@@ -107,7 +114,7 @@ class CheckpointWriter:
                 if self._is_abandoned.is_set():
                     raise WritingAbandoned
                 part(staged)
-            publish(staged, folder, step)
+            publish(staged, folder, step, beside_training=background)
         self.last_published = folder
         for tell in self.on_published:
             with _not_worth_the_run(f"{folder} is written, but not handed on"):
@@ -144,6 +151,14 @@ class CheckpointWriter:
         """What there is to go on from, in words."""
         there = checkpoints(self.output_dir)
         return f"{there[-1]} is kept" if there else "there is no earlier one"
+
+
+def _give_way() -> None:
+    """Let the threads that train go first: this thread, and those that it starts. Only Linux has that for a thread."""
+    if sys.platform == "linux":
+        this = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, this, min(19, os.getpriority(os.PRIO_PROCESS, this) + GIVES_WAY_BY))
 
 
 @contextmanager

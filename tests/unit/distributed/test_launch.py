@@ -41,7 +41,11 @@ def test_ranks_come_from_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_container_limits_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text("1000000\n")
-    monkeypatch.setattr(hardware, "_CGROUP_LIMITS", (limit,))
+    monkeypatch.setattr(hardware, "_CGROUP_LIMITS", (limit, tmp_path / "none"))
     assert hardware.host_memory_bytes() == 1_000_000
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert hardware.available_memory_bytes() == 100_000
+    (tmp_path / "memory.stat").write_text("anon 100000\nactive_file 300000\ninactive_file 500000\n")
+    assert hardware.available_memory_bytes() == 900_000, "files that were read are given up when memory is needed"
     limit.write_text("max\n")
     assert hardware.host_memory_bytes() > 1_000_000

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tests.tiny_training import make_resolved, make_trainer, random_samples, wri
 from transformers import Trainer, TrainerCallback
 
 from whet.core.disk import sha256
+from whet.core.errors import ArtefactError
 from whet.data.store import PreparedSet
 from whet.model.attention import NAME
 from whet.training.callbacks.saving import SaveBeside
@@ -146,6 +150,133 @@ def test_steps_done_meanwhile_do_not_change_a_checkpoint(prepared: PreparedSet, 
     fit(trainer, resolved)
     assert seen == [False]
     assert digests(tmp_path / "late/checkpoint-2") == digests(tmp_path / "expected/checkpoint-2")
+
+
+def test_the_memory_of_a_copy_is_not_used_again_before_it_is_written(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next checkpoint is due while the last one is being written: its copy waits, or it would tear that one."""
+    trainer, resolved = build(prepared, tmp_path)
+    is_due, busy = threading.Event(), []
+    save, begin = trainer._save, HostCopies.begin
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        if trainer.state.global_step < 4:
+            assert is_due.wait(60)
+        save(*args, **kwargs)
+
+    def begun(copies: HostCopies) -> None:
+        busy.append(any(thread.name == "checkpoint" for thread in threading.enumerate()))
+        begin(copies)
+
+    settle = trainer.settle
+    trainer._save = slow
+    trainer.add_callback(AfterStep(4, is_due.set))
+    monkeypatch.setattr(HostCopies, "begin", begun)
+    trainer.settle = lambda: (is_due.set() if trainer.state.global_step == 4 else None, settle())
+    fit(trainer, resolved)
+    assert busy == [False, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_the_thread_that_writes_gives_way_to_those_that_train(prepared: PreparedSet, tmp_path: Path) -> None:
+    found: dict[bool, int] = {}
+    for background in (True, False):
+        trainer, resolved = build(prepared, tmp_path / str(background), max_steps=2)
+        trainer.writes_in_background = background
+
+        def note(folder: Path, background: bool = background) -> None:
+            found[background] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+        trainer.add_callback(SaveBeside(lambda note=note: note))
+        fit(trainer, resolved)
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found[False] == ours, "training waits: nobody to give way to"
+    assert found[True] == min(19, ours + 10)
+
+
+def test_without_memory_for_a_copy_a_checkpoint_is_written_at_once(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was some for the first one, and then somebody took it; memory that is kept for the copy is there."""
+    for kept, in_background in ((2**31, [True, True]), (0, [True, False])):
+        caplog.clear()
+        free = iter([2**40, 0])
+        monkeypatch.setattr("whet.training.host_copy.KEPT_BYTES", kept)
+        monkeypatch.setattr("whet.training.saving.available_memory_bytes", lambda free=free: next(free))
+        trainer, resolved = build(prepared, tmp_path / str(kept))
+        found: list[bool] = []
+        trainer.add_callback(
+            SaveBeside(lambda found=found: lambda folder: found.append(threading.current_thread().name == "checkpoint"))
+        )
+        fit(trainer, resolved)
+        assert found == in_background
+        assert newest_complete(tmp_path / str(kept)).path == tmp_path / str(kept) / "checkpoint-4"
+        assert ("no memory for a copy" in caplog.text) == (False in in_background)
+
+
+BEST: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "save_steps": None}
+
+
+def losses(trainer: Any, found: list[float]) -> None:
+    """Evaluations find these."""
+    evaluate, values = trainer.evaluate, iter(found)
+    trainer.evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_loss": next(values)}
+
+
+def test_a_checkpoint_that_is_asked_for_is_made_though_it_is_not_the_best(
+    prepared: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, a file, the last step: transformers would save the best alone, and say nothing."""
+    monkeypatch.setattr("whet.training.callbacks.triggers.AT_MOST_EVERY_SECONDS", 0.0)
+    asking = {"save_first_step": True, "dynamic_checkpoint": {"enabled": True, "check_interval": 1}}
+    trainer, resolved = build(prepared, tmp_path, **{**BEST, **asking, "max_steps": 5})
+    losses(trainer, [math.nan, 1.0, 2.0, 3.0, 4.0])
+    trainer.add_callback(AfterStep(4, (tmp_path / "axolotl_checkpoint.save").touch))
+    fit(trainer, resolved)
+    assert [folder.name for folder in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (1, 2, 4, 5)]
+
+
+def test_the_step_that_early_stopping_ends_after_is_saved(prepared: PreparedSet, tmp_path: Path) -> None:
+    """Its weights become the result; were they nowhere else, a disk that is full then would take the whole run."""
+    keys = {**BEST, "save_strategy": "steps", "save_steps": 10, "early_stopping_patience": 1, "learning_rate": 10.0}
+    trainer, resolved = build(prepared, tmp_path, **keys, max_steps=30)
+    result = fit(trainer, resolved)
+    assert result.stopped_early
+    assert result.steps % 10
+    assert newest_complete(tmp_path).path == tmp_path / f"checkpoint-{result.steps}"
+
+
+def test_a_run_without_any_best_says_what_its_result_is(
+    prepared: PreparedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, resolved = build(prepared, tmp_path, **{**BEST, "max_steps": 1}, load_best_model_at_end=True)
+    losses(trainer, [math.nan])
+    assert fit(trainer, resolved).best_checkpoint is None
+    assert "in no evaluation was eval_loss a number: the result is that of the last step" in caplog.text
+    assert newest_complete(tmp_path).path == tmp_path / "checkpoint-1"
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "gone"])
+def test_a_best_model_that_is_not_what_was_saved_does_not_become_the_result(
+    prepared: PreparedSet, tmp_path: Path, is_there: bool
+) -> None:
+    trainer, resolved = build(prepared, tmp_path, **BEST, load_best_model_at_end=True)
+    losses(trainer, [1.0, 2.0, 3.0, 4.0])
+    weights = tmp_path / "checkpoint-1" / "model.safetensors"
+
+    def damage() -> None:
+        trainer.settle()
+        if is_there:
+            weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+        else:
+            shutil.rmtree(weights.parent)
+
+    trainer.add_callback(AfterStep(3, damage))
+    reason = "the content of model.safetensors has changed" if is_there else "it is gone"
+    with pytest.raises(ArtefactError, match=rf"the best checkpoint, .*checkpoint-1, cannot be loaded: {reason} -> "):
+        fit(trainer, resolved)
+    assert newest_complete(tmp_path).path == tmp_path / "checkpoint-4"
 
 
 def test_what_is_beside_is_there_before_the_name_is(prepared: PreparedSet, tmp_path: Path) -> None:
