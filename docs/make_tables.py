@@ -35,9 +35,10 @@ from whet.config.schema import (
     TrackingSection,
 )
 from whet.config.validation import REQUIRED
+from whet.data.compression import COMPRESSIONS
 from whet.data.formats import FORMATS, PREFERENCE_FORMATS
 from whet.data.formats.instruction import TYPES
-from whet.data.readers import COMPRESSIONS, ENDINGS
+from whet.data.readers import ENDINGS
 from whet.data.templates.resolve import shipped
 from whet.methods import METHODS
 from whet.training.optimizers import OPTIMIZERS

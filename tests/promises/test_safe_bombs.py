@@ -26,7 +26,7 @@ from tests.e2e.conftest import Whet, model_folder, whet, workspace
 from whet.config import load_config
 from whet.config.schema.data import DatasetConfig
 from whet.core.errors import ConfigError, DataError
-from whet.data import readers
+from whet.data import compression, readers
 from whet.data.readers import BadRow
 from whet.data.sources import locate
 
@@ -95,7 +95,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (readers, chunks):
         monkeypatch.setattr(module, "LONGEST_LINE", 1 << 20)
-    monkeypatch.setattr(readers, "UNASKED_BYTES", 4 << 20)
+    monkeypatch.setattr(compression, "UNASKED_BYTES", 4 << 20)
     monkeypatch.setattr(readers, "LARGEST_DOCUMENT", 64 << 20)
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from whet.core.errors import DataError, Problem
 from whet.data.chunks import Chunk, Line, changed, chunks_of_lines, chunks_of_stream, line_of, lines_of_stream
-from whet.data.readers import ENDINGS, READERS, Row, decompressed, endings, holds_json_lines
+from whet.data.compression import decompressed
+from whet.data.readers import ENDINGS, READERS, Row, endings, holds_json_lines
 from whet.data.selection import Selection
 
 RACY_SECONDS = 2.0
