@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0
@@ -26,9 +27,7 @@ def run_ranks(function: Callable[..., None], *arguments: Any, num_ranks: int = 2
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_IMPORTED))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     said = [context.Queue() for _ in range(num_ranks)]
     ranks = [
         context.Process(target=_rank, args=(rank, num_ranks, port, said[rank], function, arguments))

@@ -26,6 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tests.models import save_tiny_model, tiny_model, tiny_tokenizer
+from tests.ports import free_port
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
 
@@ -119,7 +120,7 @@ def main(folder: Path) -> None:
     }
     for kind, (architecture, size) in bases.items():
         save_tiny_model(folder / kind / "base", architecture, tokenizer=tiny_tokenizer(), **size)
-    port = int.from_bytes(os.urandom(2)) % 20000 + 30000
+    port = free_port()
     ranks = []
     for rank in range(2):
         child = os.fork()

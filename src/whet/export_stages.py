@@ -7,6 +7,7 @@ from pathlib import Path
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, ConfigError, Problem
+from whet.record import RECORD_NAME, read_record
 
 
 def refuse_unquantized(config: Config) -> None:
@@ -68,17 +69,20 @@ def model_of(resolved: ResolvedRun) -> Path:
     return merged
 
 
-def mergeable_model_of(resolved: ResolvedRun, adapter_dir: Path | None = None) -> Path:
-    """Where the run's full model is; an adapter is merged first, unless that was done since it was trained."""
+def merged_model_of(resolved: ResolvedRun, adapter_dir: Path | None = None) -> Path | None:
+    """Where the run's full model is; None where an adapter was trained that is still to be merged.
+
+    A merged model whose record does not say that it is finished is of a command that was killed meanwhile.
+    """
     if resolved.config.adapter.adapter is None or resolved.config.adapter.relora:
         return model_of(resolved)
-    folder, merged = adapter_dir or adapter_of(resolved), Path(resolved.output_dir) / "merged"
-    files = [folder / "adapter_model.safetensors", merged / "config.json"]
+    merged = Path(resolved.output_dir) / "merged"
+    files = [adapter_of(resolved) / "adapter_model.safetensors", merged / "config.json"]
     if adapter_dir is None and all(file.is_file() for file in files):
         trained, made = (file.stat().st_mtime_ns for file in files)
-        if made >= trained:
+        if made >= trained and (read_record(merged / RECORD_NAME) or {}).get("outcome") == "finished":
             return merged
-    return merge_adapter(resolved, folder)
+    return None
 
 
 def sharded_checkpoint_of(config: Config, folder: Path | None) -> Path:

@@ -94,7 +94,8 @@ def export_gguf(
         folder = adapter_dir or export_stages.adapter_of(resolved)
         with history.artefact("gguf-adapter", resolved, folder) as record:
             return record.place(export_stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir))
-    folder = model_dir or export_stages.mergeable_model_of(resolved, adapter_dir)
+    merged = model_dir or export_stages.merged_model_of(resolved, adapter_dir)
+    folder = merged or merge_run(resolved, adapter_dir or export_stages.adapter_of(resolved))
     with history.artefact("gguf", resolved, folder) as record:
         return record.place(export_stages.export_gguf_model(resolved, folder, outtype, output_dir))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from whet import exports, history, stages
 from whet.config import Config
+from whet.core.environment import environment_put_back
 from whet.core.errors import ConfigError, Problem
 from whet.exports import merge, push, quantize
 
@@ -65,7 +66,12 @@ def train(config: Config, *, resume: str | bool | None = None, repeats: Repeated
 
     resolved = stages.resolve_run(config)
     output_dir = stages.open_output(resolved)
-    with stages.lock_output(resolved), history.recorded(resolved, output_dir) as record, stages.compiler_put_off():
+    with (
+        environment_put_back(),
+        stages.lock_output(resolved),
+        history.recorded(resolved, output_dir) as record,
+        stages.compiler_put_off(),
+    ):
         checkpoint = stages.find_checkpoint(resolved, resume)
         history.resume(record, resolved, checkpoint, repeats)
         uploads = stages.open_repository(resolved)

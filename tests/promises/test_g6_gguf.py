@@ -425,24 +425,21 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export.export_model(make_config(tmp_path), tmp_path, tmp_path / "gguf", None)
 
 
-def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it was trained since."""
-    merges = []
-    monkeypatch.setattr(
-        export_stages, "merge_adapter", lambda resolved, folder: merges.append(folder) or tmp_path / "merged"
-    )
+def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path) -> None:
+    """Unless it was trained since, or what was merged has no record: then it was killed in between."""
     adapter = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
     config = make_config(tmp_path / "base", adapter=adapter, output={"output_dir": str(tmp_path)})
     resolved = resolve(config, Hardware("cpu"))
     (tmp_path / "merged").mkdir()
     for step, name in enumerate(("adapter_config.json", "adapter_model.safetensors", "merged/config.json")):
+        assert export_stages.merged_model_of(resolved) is None
         (tmp_path / name).write_text("{}")
         os.utime(tmp_path / name, (step, step))
-    assert export_stages.mergeable_model_of(resolved) == tmp_path / "merged"
-    assert merges == []
+    for outcome, found in (("running", None), ("finished", tmp_path / "merged")):
+        (tmp_path / "merged" / "run.json").write_text(json.dumps({"outcome": outcome}))
+        assert export_stages.merged_model_of(resolved) == found
     os.utime(tmp_path / "adapter_model.safetensors", (9, 9))
-    export_stages.mergeable_model_of(resolved)
-    assert merges == [tmp_path]
+    assert export_stages.merged_model_of(resolved) is None
 
 
 # Adapters. -----------------------------------------------------------------------------------------------------------

@@ -17,12 +17,16 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import chat, write_rows
-from tests.models import save_tiny_model
+from tests.models import CHAT_TEMPLATE, save_tiny_model
 from tests.survive.faults import Fault
+from tests.survive.left import left_of
+from tests.tiny_tokenizers import byte_level_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
 """Seconds that a process may take before a test gives up on it."""
+SECONDS_FOR_OTHERS = 60.0
+"""In which processes that a command started have ended, once it has itself; those that load rows look every 5 s."""
 EVERYTHING = os.environ.get("SURVIVE") == "all"
 """Every case (`make survive`), or the share that `make test` runs."""
 SEED = int(os.environ.get("SURVIVE_SEED", "5"))
@@ -59,8 +63,12 @@ def cases(few: int, many: int) -> range:
     return range(many if EVERYTHING else few)
 
 
-def moment(number: int, of: int, ticks: int) -> int:
-    """A tick drawn from the ``number``-th of ``of`` equal parts of all ticks, from 1."""
+def moment(number: int, of: int, counts: dict[str, int], clock: str) -> int:
+    """A tick drawn from the ``number``-th of ``of`` equal parts of all ticks of a clock, from 1.
+
+    Of calls the last hundredth is left out: how many there are depends a little on the time that things take.
+    """
+    ticks = counts[clock] - (counts[clock] // 100 if clock == "calls" else 0)
     share = (number + random.Random(f"{SEED} {number} {of}").random()) / of
     return 1 + int(share * (ticks - 1))
 
@@ -151,6 +159,8 @@ class Place:
 
     def end(self, pid: int, name: str = "", seconds: float = PATIENCE) -> Ended:
         code = self.server.ask(wait=pid, seconds=seconds)["code"]
+        left = left_of(pid, SECONDS_FOR_OTHERS)
+        assert not left, f"the command has ended ({code}), and these that it started have not: {left}"
         logs = self.logs / name
         counts = logs / "counts.json"
         return Ended(
@@ -199,7 +209,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def survive_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("survive") / "model")
+    """A tiny Llama; its tokenizer has one merge, because GGUF knows none without."""
+    tokenizer = byte_level_tokenizer(["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"], vocab_size=257)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return save_tiny_model(tmp_path_factory.mktemp("survive") / "model", tokenizer=tokenizer)
 
 
 def furnish(folder: Path, model: Path, text: str = CONFIG + LORA, rows: int = 40) -> None:
@@ -265,6 +278,12 @@ def artefacts(out: Path) -> dict[str, str]:
     files += [path for path in out.glob("merged/*") if path.suffix in (".safetensors", ".json", ".jinja")]
     files = [path for path in files if path.name not in ("run.json", "parity.json")]  # they say when they were written
     return {str(path.relative_to(out)): _hash(path.read_bytes()) for path in files if path.is_file()}
+
+
+def hashed(folder: Path) -> dict[str, str]:
+    """File -> hash of everything below a folder; links are not followed."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {path.relative_to(folder).as_posix(): _hash(path.read_bytes()) for path in files}
 
 
 def _hash(content: bytes) -> str:

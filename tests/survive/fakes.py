@@ -16,13 +16,15 @@ from huggingface_hub import HfApi, constants
 
 
 class Hub:
-    """Stands for HfApi: keeps what is uploaded in ``hub`` of the current folder; with ``gone`` there it is not there.
+    """Stands for HfApi; with a file ``gone`` in the current folder it is not there.
 
-    Args:
+    Attributes:
         leaves_at: number of the upload at which the hub goes away, by a connection that is refused; 0: never.
+        log: a line for each upload.
     """
 
     leaves_at = 0
+    log = "hub.jsonl"
 
     def create_repo(self, name: str, **options: Any) -> SimpleNamespace:
         self._connect()
@@ -37,7 +39,7 @@ class Hub:
         from huggingface_hub.utils import filter_repo_objects
 
         self._connect()
-        log = Path("hub.jsonl")
+        log = Path(self.log)
         number = len(log.read_text().splitlines()) + 1 if log.exists() else 1
         if number == self.leaves_at:
             Path("gone").touch()
@@ -58,11 +60,11 @@ class Hub:
                 constants.HF_HUB_OFFLINE = was
 
 
-def hub(leaves_at: int = 0) -> None:
+def hub(leaves_at: int = 0, log: str = Hub.log) -> None:
     """`Hub` for the hub."""
     from whet.artefacts import hub as module
 
-    Hub.leaves_at = leaves_at
+    Hub.leaves_at, Hub.log = leaves_at, log
     module.HfApi = Hub  # type: ignore[misc]
 
 

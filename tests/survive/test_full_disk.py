@@ -5,7 +5,6 @@ On a small tmpfs where this process may mount one; and with writes that are made
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from tests.survive.conftest import (
     SAVING,
     SEED,
     TRAINING,
-    Ended,
     Place,
     Server,
     Tally,
@@ -31,6 +29,7 @@ from tests.survive.conftest import (
     moment,
     nothing_half_written,
 )
+from tests.survive.disks import ends_well, small_disk_at
 from tests.survive.faults import Fault
 
 NUM = 6
@@ -49,29 +48,15 @@ TEXT = CONFIG + LORA + "save_wait_minutes: 0\n"
 def small_disk(server: Server, survive_model: Path, tmp_path: Path, tally: Tally) -> Iterator[Place]:
     """A place on a file system of 24 MB."""
     folder = tmp_path / "place"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this user may mount no tmpfs; writes that are made to fail stand for it")
-    furnish(folder, survive_model, TEXT)
-    yield Place(server, folder, tmp_path / "logs", tally)
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def ends_well(ended: Ended) -> None:
-    """In words, whatever was being written."""
-    assert ended.code in (1, 2), ended.err
-    assert "Traceback" not in ended.err, ended.err
-    assert ended.errors, ended.err
-    error = ended.errors[-1]
-    assert "room" in error or "disk" in error or "save_total_limit" in error, error
-    assert "No space left on device" in error or "full" in error or "free" in error, error
+    with small_disk_at(folder):
+        furnish(folder, survive_model, TEXT)
+        yield Place(server, folder, tmp_path / "logs", tally)
 
 
 @pytest.mark.parametrize("within", list(NAMES), ids=list(NAMES.values()))
 @pytest.mark.parametrize("number", cases(1, NUM), ids=lambda number: f"seed{SEED}-{number}")
 def test_a_disk_that_fills(number: int, within: str, small_disk: Place, undisturbed: Undisturbed) -> None:
-    at = moment(number, NUM, undisturbed.counts[within]["files"])
+    at = moment(number, NUM, undisturbed.counts[within], "files")
     ended = small_disk.run("train", "my.yaml", fault=Fault("fill", "files", within, at))
     if ended.code == 0:  # what was still to be written was nothing, or lines of a log
         assert "warning" in ended.err or not ended.counts["done"], "the tick may not come: a thread saves meanwhile"
@@ -87,7 +72,7 @@ def test_a_disk_that_fills(number: int, within: str, small_disk: Place, undistur
 @pytest.mark.parametrize("number", cases(1, NUM), ids=lambda number: f"seed{SEED}-{number}")
 def test_writes_that_fail(number: int, within: str, place: Place, undisturbed: Undisturbed) -> None:
     place.configure(TEXT)
-    at = moment(number, NUM, undisturbed.counts[within]["files"])
+    at = moment(number, NUM, undisturbed.counts[within], "files")
     ended = place.run("train", "my.yaml", fault=Fault("enospc", "files", within, at))
     if ended.code == 0:
         assert "warning" in ended.err or not ended.counts["done"], "the tick may not come: a thread saves meanwhile"

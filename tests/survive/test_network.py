@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.survive.conftest import CONFIG, EVERYTHING, LORA, Place, Undisturbed, artefacts, steps
 
 HUB = "hub_model_id: tiny\n"
@@ -130,7 +131,7 @@ class MLflowServer:
         metrics: (name, step) -> value, of what has come.
     """
 
-    def __init__(self, leaves_at: int = 0, port: int = 0) -> None:
+    def __init__(self, port: int, leaves_at: int = 0) -> None:
         self.metrics: dict[tuple[str, int], float] = {}
         self.ended = threading.Event()
         owner = self
@@ -201,7 +202,7 @@ _RUN = {
 
 @pytest.fixture
 def mlflow_server() -> Iterator[MLflowServer]:
-    server = MLflowServer(leaves_at=5)
+    server = MLflowServer(free_port(), leaves_at=5)
     yield server
     server.server.server_close()
 
@@ -223,7 +224,7 @@ def test_a_tracker_that_goes_away_ends_no_run_and_gets_its_figures_later(
     still_gone = place.run("push", "my.yaml")
     assert still_gone.code == 2
     assert "they stay queued" in still_gone.errors[0]
-    back = MLflowServer(port=mlflow_server.port)
+    back = MLflowServer(mlflow_server.port)
     pushed = place.run("push", "my.yaml")
     assert pushed.code == 0, pushed.err
     told = {("loss", line["step"]): line["loss"] for line in undisturbed.steps if line["kind"] == "train"}

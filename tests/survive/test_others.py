@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.survive.conftest import (
     CONFIG,
     EVALUATING,
@@ -29,7 +30,9 @@ from tests.survive.conftest import (
     steps,
 )
 from tests.survive.faults import Fault
+from tests.survive.left import left_of
 from whet.distributed.lost_rank import ended_ranks, lost_rank
+from whet.training.checkpoint import newest_complete
 
 # -- ranks --------------------------------------------------------------------------------------------------------
 
@@ -37,13 +40,6 @@ RANKS = CONFIG.replace("gradient_accumulation_steps: 2", "gradient_accumulation_
 """On two ranks the steps of `CONFIG` on one."""
 GRACE = 60.0
 """Seconds in which the others have ended."""
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-    return port
 
 
 def on_two_ranks(place: Place, faults: dict[int, Fault], waited: tuple[int, ...] = (0, 1)) -> dict[int, Ended]:
@@ -142,6 +138,31 @@ def test_the_launcher_names_the_rank_that_was_killed(place: Place) -> None:
     place.tally.tried("a rank is killed", when="training, --launcher torchrun")
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="make survive runs it: the launcher and its ranks import everything anew")
+def test_ranks_end_with_a_launcher_that_is_killed_and_with_a_checkpoint(place: Place) -> None:
+    """Else they would train on, seen by nobody, and keep the next run out of the folder."""
+    place.configure(RANKS + "max_steps: 400\n")
+    launched = subprocess.Popen(
+        [sys.executable, "-m", "whet", "train", "my.yaml", "--launcher", "torchrun", "--num-processes", "2"],
+        cwd=place.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert launched.stderr is not None
+    for line in launched.stderr:
+        if line.startswith("step 4/"):
+            launched.kill()
+            break
+    text = launched.stderr.read()  # until the last rank has ended
+    launched.stderr.close()
+    assert launched.wait() == -signal.SIGKILL, text
+    assert not left_of(launched.pid, GRACE)
+    assert "stopped by SIGTERM; out/checkpoint-" in text, text
+    assert newest_complete(place.out).path is not None
+    place.tally.tried("the launcher is killed", when="training, --launcher torchrun")
+
+
 def kill_rank(rank: int, folder: Path) -> None:
     """The process of this rank that works in this folder."""
     for process in Path("/proc").glob("[0-9]*"):
@@ -202,6 +223,16 @@ def test_ctrl_c_is_answered_once_with_processes_that_load_rows(place: Place, und
     assert "Traceback" not in ended.err, ended.err
     goes_on(place, undisturbed)
     place.tally.tried("SIGINT", when="training with processes that load rows")
+
+
+@pytest.mark.skipif(not EVERYTHING, reason="make survive runs it: they look every five seconds who has started them")
+def test_processes_that_load_rows_end_with_a_run_that_is_killed(place: Place, undisturbed: Undisturbed) -> None:
+    """`Place.end` waits for them, as after every case."""
+    place.configure(CONFIG + LORA + "dataloader_num_workers: 2\n")
+    ended = place.run("train", "my.yaml", fault=in_the_middle(undisturbed, "kill"))
+    assert ended.code == -signal.SIGKILL, ended.err
+    goes_on(place, undisturbed)
+    place.tally.tried("SIGKILL", when="training with processes that load rows")
 
 
 # -- clocks -------------------------------------------------------------------------------------------------------

@@ -30,10 +30,9 @@ NUM = 20
 
 def killed(place: Place, undisturbed: Undisturbed, number: int, clock: str, within: str, action: str = "kill") -> None:
     """One moment: the run is killed there, leaves nothing half-written that would be chosen, and goes on."""
-    ticks = undisturbed.counts[within][clock]
-    at = moment(number, NUM, ticks)
+    at = moment(number, NUM, undisturbed.counts[within], clock)
     ended = place.run("train", "my.yaml", fault=Fault(action, clock, within, at))
-    assert ended.code == -signal.SIGKILL, f"tick {at} of {ticks} did not come: {ended.err}"
+    assert ended.code == -signal.SIGKILL, f"tick {at} of {undisturbed.counts[within]} did not come: {ended.err}"
     nothing_half_written(place, undisturbed)
     goes_on(place, undisturbed)
 

@@ -31,7 +31,7 @@ NAMES = {PREPARING: "preparation", LOADING: "loading the model", SAVING: "saving
 
 
 def signalled(place: Place, undisturbed: Undisturbed, name: str, clock: str, within: str, number: int) -> Ended:
-    at = moment(number, NUM, undisturbed.counts[within][clock])
+    at = moment(number, NUM, undisturbed.counts[within], clock)
     return place.run("train", "my.yaml", fault=Fault(name, clock, within, at))
 
 

@@ -7,6 +7,7 @@ imported torch and transformers and done nothing else, so that no job can leave 
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import json
 import os
@@ -26,6 +27,7 @@ ROOM = 1.3
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not stand between the answers
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that started us decides
     # Asked in the usual way, whether there is a GPU would leave CUDA half started, and no fork could use it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -41,6 +43,18 @@ def main() -> None:
         answers.flush()
 
 
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when the one that started it ends, however that ended; a fork has to ask again.
+
+    Elsewhere a job that has begun is finished first, and nobody reads its result.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _in_a_fork(job: dict[str, Any]) -> str:
     """The job's result, or how it failed: ``{"failed": ...}``, ``{"no_memory": ...}``, ``{"died": signal number}``."""
     reading, writing = os.pipe()
@@ -48,6 +62,7 @@ def _in_a_fork(job: dict[str, Any]) -> str:
     if child == 0:
         code = 1
         try:
+            end_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(json.dumps(_result(job)))

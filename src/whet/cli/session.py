@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from whet.cli.arguments import Arguments
 from whet.core.log import show_on_terminal, warn
 from whet.core.network import keep_quiet
+from whet.core.parent import signal_at_parents_end
 
 if TYPE_CHECKING:
     from whet.config import Config
@@ -66,6 +68,9 @@ def open_config(path: Path, arguments: Arguments) -> Config:
 
 def prepare_session() -> None:
     """Let whet speak, and the libraries be quiet."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A launcher that is killed tells no rank: they would train on, unseen, and keep others out of output_dir.
+        signal_at_parents_end(signal.SIGTERM)
     show_on_terminal(rank=int(os.environ.get("RANK", "0")))
     quiet_libraries()
     keep_quiet()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from whet.core.disk import replace_text
 from whet.data.batch import Batch
 from whet.data.store import Split
 from whet.model.loss import LossParts, document_of_position, supervised_logits_loss
@@ -102,21 +103,26 @@ def metric_names(names: list[str]) -> list[str]:
 
 
 def write_examples(losses: ExampleLosses, split: Split, output_dir: str, prefix: str, step: int | None) -> Path:
-    """One line an example: its dataset, where it stands, its mean loss and its targets."""
+    """One line an example: its dataset, where it stands, its mean loss and its targets; no half of the file is seen.
+
+    Raises:
+        OSError: it cannot be written; an earlier one is as it was.
+    """
     folder = Path(output_dir) / prefix
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("examples.jsonl" if step is None else f"examples-step-{step}.jsonl")
     sources = split.source
-    with path.open("w", encoding="utf-8") as file:
-        for example, (total, count) in enumerate(zip(losses.total.tolist(), losses.num_targets.tolist(), strict=True)):
-            line: dict[str, Any] = {
-                "example": example,
-                "dataset": split.names[sources[example]],
-                "place": split.place(example),
-                "loss": total / count if count and math.isfinite(total) else None,
-                "supervised_tokens": count,
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = []
+    for example, (total, count) in enumerate(zip(losses.total.tolist(), losses.num_targets.tolist(), strict=True)):
+        line: dict[str, Any] = {
+            "example": example,
+            "dataset": split.names[sources[example]],
+            "place": split.place(example),
+            "loss": total / count if count and math.isfinite(total) else None,
+            "supervised_tokens": count,
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    replace_text(path, "".join(lines))
     return path
 
 

@@ -51,6 +51,8 @@ class Upload:
 class UploadQueue:
     """The file; it is written whole with every change, and there is none while nothing waits.
 
+    What the system refuses to note there (a full disk) is remembered, for as long as this queue lives.
+
     The hub, each tracker and `whet push` have a queue of their own for the same file: they change it one by one.
 
     Args:
@@ -60,6 +62,7 @@ class UploadQueue:
     def __init__(self, folder: Path) -> None:
         self.folder, self._path = folder, folder / QUEUE_NAME
         self._lock = threading.Lock()
+        self._unnoted: tuple[Upload, ...] = ()
 
     def waiting(self) -> tuple[Upload, ...]:
         """What has not been sent, the oldest first.
@@ -69,9 +72,9 @@ class UploadQueue:
         """
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))["waiting"]
-            return tuple(_upload(entry) for entry in entries)
+            return (*(_upload(entry) for entry in entries), *self._unnoted)
         except FileNotFoundError:
-            return ()
+            return self._unnoted
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             found = f"what waits to be sent cannot be read ({error})"
             raise ArtefactError(Problem(str(self._path), found, "remove the file: the result is sent again")) from error
@@ -79,12 +82,16 @@ class UploadQueue:
     def add(self, upload: Upload) -> None:
         """One more; what waited for the same place is out of date."""
         with self._alone():
-            kept = [other for other in self.waiting() if (other.to, other.place) != (upload.to, upload.place)]
-            self._write([*kept, upload])
+            place = (upload.to, upload.place)
+            kept = [other for other in self.waiting() if (other.to, other.place) != place]
+            if not self._write([*kept, upload]):
+                others = [other for other in self._unnoted if (other.to, other.place) != place]
+                self._unnoted = (*others, upload)
 
     def sent(self, upload: Upload) -> None:
         """It has arrived; one that came after it for the same place still waits."""
         with self._alone():
+            self._unnoted = tuple(other for other in self._unnoted if not _is_same(other, upload))
             self._write([other for other in self.waiting() if not _is_same(other, upload)])
 
     def refused(self, upload: Upload, reason: str) -> None:
@@ -112,7 +119,8 @@ class UploadQueue:
                         fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too
                     os.close(descriptor)
 
-    def _write(self, uploads: Sequence[Upload]) -> None:
+    def _write(self, uploads: Sequence[Upload]) -> bool:
+        """Note these, which are all that waits; returns whether that could be done."""
         entries: Any = redacted([asdict(upload) for upload in uploads])
         try:
             if uploads:
@@ -121,6 +129,9 @@ class UploadQueue:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
             warn(f"what waits to be sent cannot be noted in '{self._path}' ({error.strerror})")
+            return False
+        self._unnoted = ()
+        return True
 
 
 def _upload(entry: Any) -> Upload:

@@ -16,7 +16,7 @@ import whet
 from whet.artefacts import hub
 from whet.core.errors import ArtefactError
 from whet.training.checkpoint import MANIFEST
-from whet.training.uploads import Upload, UploadQueue
+from whet.training.uploads import QUEUE_NAME, Upload, UploadQueue
 
 
 class FakeHub:
@@ -148,3 +148,20 @@ def test_no_network_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HfApi", NoNetwork)
     with pytest.raises(ArtefactError, match="Connection refused"):
         hub.open_repository(make_config(hub_model_id="tiny"))
+
+
+def test_what_a_full_disk_cannot_note_is_remembered_and_noted_with_the_next_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`whet push` on a full disk sends the result all the same, and does not say that there is none."""
+    queue = UploadQueue(tmp_path)
+    in_the_way = tmp_path / f"{QUEUE_NAME}.tmp"  # what is written before it takes the place of the file
+    in_the_way.mkdir()
+    queue.add(hub.RESULT)
+    queue.add(Upload("hub", "checkpoint-1", "checkpoint-1", 1))
+    assert [upload.source for upload in queue.waiting()] == [".", "checkpoint-1"]
+    assert "cannot be noted" in caplog.text
+    in_the_way.rmdir()
+    queue.refused(hub.RESULT, "gone")
+    assert [upload.source for upload in queue.waiting()] == [".", "checkpoint-1"]
+    assert [upload.source for upload in UploadQueue(tmp_path).waiting()] == [".", "checkpoint-1"]
