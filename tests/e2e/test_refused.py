@@ -150,9 +150,16 @@ def test_a_run_that_begins_takes_the_folder(place: Path, whet: Whet) -> None:
     assert "out held what an earlier run had left; it is in out/_earlier-runs/2 now" in ended.err
     assert "ended while it wrote checkpoint-3, removed-checkpoint-2; what was there of it is removed" in ended.err
     after = content(place / "out")
-    stays = ("notes.txt", "uploads.json", "runs", "_earlier-runs", "whet_stop")
+    stays = ("notes.txt", "runs", "_earlier-runs", "whet_stop")
     moved = {name: kept for name, kept in before.items() if not name.startswith((*stays, "_writing"))}
-    assert {"checkpoint-2/optimizer.pt", "model.safetensors", "metrics.jsonl", "run.json", "README.md"} <= moved.keys()
+    assert {
+        "checkpoint-2/optimizer.pt",
+        "model.safetensors",
+        "metrics.jsonl",
+        "run.json",
+        "uploads.json",
+    } <= moved.keys()
+    assert "to send it: whet push my.yaml --output-dir out/_earlier-runs/2" in ended.err
     assert {name: after.get(f"_earlier-runs/2/{name}") for name in moved} == moved
     kept = {name: kept for name, kept in before.items() if name.startswith(stays)}
     assert {name: after.get(name) for name in kept} == kept

@@ -93,6 +93,23 @@ def test_data_that_has_moved_is_an_error_with_its_place_and_cure(workspace: Path
     assert record(workspace / "elsewhere")["identities"] == record(workspace / "out")["identities"]
 
 
+def test_a_run_that_did_not_finish_is_done_from_the_beginning_and_told(workspace: Path, whet: Whet) -> None:
+    good = (workspace / "rows.jsonl").read_text()
+    (workspace / "rows.jsonl").write_text(good + "no json\n")
+    assert whet("train", "my.yaml").code == 2
+    (workspace / "rows.jsonl").write_text(good)
+    again = whet("rerun", "out")
+    assert again.code == 0, again.err
+    assert "rerun: that run did not finish: refused: rows.jsonl:13: not valid JSON" in again.err
+    assert "does not say what data and base it had, so nobody can tell whether they are the same" in again.err
+
+    killed = {**record(workspace / "out-rerun"), "outcome": "running"}
+    (workspace / "out-rerun" / "run.json").write_text(json.dumps(killed))
+    strict = whet("rerun", "out-rerun", "--strict")
+    assert strict.code == 0, strict.err
+    assert "rerun: that run did not finish: it runs, or was killed" in strict.err
+
+
 def test_a_secret_must_be_given_again(workspace: Path, whet: Whet) -> None:
     uri = "mlflow_tracking_uri: https://me:hunter2hunter2@127.0.0.1:1/\nuse_mlflow: false\n"
     (workspace / "my.yaml").write_text(CONFIG + uri)

@@ -20,12 +20,14 @@ from whet.model.identity import IDENTITY_NAME
 from whet.model.weight_files import INDEX, SINGLE
 from whet.record import RECORD_NAME, read_record
 from whet.training.callbacks.metrics_log import METRICS
+from whet.training.uploads import QUEUE_NAME
 
 _FILES = (
     *KNOWN_BY,  # first: without them the rest is taken for no model
     *(SINGLE, INDEX, "model-*-of-*.safetensors", "adapter_model.*", IDENTITY_NAME, "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja", PARITY_NAME, METRICS),
+    QUEUE_NAME,  # what it names are the files above
 )
 _MADE_OF_IT = ("merged", "quantized", "adapter", "gguf", "gguf-adapter", f"*{FAILED}")
 _EXAMPLES = "eval"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,7 @@ def take_folder(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
     from whet.artefacts.earlier_result import earlier_result
     from whet.config.facts import facts_of
     from whet.training.publishing import clear_leftovers, last_step_of_run, set_aside
+    from whet.training.uploads import QUEUE_NAME
 
     output_dir = Path(resolved.output_dir)
     last = last_step_of_run(output_dir, checkpoint)
@@ -141,4 +143,7 @@ def take_folder(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
     if place:
         newer = f"checkpoints that are newer than checkpoint-{last}; they are"
         warn(f"{output_dir} held {newer if last >= 0 else 'what an earlier run had left; it is'} in {place} now")
+        if (place / QUEUE_NAME).is_file():
+            command = f"whet push {shlex.quote(resolved.config.file)} --output-dir {shlex.quote(str(place))}"
+            warn(f"the hub or a tracker does not have everything of that run yet; to send it: {command}")
     return place
