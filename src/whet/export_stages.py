@@ -59,7 +59,7 @@ def model_of(resolved: ResolvedRun) -> Path:
 
     config = resolved.config
     if config.adapter.adapter is None:
-        trained = find_trained(config)
+        trained = find_trained(config, takes_untrained=False)
         assert trained.folder is not None
         return trained.folder
     merged = Path(resolved.output_dir) / "merged"

@@ -234,7 +234,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:1:1: base_model: there is no './modle' -> did you mean 'model'?",
     ],
     "hub id without network": [
-        "my.yaml:1:1: base_model: 'your-org/your-model' is no folder here, and the hub is switched off (HF_HUB_OFFLINE) and has no copy of it -> '.' holds model, out, or unset HF_HUB_OFFLINE",
+        "my.yaml:1:1: base_model: 'your-org/your-model' is no folder here, and the hub is switched off (HF_HUB_OFFLINE) and has no copy of it -> write its folder, or run `hf download your-org/your-model` where there is a network, or unset HF_HUB_OFFLINE",
     ],
     "model folder without config.json": [
         "my.yaml:1:1: base_model: the folder 'model' holds no model config that can be loaded (Unrecognized model in model. Should have a `model_type` key in its config.json.) -> it holds chat_template.jinja, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json; give the folder that transformers' save_pretrained wrote",
@@ -267,7 +267,7 @@ MESSAGES: dict[str, list[str]] = {
         "my.yaml:14:1: resume_from_checkpoint: there is no 'out/checkpoint-7' -> the folder 'out' does not exist; paths count from the working folder, then from the YAML's",
     ],
     "merge without an adapter": [
-        "'out' is no adapter: there is no such folder -> give the output_dir of a LoRA run, or one of its checkpoints",
+        "my.yaml:13:1: there is no trained adapter in 'out' yet -> train it: whet train my.yaml; or name another folder: --lora-model-dir",
     ],
     "chat before training": [
         "my.yaml:13:1: there is no trained model in 'out' yet -> train it: whet train my.yaml; or add --untrained for the base model as it is",

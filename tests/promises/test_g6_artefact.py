@@ -301,6 +301,15 @@ def test_a_merge_replaces_a_merge_and_nothing_else(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_has_left_no_adapter_is_told_how_to_get_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = save_tiny_model(tmp_path / "base")
+    for adapter, message in ((LORA, "there is no trained adapter in '.*' yet -> train it"), ({}, "nothing to merge")):
+        config = make_config(base, adapter=adapter, output={"output_dir": str(out)})
+        with pytest.raises(ArtefactError, match=message):
+            merge_lora(config, resolve(config, Hardware("cpu")), out, out / "merged")
+
+
 def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     config = make_config(save_tiny_model(tmp_path / "base"), adapter=LORA)
     resolved = resolve(config, Hardware("cpu"))

@@ -105,6 +105,8 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
 
 def _check_adapter(adapter: Path, config: Config) -> None:
     if not (adapter / "adapter_config.json").is_file():
+        if adapter == Path(config.output.output_dir):
+            raise ArtefactError(_nothing_trained(adapter, config))
         holds = "there is no such folder" if not adapter.is_dir() else "it holds no adapter_config.json"
         raise ArtefactError(
             Problem(
@@ -113,6 +115,22 @@ def _check_adapter(adapter: Path, config: Config) -> None:
                 "give the output_dir of a LoRA run, or one of its checkpoints",
             )
         )
+
+
+def _nothing_trained(output_dir: Path, config: Config) -> Problem:
+    """For a run that has left no adapter: not yet, or because it trains every weight."""
+    from whet.training.checkpoint import newest_complete
+
+    where, found = config.where("output_dir"), f"there is no trained adapter in '{output_dir}' yet"
+    fix = f"train it: whet train {config.file}; or name another folder: --lora-model-dir"
+    newest = newest_complete(output_dir).path if output_dir.is_dir() else None
+    if config.adapter.adapter is None:
+        found = "adapter is not set, so every weight is trained, and there is nothing to merge"
+        fix = f"the model in '{output_dir}' is whole as it is; for an adapter elsewhere: --lora-model-dir"
+    elif newest is not None:
+        found = f"the run in '{output_dir}' has not ended"
+        fix = f"whet train {config.file} --resume-from-checkpoint; or merge what it has: --lora-model-dir {newest}"
+    return Problem(where, found, fix, "output_dir")
 
 
 def _tokenizer_of(adapter: Path, config: Config) -> tuple[PreTrainedTokenizerBase, bool]:

@@ -101,13 +101,13 @@ class Verdict:
 
 
 def names_in(written: str | Sequence[str] | None) -> tuple[str, ...]:
-    """What `allow_change` names: a list, or a text with commas.
+    """What `allow_change` names: a list, or a text with commas; hyphens are underscores, as in options.
 
-    >>> names_in("seed, data")
-    ('seed', 'data')
+    >>> names_in("seed, data"), names_in(["learning-rate"])
+    (('seed', 'data'), ('learning_rate',))
     """
     listed = written.split(",") if isinstance(written, str) else written or ()
-    return tuple(name.strip() for name in listed if name.strip())
+    return tuple(name.strip().replace("-", "_") for name in listed if name.strip())
 
 
 def judged(changes: Iterable[Change], allowed: Iterable[str]) -> Verdict:

@@ -44,9 +44,12 @@ def cannot_load(name: str, source: str, what: str, error: Exception, config: Con
     near = _advice(Path(name).expanduser())
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         found = f"{key}: '{name}' is no folder here, and the hub is switched off (HF_HUB_OFFLINE) and has no copy of it"
-        return ModelError(Problem(where, found, f"{near}, or unset HF_HUB_OFFLINE", key))
+        if not near.endswith("?"):
+            near = f"write its folder, or run `hf download {name}` where there is a network,"
+        return ModelError(Problem(where, found, f"{near} or unset HF_HUB_OFFLINE", key))
     found = f"{key}: '{name}' is no folder here, and the hub gives no {what} for it ({first_line})"
-    return ModelError(Problem(where, found, f"{near}, or check the id, the network and `hf auth login`", key))
+    separator = "" if near.endswith("?") else ","
+    return ModelError(Problem(where, found, f"{near}{separator} or check the id, the network and `hf auth login`", key))
 
 
 def _can_only_be_a_folder(name: str) -> bool:

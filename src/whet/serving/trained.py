@@ -24,11 +24,12 @@ class Trained:
     folder: Path | None = None
 
 
-def find_trained(config: Config, lora_model_dir: Path | None = None) -> Trained:
+def find_trained(config: Config, lora_model_dir: Path | None = None, *, takes_untrained: bool = True) -> Trained:
     """The newest result of the config's run: what stands in `output_dir`, else its newest complete checkpoint.
 
     Args:
         lora_model_dir: an adapter to use instead.
+        takes_untrained: whether the command has the option ``--untrained``.
 
     Raises:
         ArtefactError: the run has left nothing yet, or the folder holds no adapter.
@@ -45,7 +46,8 @@ def find_trained(config: Config, lora_model_dir: Path | None = None) -> Trained:
         return Trained(kind, checkpoint)
     what = "adapter" if kind == "adapter" else "model"
     found = f"there is no trained {what} in '{output_dir}' yet"
-    fix = f"train it: whet train {config.file}; or add --untrained for the base model as it is"
+    fix = f"train it: whet train {config.file}"
+    fix += "; or add --untrained for the base model as it is" if takes_untrained else ""
     raise ArtefactError(Problem(config.where("output_dir"), found, fix, "output_dir"))
 
 

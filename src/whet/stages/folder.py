@@ -85,7 +85,8 @@ def find_checkpoint(resolved: ResolvedRun, resume: str | bool | None) -> Path | 
     output_dir = Path(resolved.output_dir)
     for folder in finish_publishing(output_dir):
         say(f"an earlier run ended after it had written {folder}, and before it gave it its name; it has it now")
-    loop, where = resolved.config.loop, resolved.config.where("resume_from_checkpoint")
+    loop = resolved.config.loop
+    where = resolved.config.where("resume_from_checkpoint") if resume is None else "--resume-from-checkpoint"
     asked = loop.resume_from_checkpoint if resume is None else resume
     if asked is not None or not loop.auto_resume_from_checkpoints:
         checkpoint, passed_over = checkpoint_to_resume(asked, resolved.output_dir, where)

@@ -203,7 +203,7 @@ def checkpoint_to_resume(
         return found.path, found.passed_over
     folder = Path(asked)
     if not folder.is_dir():
-        raise ArtefactError(Problem(where, f"there is no folder {asked}", "name a checkpoint-<step> folder"))
+        raise ArtefactError(Problem(where, f"there is no folder {asked}", _those_in(Path(output_dir))))
     if not (folder / _STATE).is_file():
         raise ArtefactError(
             Problem(where, f"{asked} has no {_STATE}, so it is no checkpoint", "name a checkpoint-<step> folder")
@@ -213,6 +213,12 @@ def checkpoint_to_resume(
     if reason is not None and (folder / MANIFEST).is_file():
         raise ArtefactError(Problem(where, f"{asked} is damaged: {reason}", "name another checkpoint"))
     return folder, [PassedOver(folder, "it was not written by whet and is taken unverified")] if reason else []
+
+
+def _those_in(output_dir: Path) -> str:
+    """What to do for somebody who has named a checkpoint that is not there."""
+    there = ", ".join(str(folder) for folder in checkpoints(output_dir))
+    return f"name one of {there}" if there else f"name a checkpoint-<step> folder; {output_dir} holds none"
 
 
 def earlier_runs(output_dir: Path) -> list[Path]:
