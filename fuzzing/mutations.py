@@ -38,7 +38,7 @@ def of_shape(shape: str) -> Mutate:
         try:
             for _ in range(chance.choice((1, 1, 1, 2, 4))):
                 data = change(data, chance)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, struct.error):
             return _bytes(data, most, chance)
         return data[:most]
 

@@ -94,9 +94,12 @@ def part_of_base(name: str, read: Callable[[Any], object]) -> Callable[[Path, by
 
 
 def _load_config_and_shape(config: Any) -> None:
+    from whet.model.architecture import read_architecture
     from whet.model.load import empty_model, load_model_config
 
-    empty_model(config, load_model_config(config))
+    model_config = load_model_config(config)
+    read_architecture(model_config)
+    empty_model(config, model_config)
 
 
 def _load_tokenizer(config: Any) -> None:

@@ -7,6 +7,7 @@ unpickler that knows the names in `_ALLOWED` and no other; the tensors are read 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 import warnings
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from whet.core.errors import ArtefactError, Problem
+from whet.core.foreign import as_whet_writes
 
 METADATA = ".metadata"
 
@@ -88,7 +90,7 @@ class DistributedCheckpoint:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is", category=UserWarning)
                 load(state, storage_reader=_Reader(self.folder, self._metadata), no_dist=True)
-        except (CheckpointException, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        except (CheckpointException, OSError, RuntimeError, *_PICKLE_ERRORS) as error:
             raise ArtefactError(
                 Problem("", f"the checkpoint '{self.folder}' cannot be read: {_reason(error)}",
                         "its files are not all there, or broken; take an earlier checkpoint: --model-dir")
@@ -103,12 +105,31 @@ def open_checkpoint(folder: Path) -> DistributedCheckpoint:
         ArtefactError: it holds what DCP does not write, names files outside of the folder, or lacks some of its own.
     """
     metadata = _metadata(folder)
-    tensors = {}
-    for key, entry in metadata.state_dict_metadata.items():
-        if isinstance(entry, TensorStorageMetadata) and key.split(".")[0] not in _OTHER_STATE:
-            tensors[_WRAPPERS.sub("", key)] = Stored(key, tuple(entry.size), entry.properties.dtype)
-    _check_files(folder, metadata)
+    fix = "use a checkpoint whose origin you know"
+    with as_whet_writes("", f"'{folder / METADATA}' is not as torch.distributed.checkpoint writes it", fix):
+        tensors = {}
+        for key, entry in metadata.state_dict_metadata.items():
+            if isinstance(entry, TensorStorageMetadata) and key.split(".")[0] not in _OTHER_STATE:
+                tensors[_WRAPPERS.sub("", key)] = _stored(folder, key, entry)
+        _check_files(folder, metadata)
     return DistributedCheckpoint(folder, tensors, metadata)
+
+
+def _stored(folder: Path, key: str, entry: TensorStorageMetadata) -> Stored:
+    """The tensor, of which the parts that were written must be the whole: torch leaves what none covers as it lay in
+    memory."""
+    whole = tuple(int(length) for length in entry.size)
+    covered = 0
+    for part in entry.chunks:
+        ends = [begin + length for begin, length in zip(part.offsets, part.sizes, strict=True)]
+        if len(ends) != len(whole) or any(not 0 <= end <= length for end, length in zip(ends, whole, strict=True)):
+            raise _refused(folder / METADATA, f"has a part of {key} that lies outside of it")
+        covered += math.prod(part.sizes)
+    if covered != math.prod(whole) or len({tuple(part.offsets) for part in entry.chunks}) != len(entry.chunks):
+        raise _refused(folder / METADATA, f"has {covered:,} of the {math.prod(whole):,} numbers of {key}")
+    if not isinstance(entry.properties.dtype, torch.dtype):
+        raise TypeError("a type of numbers that is none")
+    return Stored(key, whole, entry.properties.dtype)
 
 
 class _Reader(FileSystemReader):

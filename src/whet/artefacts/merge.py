@@ -31,7 +31,7 @@ from whet.core.log import say
 from whet.model.adapters import load_adapter, trained_rows, tying_understood
 from whet.model.base_check import check_base
 from whet.model.load import empty_model, load_model_config, refuse_random_weights
-from whet.model.saved import saved_adapter_config, saved_generation_config, saved_tokenizer
+from whet.model.saved import NOT_READ, saved_adapter_config, saved_generation_config, saved_tokenizer
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
 from whet.model.tokenizer import highest_id, load_tokenizer
@@ -248,7 +248,7 @@ def _with_adapter(merge: _Merge, base: PreTrainedModel, **options: Any) -> PeftM
     try:
         with tying_understood():
             return load_adapter(base, merge.adapter, config=saved_adapter_config(merge.adapter), **options).eval()
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, *NOT_READ) as error:
         raise _does_not_fit(merge, error) from error
 
 

@@ -23,6 +23,7 @@ from whet.core.log import say
 from whet.core.nearest import nearest
 from whet.model.base_check import check_base
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused
+from whet.model.saved import NOT_READ
 from whet.model.startup import unused_put_off
 
 # Ways to start an adapter that leave the base weights as they are, so that base + adapter is the model that was
@@ -254,7 +255,7 @@ def _continued(model: PreTrainedModel, config: Config, cast: bool) -> PeftModel:
     try:
         with tying_understood():
             return load_adapter(model, folder, is_trainable=True, autocast_adapter_dtype=cast)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, *NOT_READ) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             Problem(where, f"lora_model_dir: the adapter in '{folder}' does not fit '{config.model.base_model}' "

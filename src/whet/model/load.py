@@ -21,6 +21,7 @@ from whet.model.architecture import Architecture, read_architecture
 from whet.model.attention_choice import AttentionChoice, choose_attention
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused, warn_of_pickled_weights
 from whet.model.quantize import keep_layout, prepare_quantized, quantization_config
+from whet.model.saved import NOT_READ, files_read
 from whet.model.sizes import refuse_damaged_weights, refuse_impossible_sizes
 from whet.model.source import cannot_load, locate
 from whet.model.stored import stored_format
@@ -78,13 +79,7 @@ def empty_model(config: Config, model_config: PretrainedConfig) -> PreTrainedMod
 
     Not on the `meta` device, where PEFT would move an adapter's own tensors too.
     """
-    model_class = transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
-    with torch.device("meta"):
-        if hasattr(model_class, "from_config"):
-            trust = config.model.trust_remote_code
-            model: PreTrainedModel = model_class.from_config(model_config, trust_remote_code=trust)
-        else:
-            model = model_class._from_config(model_config)
+    model = _without_numbers(config, model_config)
     seen: dict[int, torch.nn.Parameter] = {}  # a tied weight stays one
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -92,6 +87,26 @@ def empty_model(config: Config, model_config: PretrainedConfig) -> PreTrainedMod
                 zeros = torch.nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
                 module._parameters[name] = seen.setdefault(id(parameter), zeros)
     return model.eval()
+
+
+def _without_numbers(config: Config, model_config: PretrainedConfig) -> PreTrainedModel:
+    """The modules on the `meta` device. Raises ModelError where the config describes none that can be made."""
+    model_class = transformers_class(config.model.model_type or "AutoModelForCausalLM", "model_type", config)
+    name = config.model.base_model
+
+    def fault(error: Exception) -> ModelError:
+        return cannot_load(name, locate(name, config, "base_model"), "model", error, config, "base_model")
+
+    with torch.device("meta"), files_read(fault):
+        try:
+            if hasattr(model_class, "from_config"):
+                trust = config.model.trust_remote_code
+                model: PreTrainedModel = model_class.from_config(model_config, trust_remote_code=trust)
+            else:
+                model = model_class._from_config(model_config)
+        except RuntimeError as error:  # torch's, of negative sizes and the like: nothing is computed here
+            raise fault(error) from error
+    return model
 
 
 def load_model_config(config: Config) -> PretrainedConfig:
@@ -104,10 +119,9 @@ def load_model_config(config: Config) -> PretrainedConfig:
     name = config.model.base_model_config or config.model.base_model
     source = locate(name, config, key)
     loader = transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
-    try:
+    with files_read(lambda error: cannot_load(name, source, "model config", error, config, key)):
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise cannot_load(name, source, "model config", error, config, key) from error
+        read_architecture(model_config)  # a number where there should be one
     _refuse_kernels(model_config, config, key)
     refuse_impossible_sizes(model_config, config, key)
     overrides = config.model.overrides_of_model_config or {}
@@ -211,6 +225,7 @@ def _load(
             )
     except RuntimeError as error:
         if "mismatched_sizes" not in str(error):
+            _without_numbers(config, model_config)  # which says so where the config is at fault
             raise
         found = f"base_model: the weights of '{config.model.base_model}' have other sizes than its config says"
         cure = "give the config.json that they were saved with"
@@ -218,7 +233,7 @@ def _load(
             cure = "take back what overrides_of_model_config changes"
         fix = f"{cure}, or write reinit_weights: true"
         raise ModelError(Problem(config.where("base_model"), found, fix, "base_model")) from error
-    except (OSError, ValueError, ImportError, TypeError, SafetensorError) as error:
+    except (*NOT_READ, SafetensorError) as error:
         raise cannot_load(config.model.base_model, source, "model", error, config, "base_model") from error
     refuse_random_weights(loading["missing_keys"], config)
     loaded: PreTrainedModel = model

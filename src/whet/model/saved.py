@@ -6,18 +6,19 @@ it meets first. Here that is an error that names the folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from whet.core.errors import ModelError, Problem
+from whet.core.errors import ModelError, Problem, WhetError
 from whet.core.foreign import OF_ANOTHER_SHAPE
 
-NOT_READ = (*OF_ANOTHER_SHAPE, OSError, ImportError, NotImplementedError)
-"""What the libraries raise at files that are not as they write them."""
+NOT_READ = (*OF_ANOTHER_SHAPE, OSError, ImportError, NotImplementedError, AssertionError, StrictDataclassError)
+"""What the libraries raise at files that are not as they write them. (tokenizers, which is Rust, a bare Exception.)"""
 
 GENERATION = "generation_config.json"
 
@@ -30,7 +31,13 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrai
     """
     with _read("tokenizer", folder):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        try_out(tokenizer)
     return tokenizer
+
+
+def try_out(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Some of what tokenizer_config.json says is looked at first when a text is encoded; raises what that does then."""
+    tokenizer.decode(tokenizer("a")["input_ids"])
 
 
 def saved_adapter_config(folder: Path) -> PeftConfig:
@@ -50,14 +57,22 @@ def saved_generation_config(folder: Path) -> GenerationConfig | None:
 
 
 @contextmanager
-def _read(what: str, folder: Path) -> Iterator[None]:
+def files_read(fault: Callable[[Exception], WhetError]) -> Iterator[None]:
+    """Within it, what a library raises at a file that is not as it writes it becomes the ``fault`` made of it."""
     try:
         yield
     except NOT_READ as error:
-        raise ModelError(cannot_read(what, folder, error)) from error
+        raise fault(error) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise fault(error) from error
 
 
-def cannot_read(what: str, folder: Path, error: Exception) -> Problem:
-    """What to say of a file that is not as the libraries write it."""
+def _read(what: str, folder: Path) -> AbstractContextManager[None]:
+    return files_read(lambda error: ModelError(_cannot_read(what, folder, error)))
+
+
+def _cannot_read(what: str, folder: Path, error: Exception) -> Problem:
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return Problem("", f"the {what} in '{folder}' cannot be read ({reason})", "write it again, or name another folder")

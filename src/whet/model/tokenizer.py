@@ -17,6 +17,7 @@ from whet.core.errors import ModelError, Problem
 from whet.core.log import say
 from whet.core.nearest import suggestion
 from whet.model.patches import bound_templates
+from whet.model.saved import files_read, try_out
 from whet.model.source import cannot_load, locate
 
 # Tokens that model families set aside for padding, most specific first. Only one that the vocabulary has is used.
@@ -75,10 +76,9 @@ def _load(name: str, config: Config, key: str) -> PreTrainedTokenizerBase:
     if name == config.model.base_model and config.model.revision_of_model:
         options["revision"] = config.model.revision_of_model
     loader = _tokenizer_class(section.tokenizer_type, config)
-    try:
+    with files_read(lambda error: cannot_load(name, source, "tokenizer", error, config, key)):
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise cannot_load(name, source, "tokenizer", error, config, key) from error
+        try_out(tokenizer)
     if not tokenizer.is_fast:
         raise ModelError(
             Problem(

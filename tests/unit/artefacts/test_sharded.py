@@ -248,6 +248,22 @@ def test_a_table_of_contents_that_is_another_pickle_runs_nothing(
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_tensor_of_which_a_part_was_not_written_is_refused(saved: Path, tmp_path: Path) -> None:
+    """torch would leave in its place what lay in memory."""
+    shutil.copytree(saved / "llama" / "dcp", tmp_path / "dcp")
+    path = tmp_path / "dcp" / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    entry = metadata.state_dict_metadata["model.lm_head.weight"]
+    entry.chunks.pop()
+    path.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ArtefactError, match=r"has [\d,]+ of the 9,600 numbers of model.lm_head.weight"):
+        dcp.open_checkpoint(tmp_path / "dcp")
+    entry.size = None
+    path.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ArtefactError, match=r"is not as torch.distributed.checkpoint writes it"):
+        dcp.open_checkpoint(tmp_path / "dcp")
+
+
 def test_a_table_of_contents_cannot_name_files_elsewhere(saved: Path, tmp_path: Path) -> None:
     parts = shutil.copytree(saved / "llama" / "dcp", tmp_path / "dcp")
     metadata = dcp.open_checkpoint(parts)._metadata
