@@ -71,8 +71,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """Runs with a checkpoint after every step."""
-    folder = tmp_path_factory.mktemp("whole")
-    return {kind: (folder / kind, bench.run(folder / kind, **SAVING, **run)) for kind, run in RUNS.items()}
+    folder, runs = tmp_path_factory.mktemp("whole"), RUNS if EVERYTHING else {"drawn": RUN}
+    return {kind: (folder / kind, bench.run(folder / kind, **SAVING, **run)) for kind, run in runs.items()}
 
 
 def resumed(bench: Bench, folder: Path, again: Path, run: dict[str, Any], changes: dict[str, Any]) -> Outcome:
@@ -104,15 +104,15 @@ def test_groups_of_parameters_that_were_others_are_an_error_in_words(bench: Benc
         resumed(bench, tmp_path / "run", tmp_path / "again", {}, {"weight_decay": 0.0})
 
 
-@pytest.mark.parametrize("name", ROUNDING if EVERYTHING else ("lora_qkv_kernel", "pad_to_multiple_of"))
-@pytest.mark.parametrize("kind", ["plain", "drawn"])
+@pytest.mark.parametrize("name", ROUNDING if EVERYTHING else ("pad_to_multiple_of",))
+@pytest.mark.parametrize("kind", RUNS if EVERYTHING else ("drawn",))
 def test_what_changes_the_last_digits_changes_no_more(
     bench: Bench, whole: dict[str, tuple[Path, Outcome]], tmp_path: Path, name: str, kind: str
 ) -> None:
-    """Or it is refused: where random numbers are drawn, some keys decide which."""
+    """Or it is refused: where random numbers are drawn, some keys decide which. None is refused that could go on."""
     changes, run = ROUNDING[name], RUNS[kind]
     assert {effect_of(key).effect for key in changes} == {Effect.ROUNDING}
     folder, expected = whole[kind]
     found = resumed(bench, folder, tmp_path / "again", run, changes)
-    if not any(change.is_other_run for change in differences(facts(run), facts({**run, **changes}))):
-        assert losses(found) == pytest.approx(losses(expected), abs=2e-4)
+    is_refused = any(change.is_other_run for change in differences(facts(run), facts({**run, **changes})))
+    assert is_refused == (losses(found) != pytest.approx(losses(expected), abs=2e-4))

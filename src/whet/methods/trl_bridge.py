@@ -62,7 +62,7 @@ class TrlFigures(Carried):
         metrics = self._trainer._metrics["train" if self._trainer.model.training else "eval"]
         if self._num_pairs and self._trainer.model.training:
             means = self._kept().means(self._trainer.over_ranks)
-            metrics.update({name: [value] for name, value in means.items()})
+            metrics.update({name: [value] for name, value in means.items()} | {NUM_TOKENS: []})
             self._num_pairs.clear()
         if NUM_TOKENS in metrics:
             metrics[NUM_TOKENS] = [self._trainer.throughput.carried()[0]]
@@ -146,6 +146,12 @@ class PreferenceTrainer(ResumingTrainer, DPOTrainer):
             loss = super().compute_loss(model, {name: inputs[name] for name in inputs if name != PAIRS})
         return loss * (self.args.world_size * num_pairs / torch.as_tensor(num_items_in_batch))
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As TRL's, whose loader draws a random number; here evaluating changes nothing, whenever it is made."""
+        with torch.random.fork_rng(devices=[]):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches."""
         self._loader = PairSamples(self.train_dataset, self.order, self.data_collator).loader(self.args)
@@ -181,6 +187,7 @@ class PreferenceTrainer(ResumingTrainer, DPOTrainer):
             logs.update(self.throughput.figures(self.args.device))
         elif "train_runtime" in logs:
             logs.update(self.throughput.whole(logs))
+            self.model.train()  # TRL tells by it whose figures these are; a run that was over has not trained
         self.figures.settle()
         super().log(logs, start_time)
 
