@@ -108,6 +108,13 @@ def require_gguf() -> None:
     require_gguf()
 
 
+def foresee_gguf(resolved: ResolvedRun, adapter_dir: Path, output_dir: Path | None) -> None:
+    """Before an adapter is merged for it: everything that GGUF would refuse of the merged model."""
+    from whet.artefacts.gguf.foresee import foresee
+
+    foresee(resolved.config, adapter_dir, output_dir or Path(resolved.output_dir) / "gguf")
+
+
 def export_gguf_model(resolved: ResolvedRun, model_dir: Path, outtype: str | None, output_dir: Path | None) -> Path:
     """The model as GGUF, in ``gguf`` of the output folder if no other is given."""
     from whet.artefacts.gguf.export import export_model

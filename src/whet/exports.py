@@ -94,10 +94,13 @@ def export_gguf(
         folder = adapter_dir or export_stages.adapter_of(resolved)
         with history.artefact("gguf-adapter", resolved, folder) as record:
             return record.place(export_stages.export_gguf_adapter(resolved, folder, outtype, base_gguf, output_dir))
-    merged = model_dir or export_stages.merged_model_of(resolved, adapter_dir)
-    folder = merged or merge_run(resolved, adapter_dir or export_stages.adapter_of(resolved))
-    with history.artefact("gguf", resolved, folder) as record:
-        return record.place(export_stages.export_gguf_model(resolved, folder, outtype, output_dir))
+    model = model_dir or export_stages.merged_model_of(resolved, adapter_dir)
+    if model is None:
+        trained = adapter_dir or export_stages.adapter_of(resolved)
+        export_stages.foresee_gguf(resolved, trained, output_dir)
+        model = merge_run(resolved, trained)
+    with history.artefact("gguf", resolved, model) as record:
+        return record.place(export_stages.export_gguf_model(resolved, model, outtype, output_dir))
 
 
 def push(config: Config) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from whet.artefacts.save import save_model
 from whet.artefacts.tensor_file import TensorFile
 from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
-from whet.core.errors import ArtefactError, ParityError
+from whet.core.errors import ArtefactError, ModelError, ParityError
 from whet.core.types import Hardware
 from whet.model.adapters import adapt
 from whet.model.levers import install_levers
@@ -353,3 +354,50 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="the trained model cannot be written to"):
         save_model(run.model, run.tokenizer, tmp_path / "file" / "inside")
+
+
+def test_a_merge_does_not_replace_what_it_is_made_of(tmp_path: Path) -> None:
+    """An earlier merged model may be the base of a second run; its folder is not the place for what comes of that."""
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    for made_of, where in (("base", tmp_path / "base"), ("base", tmp_path), ("adapter", tmp_path / "adapter")):
+        (where / MARKER).write_text("{}")
+        words = f"is where the {made_of}( model)? of this merge lies, and it would be replaced -> give another folder"
+        with pytest.raises(ArtefactError, match=words):
+            merge_lora(run.config, run.resolved, run.adapter, where)
+        (where / MARKER).unlink()
+    assert (tmp_path / "base" / "model.safetensors").is_file()
+
+
+def test_a_disk_without_room_is_found_before_a_tensor_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    needed = sum(tensor.numel() * 4 for tensor in loaded(tmp_path / "base").state_dict().values())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=needed - 1))
+    monkeypatch.setattr(TensorFile, "write", lambda *args: pytest.fail("a tensor was merged"))
+    with pytest.raises(ArtefactError, match=r"the merged model needs 0\.\d MiB, and .* free -> make room, or choose"):
+        merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "packages", "error"),
+    [
+        ("gptq", False, "is stored in gptq, which needs the packages? .*gptqmodel.* -> pip install .*gptqmodel"),
+        ("gptq", True, "is stored in gptq, and transformers cannot make floats of that -> write the unquantised model"),
+        ("unheard", True, "is stored in unheard, and transformers cannot make floats of that"),
+    ],
+)
+def test_a_base_that_cannot_be_made_floats_is_refused_before_it_is_read(
+    stored: str, packages: bool, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(save_tiny_model(tmp_path / "base"), tmp_path, LORA)
+    told = json.loads((tmp_path / "base" / "config.json").read_text())
+    told["quantization_config"] = {"quant_method": stored, "bits": 4, "group_size": 32}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(told))
+    if packages:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("whet.artefacts.merge.load_whole", lambda *args: pytest.fail("the base was read"))
+    with pytest.raises((ArtefactError, ModelError), match=error):
+        merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")

@@ -19,6 +19,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from tests.gguf_tokenizers import TOKENIZERS, sentencepiece_tokenizer
 from tests.models import make_config, save_tiny_model, tiny_model
 from tests.ollama import conversation
@@ -440,6 +441,43 @@ def test_an_adapter_is_merged_first_and_not_again(tmp_path: Path) -> None:
         assert export_stages.merged_model_of(resolved) == found
     os.utime(tmp_path / "adapter_model.safetensors", (9, 9))
     assert export_stages.merged_model_of(resolved) is None
+
+
+@pytest.mark.parametrize("wrong", ["tokenizer", "architecture", "tensor", "place"])
+def test_what_gguf_cannot_hold_is_refused_before_an_adapter_is_merged_for_it(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whet import exports
+
+    _, base = made("llama", tmp_path / "base")
+    output = tmp_path / "out"
+    save_tiny_model(output, "llama")  # as if trained: its tokenizer is refused, as it has no merges
+    if wrong != "tokenizer":
+        tiny_tokenizer().save_pretrained(output)
+    (output / "adapter_config.json").write_text("{}")
+    (output / "adapter_model.safetensors").unlink(missing_ok=True)
+    if wrong == "architecture":
+        save_tiny_model(base, "olmoe")
+    elif wrong == "tensor":
+        told = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**told, "model_type": "qwen3"}))
+        os.rename(base / "model.safetensors", base / "other.safetensors")
+        save_file({"model.embed_tokens.weight": torch.zeros(ROWS, 32), "model.strange": torch.zeros(2)},
+                  base / "model.safetensors")  # fmt: skip
+    elif wrong == "place":
+        (output / "gguf").mkdir()
+        (output / "gguf" / "mine.txt").write_text("mine")
+    words = {
+        "tokenizer": "the tokenizer has no merges",
+        "architecture": "is a olmoe, which is not among",
+        "tensor": "has a tensor model.strange, for which GGUF's qwen3 has no place",
+        "place": "what it holds is no GGUF export",
+    }
+    adapter = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+    config = make_config(base, adapter=adapter, output={"output_dir": str(output)})
+    monkeypatch.setattr(exports, "merge_run", lambda *args: pytest.fail("it was merged"))
+    with pytest.raises(ArtefactError, match=words[wrong]):
+        exports.export_gguf(config)
 
 
 # Adapters. -----------------------------------------------------------------------------------------------------------

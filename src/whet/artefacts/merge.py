@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from whet.artefacts.base_files import find_shards
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess
 from whet.artefacts.merge_layers import BaseParameters, CannotStream
-from whet.artefacts.merge_memory import fold, load_whole
+from whet.artefacts.merge_memory import fold, load_whole, refuse_unreadable
 from whet.artefacts.merge_stream import StreamMerge
 from whet.artefacts.parity import Parity, fresh_reference, limit_for, not_proved, prove, tell, workspace
 from whet.artefacts.prompts import encode_prompts
@@ -90,10 +92,12 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
     _check_adapter(adapter, config)
     check_replaceable(output, MARKER, "merged model")
     source = locate(config.model.base_model, config, "base_model")
+    _check_apart(output, {"base model": source, "adapter": str(adapter)})
     if Path(source).is_dir():
         check_base(adapter, config)
     tokenizer, comes_with_adapter = _tokenizer_of(adapter, config)
     merge = _Merge(config, resolved, adapter, output, source, load_model_config(config), tokenizer)
+    refuse_unreadable(config, merge.model_config)
     if resolved.quantization != "none":
         say(
             f"merge: the adapter was trained beside a base in {resolved.quantization}; it is merged into the base's "
@@ -131,6 +135,14 @@ def _nothing_trained(output_dir: Path, config: Config) -> Problem:
         found = f"the run in '{output_dir}' has not ended"
         fix = f"whet train {config.file} --resume-from-checkpoint; or merge what it has: --lora-model-dir {newest}"
     return Problem(where, found, fix, "output_dir")
+
+
+def _check_apart(output: Path, sources: Mapping[str, str]) -> None:
+    """An earlier merged model is replaced as a whole: what this one is made of must not be it, or lie in it."""
+    for what, place in sources.items():
+        if Path(place).is_dir() and Path(place).resolve().is_relative_to(output.resolve()):
+            found = f"'{output}' is where the {what} of this merge lies, and it would be replaced"
+            raise ArtefactError(Problem("", found, "give another folder: --output-dir"))
 
 
 def _tokenizer_of(adapter: Path, config: Config) -> tuple[PreTrainedTokenizerBase, bool]:
@@ -180,6 +192,7 @@ def _write(merge: _Merge, folder: Path) -> tuple[PreTrainedModel, str]:
         stream = _stream(merge, base)
         if missing := stream.missing():
             refuse_random_weights(missing, merge.config)
+        _check_room(folder, stream.num_bytes)
         stream.write(folder)
     except CannotStream as error:
         say(f"merge: the whole model is held in memory, because {error}")
@@ -192,6 +205,14 @@ def _write(merge: _Merge, folder: Path) -> tuple[PreTrainedModel, str]:
     base.config.use_cache = True
     base.config.save_pretrained(folder)
     return base, ""
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        place = folder.parent
+        found = f"the merged model needs {needed / 2**20:,.1f} MiB, and '{place}' has {free / 2**20:,.1f} free"
+        raise ArtefactError(Problem("", found, "make room, or choose another place: --output-dir"))
 
 
 def _empty_base(merge: _Merge) -> PreTrainedModel:

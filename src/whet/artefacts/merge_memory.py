@@ -9,6 +9,8 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
 
 from whet.config import Config
 from whet.config.resolve import ResolvedRun
@@ -18,7 +20,31 @@ from whet.model.load import refuse_random_weights, transformers_class
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.quantize import quantization_config
 from whet.model.source import cannot_load
-from whet.model.stored import stored_format
+from whet.model.stored import refuse_missing_packages, stored_format
+
+
+def refuse_unreadable(config: Config, model_config: PretrainedConfig) -> None:
+    """Before the base is read: one that is stored in few bits, of which transformers makes no floats.
+
+    Raises:
+        ArtefactError: there is no way to merge into it.
+        ModelError: a package of its format is missing.
+    """
+    stored = stored_format(model_config)
+    if stored is None:
+        return
+    refuse_missing_packages(config, model_config)
+    if (config.quant.model_quantization_config_kwargs or {}).get("dequantize"):
+        return
+    quantizer = AUTO_QUANTIZER_MAPPING.get("bitsandbytes_4bit" if stored == "bitsandbytes" else stored)
+    if quantizer is None or quantizer._dequantize is HfQuantizer._dequantize:
+        raise _no_floats(stored, config)
+
+
+def _no_floats(stored: str, config: Config) -> ArtefactError:
+    found = f"'{config.model.base_model}' is stored in {stored}, and transformers cannot make floats of that"
+    fix = "write the unquantised model as base_model for the merge"
+    return ArtefactError(Problem(config.where("base_model"), found, fix, "base_model"))
 
 
 def load_whole(config: Config, resolved: ResolvedRun, source: str, model_config: PretrainedConfig) -> PreTrainedModel:
@@ -59,9 +85,7 @@ def _as_floats(base: PreTrainedModel, stored: str, config: Config) -> PreTrained
     try:
         floats: PreTrainedModel = base.dequantize()
     except (NotImplementedError, AttributeError, ValueError) as error:
-        found = f"'{config.model.base_model}' is stored in {stored}, and transformers cannot make floats of that"
-        fix = "write the unquantised model as base_model for the merge"
-        raise ArtefactError(Problem(config.where("base_model"), found, fix, "base_model")) from error
+        raise _no_floats(stored, config) from error
     # The map by which it was read ends in few bits, and transformers would write by it.
     floats._weight_conversions = None
     say(f"merge: the base is stored in {stored}; its weights are made floats, and the merged model has these")

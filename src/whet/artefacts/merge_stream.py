@@ -28,7 +28,7 @@ from transformers.core_model_loading import (
 
 from whet.artefacts.base_files import Shard, Stored
 from whet.artefacts.merge_layers import AdapterLayers, BaseParameters, CannotStream
-from whet.artefacts.tensor_file import DTYPES, TensorFile
+from whet.artefacts.tensor_file import DTYPES, TensorFile, size_of
 from whet.model.weight_files import INDEX
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -113,8 +113,8 @@ class StreamMerge:
         weight_map: dict[str, str] = {}
         num_bytes = 0
         for shard in self._shards:
-            keys = [*shard.tensors, *self._added_to(shard)]
-            promised = {key: self._form(key, shard.tensors.get(key)) for key in keys}
+            promised = self._promised(shard)
+            keys = list(promised)
             with shard.opened() as source, TensorFile(folder / shard.path.name, promised) as output:
                 for key in keys:
                     output.write(key, self._tensor(key, source, promised[key][0]))
@@ -123,6 +123,15 @@ class StreamMerge:
         if len(self._shards) > 1:
             index = {"metadata": {"total_size": num_bytes}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors that `write` writes."""
+        return sum(size_of(*form) for shard in self._shards for form in self._promised(shard).values())
+
+    def _promised(self, shard: Shard) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """dtype and shape of each tensor of the shard's output, in its order."""
+        return {key: self._form(key, shard.tensors.get(key)) for key in (*shard.tensors, *self._added_to(shard))}
 
     def _added_to(self, shard: Shard) -> list[str]:
         """The head, where it has become a tensor of its own: it follows the embedding."""

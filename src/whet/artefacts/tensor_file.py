@@ -34,6 +34,11 @@ _BITS = {"F8_E4M3": 8, "F8_E5M2": 8, "BOOL": 8} | {name: int(name.lstrip("BFIU")
          ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8")}  # fmt: skip
 
 
+def size_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return torch.Size(shape).numel() * _BITS[dtype] // 8
+
+
 class TensorFile:
     """Give it every tensor it was promised, in the order of the promise.
 
@@ -47,7 +52,7 @@ class TensorFile:
         self._file = path.open("wb")
         header, place = {"__metadata__": {"format": "pt"}}, 0
         for name, (dtype, shape) in promised.items():
-            size = torch.Size(shape).numel() * _BITS[dtype] // 8
+            size = size_of(dtype, shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [place, place + size]}  # type: ignore[dict-item]
             place += size
         text = json.dumps(header).encode()

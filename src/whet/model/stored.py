@@ -60,13 +60,9 @@ def refuse_untrainable_storage(config: Config, model_config: PretrainedConfig) -
         raise ModelError(Problem(config.where("gptq"), found, fix, "gptq"))
     if stored is None:
         return
+    refuse_missing_packages(config, model_config)
     method = str(stored_format(model_config))
     form = _FORMATS.get(method, _Format({}, False))
-    missing = [pip for package, pip in form.packages.items() if importlib.util.find_spec(package) is None]
-    if missing:
-        needs = "the package" if len(missing) == 1 else "the packages"
-        found = f"'{name}' is stored in {method}, which needs {needs} {' and '.join(missing)}"
-        raise ModelError(Problem(config.where(key), found, f"pip install {' '.join(missing)}", key))
     for loading in ("load_in_4bit", "load_in_8bit"):
         if config.value(loading) and method != "bitsandbytes":
             found = f"{loading} is true, and '{name}' is stored in {method} already"
@@ -82,6 +78,17 @@ def refuse_untrainable_storage(config: Config, model_config: PretrainedConfig) -
         if method == "mxfp4":
             fix = "write model_quantization_config: Mxfp4Config, model_quantization_config_kwargs: {dequantize: true}"
         raise ModelError(Problem(config.where(key), found, fix, key))
+
+
+def refuse_missing_packages(config: Config, model_config: PretrainedConfig) -> None:
+    """Raises a ModelError that names the packages by which the base's format is read, where they are not installed."""
+    method, name = str(stored_format(model_config)), config.model.base_model
+    packages = _FORMATS.get(method, _Format({}, False)).packages
+    missing = [pip for package, pip in packages.items() if importlib.util.find_spec(package) is None]
+    if missing:
+        needs = "the package" if len(missing) == 1 else "the packages"
+        found = f"'{name}' is stored in {method}, which needs {needs} {' and '.join(missing)}"
+        raise ModelError(Problem(config.where("base_model"), found, f"pip install {' '.join(missing)}", "base_model"))
 
 
 def _stored(model_config: PretrainedConfig) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def export_model(config: Config, model_dir: Path, output: Path, outtype: str | N
     tokenizer = _tokenizer(model_dir, config)
     with ExitStack() as stack:
         files = stack.enter_context(opened(model_dir))
-        model = look_at(model_dir, files, tokenizer, _name(config), config.model.trust_remote_code)
+        model = look_at(model_dir, files, tokenizer, gguf_name(config), config.model.trust_remote_code)
         fresh = stack.enter_context(FreshProcess()) if _proves(config) else None
         partial = stack.enter_context(published(output, "GGUF export"))
         outtype = outtype or files.outtype
@@ -124,7 +124,7 @@ def export_adapter(
         fresh = stack.enter_context(FreshProcess()) if _proves(config) and llama_cpp.is_installed() else None
         partial = stack.enter_context(published(output, "GGUF export"))
         outtype = outtype or "f32"  # it is small
-        write_adapter(partial / ADAPTER_FILE, adapter, _name(config), outtype)
+        write_adapter(partial / ADAPTER_FILE, adapter, gguf_name(config), outtype)
         prove_deltas(partial / ADAPTER_FILE, adapter, base, outtype, config)
         place, bos = base_gguf or MODEL_FILE, puts_around(tokenizer)[0]
         if base_file is not None:
@@ -152,8 +152,8 @@ def _proves(config: Config) -> bool:
     return config.output.parity
 
 
-def _name(config: Config) -> str:
-    """Not a path: it is read by others."""
+def gguf_name(config: Config) -> str:
+    """The model's name in the file. Not a path: it is read by others."""
     return config.output.hub_model_id or Path(config.model.base_model.rstrip("/")).name
 
 
