@@ -52,9 +52,9 @@ unit: install-dev
 survive: install-dev
 	rm -f benchmarks/results/survive.jsonl benchmarks/results/resume-exact.jsonl
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 SURVIVE=all SURVIVE_REPORT=benchmarks/results/survive.jsonl \
-		RESUME_REPORT=benchmarks/results/resume-exact.jsonl \
-		$(BIN)/python -m pytest tests/survive tests/promises/test_g7_ingredients.py \
-		tests/promises/test_safe_fuzz.py
+		$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/survive
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 SURVIVE=all RESUME_REPORT=benchmarks/results/resume-exact.jsonl \
+		$(BIN)/python -m pytest tests/promises/test_g7_ingredients.py tests/promises/test_safe_fuzz.py
 	$(BIN)/python docs/make_tables.py
 
 # Half an hour for all 45 targets; what breaks one is kept in fuzzing/findings, and read by make test from then on.
