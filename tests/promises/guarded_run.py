@@ -108,6 +108,8 @@ def main(workspace: Path, report: Path) -> None:
         run("inspect", "inspect", "my.yaml")
         run("inspect terminal", "inspect", "my.yaml", "--terminal", "--rows", "2")
         run("merge", "merge-lora", "my.yaml")
+        run("push", "push", "my.yaml")
+        run("rerun", "rerun", "out/run.json")
         run("chat", "chat", "my.yaml", "--prompt", "What is 1 + 1?", "--max-new-tokens", "2")
         run("refused", "preprocess", "refused.yaml")
         run("mistaken", "train", "mistaken.yaml")

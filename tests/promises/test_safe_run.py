@@ -115,7 +115,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
 
 def test_each_command_does_what_it_should(guarded: Guarded) -> None:
     codes = guarded.report["codes"]
-    failing = {"refused": 2, "mistaken": 2, "fault": 1}
+    # A record keeps no secret, so one that needs them is not done again; and there is no repository to push to.
+    failing = {"refused": 2, "mistaken": 2, "fault": 1, "push": 2, "rerun": 2}
     assert codes == {name: failing.get(name, 0) for name in codes}, guarded.output.decode()[-6000:]
     assert set(failing) <= set(codes)
     for word in (b"gone.jsonl", b"hub_tokn", b"RuntimeError: a fault of ours at http://***@127.0.0.1"):
