@@ -50,8 +50,6 @@ _PREFIXES = ("", "model.", "state_dict.", "app.", "app.model.")
 
 _PEFT = "base_model.model."
 
-_PROVE = "whet merge-lora proves base and adapter together"
-
 
 @dataclass(frozen=True)
 class Gathered:
@@ -136,7 +134,8 @@ def gather(
         (partial / MARKER).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         parity = None
         if is_adapter and config.output.parity:
-            not_proved("gathered adapter", partial, f"its tensors were compared, and no model was computed; {_PROVE}")
+            proves = f"whet merge-lora {config.file} --lora-model-dir {output} runs it beside its base"
+            not_proved("gathered adapter", partial, f"its tensors were compared, and no model was computed; {proves}")
         if fresh is not None:
             parity = _prove(fresh, partial, chosen, opened, model, tokenizer, written.dtype, config)
     say(
