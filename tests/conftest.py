@@ -19,19 +19,24 @@ from typing import Any
 
 import pytest
 
-from whet.cli.session import _PROCESSOR_ENVIRONMENT, _QUIET_ENVIRONMENT
-from whet.core.network import SILENT
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-_OF_A_COMMAND = {*_PROCESSOR_ENVIRONMENT, *_QUIET_ENVIRONMENT, *SILENT, "HF_HUB_DISABLE_PROGRESS_BARS"}
-"""Variables that a command sets for libraries, where the user has not."""
-_STEERING = (
-    *("ACCELERATE_", "CUBLAS_", "HF_", "LOCAL_", "MASTER_", "MLFLOW_", "RANK", "RAY_", "TENSORBOARD_"),
-    *("TORCHELASTIC_", "TRANSFORMERS_", "WANDB_", "WHET_", "WORLD_SIZE"),
-)
-"""Beginnings of the variables that decide what a run does; others may be set by a library that is imported."""
+_STEERING = {
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_RUN_ID", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "XDG_CACHE_HOME", "HF_HOME"),
+    *("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+    *("WANDB_PROJECT", "WANDB_NAME", "WANDB_ENTITY", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_MODE", "WANDB_WATCH"),
+    *("WANDB_LOG_MODEL", "WANDB_DIR", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "HF_MLFLOW_LOG_ARTIFACTS"),
+    *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "TENSORBOARD_LOGGING_DIR"),
+    *("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING",
+}
+"""Variables that decide what other tests do: those that whet and launchers set, and that libraries read there.
+
+By their names, for a library may set variables of its own when it is imported (Ray 2.60: RAY_CLIENT_MODE), and which
+test imports it first, nobody knows.
+"""
 _WHET = logging.getLogger("whet")
 
 Facts = dict[str, tuple[Any, Callable[[Any], object]]]
@@ -95,7 +100,7 @@ def _put_back_environment(before: dict[str, str]) -> list[str]:
             os.environ[name] = before[name]
         else:
             del os.environ[name]
-    told = sorted(name for name in changed - _OF_A_COMMAND if name in before or name.startswith(_STEERING))
+    told = sorted(name for name in changed if name in _STEERING or name.startswith("WHET_"))
     return [f"{name}: {before.get(name)!r} before it, {after.get(name)!r} after it" for name in told]
 
 

@@ -15,7 +15,9 @@ OUTLIVED = "import subprocess; subprocess.Popen(['sleep', '300'], stdout=subproc
 def test_a_process_that_outlives_its_command_is_named_and_one_that_ends_is_not() -> None:
     command = subprocess.Popen([sys.executable, "-c", OUTLIVED], start_new_session=True)
     command.wait()
-    (left,) = left_of(command.pid, 0.0)
-    assert left == "sleep 300"
-    os.killpg(command.pid, signal.SIGKILL)
+    try:
+        (left,) = left_of(command.pid, 0.0)
+        assert left == "sleep 300"
+    finally:
+        os.killpg(command.pid, signal.SIGKILL)
     assert left_of(command.pid, 60.0) == []

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -31,13 +32,19 @@ STARTER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FRESH
 @pytest.mark.parametrize("killed", ["the command", "the fresh process"])
 def test_a_job_ends_with_the_process_that_asked_for_it(killed: str) -> None:
     """SIGKILL gives nobody a chance to end others; and closing a fresh process kills that one, not its job."""
-    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True)
-    assert starter.stdout is not None
-    fresh, job = map(int, starter.stdout.readline().split())
-    ends = [os.pidfd_open(pid) for pid in (fresh, job)]
-    os.kill(starter.pid if killed == "the command" else fresh, signal.SIGKILL)
-    for end in ends:
-        assert select.select([end], [], [], PATIENCE)[0], "it lives on"
-        os.close(end)
-    starter.wait()
-    starter.stdout.close()
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert starter.stdout is not None
+        fresh, job = map(int, starter.stdout.readline().split())
+        ends = [os.pidfd_open(pid) for pid in (fresh, job)]
+        os.kill(starter.pid if killed == "the command" else fresh, signal.SIGKILL)
+        for end in ends:
+            assert select.select([end], [], [], PATIENCE)[0], "it lives on"
+            os.close(end)
+        starter.stdout.close()
+    finally:
+        with suppress(ProcessLookupError):  # nobody is left, as it should be
+            os.killpg(starter.pid, signal.SIGKILL)
+        starter.wait()
