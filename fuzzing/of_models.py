@@ -94,11 +94,10 @@ def part_of_base(name: str, read: Callable[[Any], object]) -> Callable[[Path, by
 
 
 def _load_config_and_shape(config: Any) -> None:
-    from whet.model.architecture import read_architecture
-    from whet.model.load import empty_model, load_model_config
+    from whet.model.load import checked_architecture, empty_model, load_model_config
 
     model_config = load_model_config(config)
-    read_architecture(model_config)
+    checked_architecture(config, model_config)
     empty_model(config, model_config)
 
 

@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 PROGRAM = Path(__file__).parent / "go" / "ollama.go"
 RECORDED = Path(__file__).parent / "data" / "ollama.json"
+OLDEST = (1, 18)  # of Go: what its templates can do, and what the program is written in
 RENEW = "apt-get install golang-go && python -m tests.ollama"
 
 Messages = list[dict[str, str]]
@@ -36,8 +40,30 @@ CONVERSATIONS: list[Messages] = [
 ] + [[{"role": "user", "content": ""}], [{"role": "user", "content": "</s> <|im_end|> [/INST]"}]]
 
 
-def has_go() -> bool:
-    return shutil.which("go") is not None
+SECONDS_FOR_GO = 120
+"""To compile and run: less than pytest gives a test, so that it fails with words."""
+
+_GO = {"GOTOOLCHAIN": "local", "GOFLAGS": "", "GO111MODULE": "auto"}
+"""What is there, without a download, however this machine is set up."""
+
+
+@cache
+def lacks_go() -> str:
+    """Why Go cannot be asked here; "" where it can."""
+    if shutil.which("go") is None:
+        return "there is no go on this machine (apt-get install golang-go)"
+    asked = subprocess.run(
+        ["go", "env", "GOVERSION", "GOCACHE"], env=os.environ | _GO, capture_output=True, text=True, check=False
+    )
+    version, _, cache_dir = asked.stdout.strip().partition("\n")
+    numbers = re.match(r"go(\d+)\.(\d+)", version)
+    if asked.returncode or numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
+        return f"go is '{version}', older than {OLDEST[0]}.{OLDEST[1]}, or broken {asked.stderr.strip()}"
+    place = Path(cache_dir)
+    existing = next((each for each in (place, *place.parents) if each.exists()), place)
+    if not place.is_absolute() or not os.access(existing, os.W_OK):
+        return f"go cannot write to its GOCACHE ('{cache_dir}')"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,13 @@ def read(modelfiles: Sequence[str], conversations: Sequence[Sequence[Messages]])
     """By Go itself; the n-th conversations are for the n-th file."""
     jobs = [{"modelfile": m, "conversations": c} for m, c in zip(modelfiles, conversations, strict=True)]
     done = subprocess.run(
-        ["go", "run", str(PROGRAM)], input=json.dumps(jobs), capture_output=True, text=True, timeout=300, check=False
+        ["go", "run", str(PROGRAM)],
+        env=os.environ | _GO,
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_FOR_GO,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)

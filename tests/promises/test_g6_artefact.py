@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tests.models import ARCHITECTURES, MIXTURES, VOCAB_SIZE, make_config, packed_batch, save_tiny_model
 from tests.warm import warm  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -234,6 +235,35 @@ def test_a_base_of_few_bits_becomes_floats(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-3, rtol=0)
 
 
+def in_fp8(full: Path, base: Path) -> None:
+    """Write the model in ``full`` as DeepSeek and Qwen publish theirs: 8 bits, a scale for each block of 16 x 16."""
+    tensors = load_file(full / "model.safetensors")
+    for name in [name for name in tensors if "_proj" in name]:
+        blocks = tensors[name].unflatten(0, (-1, 16)).unflatten(2, (-1, 16))
+        scales = blocks.abs().amax((1, 3)) / 448
+        eight = (blocks / scales[:, None, :, None]).flatten(2, 3).flatten(0, 1)
+        tensors |= {name: eight.to(torch.float8_e4m3fn), f"{name}_scale_inv": scales}
+    shutil.copytree(full, base)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    told = json.loads((base / "config.json").read_text())
+    told["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (base / "config.json").write_text(json.dumps(told))
+
+
+def test_a_base_in_fp8_becomes_floats_while_it_is_read(tmp_path: Path) -> None:
+    """What is written then is floats: transformers would make 8 bits of them again, without a word in config.json."""
+    in_fp8(save_tiny_model(tmp_path / "full"), tmp_path / "base")
+    run = Run(tmp_path / "base", tmp_path, LORA)
+    merged = merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
+    assert "the base is stored in fp8" in merged.in_memory
+    assert merged.parity is not None
+    assert merged.parity.outcome == "within the limit"
+    with safe_open(tmp_path / "merged" / "model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.offset_keys()} == {"F32"}
+    assert "quantization_config" not in (tmp_path / "merged" / "config.json").read_text()
+    torch.testing.assert_close(logits(loaded(tmp_path / "merged")), run.logits(), atol=1e-4, rtol=0)
+
+
 def test_the_adapter_reloaded_is_live(tmp_path: Path) -> None:
     base = save_tiny_model(tmp_path / "base")
     run = Run(base, tmp_path, LORA)
@@ -362,7 +392,7 @@ def test_a_merge_does_not_replace_what_it_is_made_of(tmp_path: Path) -> None:
     for made_of, where in (("base", tmp_path / "base"), ("base", tmp_path), ("adapter", tmp_path / "adapter")):
         (where / MARKER).write_text("{}")
         words = f"is where the {made_of}( model)? of this merge lies, and it would be replaced -> give another folder"
-        with pytest.raises(ArtefactError, match=words):
+        with pytest.raises(ArtefactError, match=f"{words}: whet merge-lora my.yaml --merged-dir"):
             merge_lora(run.config, run.resolved, run.adapter, where)
         (where / MARKER).unlink()
     assert (tmp_path / "base" / "model.safetensors").is_file()
@@ -376,7 +406,8 @@ def test_a_disk_without_room_is_found_before_a_tensor_is_merged(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=needed - 1))
     monkeypatch.setattr(TensorFile, "write", lambda *args: pytest.fail("a tensor was merged"))
-    with pytest.raises(ArtefactError, match=r"the merged model needs 0\.\d MiB, and .* free -> make room, or choose"):
+    words = r"the merged model needs 0\.\d MiB, and .* free -> make room, or choose another place: .* --merged-dir"
+    with pytest.raises(ArtefactError, match=words):
         merge_lora(run.config, run.resolved, run.adapter, tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 

@@ -30,8 +30,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, Qwen2C
 from whet import export_stages
 from whet.artefacts.fresh import FreshProcess
 from whet.artefacts.fresh_script import divergence
-from whet.artefacts.gguf import export
+from whet.artefacts.gguf import adapter_proof, export
 from whet.artefacts.gguf.adapter_file import AdapterFiles, look_at_adapter, prove_deltas, write_adapter
+from whet.artefacts.gguf.foresee import foresee
 from whet.artefacts.gguf.go_template import learn
 from whet.artefacts.gguf.llama_cpp import LlamaCpp
 from whet.artefacts.gguf.model_file import look_at, write_model
@@ -344,6 +345,7 @@ def test_an_adapter_that_is_another_in_llama_cpp_is_kept_under_a_name_that_says_
     [
         ("llama.cpp", "llama.cpp is not installed; pip install xllamacpp, and run this again"),
         ("room", r"as GGUF needs 0\.0 GiB beside the adapter, .* free; whet export-gguf my\.yaml --model-dir .*base"),
+        ("memory", "to run '.*base' takes 0.0 GiB of memory, and 0.0 are free; export it again on a machine that"),
         ("safetensors", "has no safetensors to make a GGUF of; whet export-gguf my.yaml --model-dir"),
     ],
 )
@@ -358,6 +360,10 @@ def test_an_adapter_that_cannot_be_run_has_a_record_that_says_why(
         needed = (folder / "adapter_model.safetensors").stat().st_size
         usage = shutil.disk_usage(tmp_path)._replace(free=2 * needed)
         monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    elif lacks == "memory":
+        least = (Path(config.model.base_model) / "model.safetensors").stat().st_size  # and more: it is not alone
+        monkeypatch.setattr("whet.artefacts.gguf.adapter_proof.available_memory_bytes", lambda: least)
+        monkeypatch.setattr(adapter_proof, "write_model", lambda *args: pytest.fail("the base was written"))
     else:
         (Path(config.model.base_model) / "model.safetensors").unlink()
     result = export.export_adapter(config, folder, tmp_path / "gguf", None, None)
@@ -478,6 +484,16 @@ def test_what_gguf_cannot_hold_is_refused_before_an_adapter_is_merged_for_it(
     monkeypatch.setattr(exports, "merge_run", lambda *args: pytest.fail("it was merged"))
     with pytest.raises(ArtefactError, match=words[wrong]):
         exports.export_gguf(config)
+
+
+def test_a_base_of_pickles_is_no_reason_against_an_export(tmp_path: Path) -> None:
+    """It is merged in memory, and what comes of that is written in safetensors."""
+    model, base = made("llama", tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    torch.save(model.state_dict(), base / "pytorch_model.bin")
+    tiny_tokenizer().save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    foresee(make_config(base), tmp_path / "adapter", tmp_path / "gguf")
 
 
 # Adapters. -----------------------------------------------------------------------------------------------------------

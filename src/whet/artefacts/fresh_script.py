@@ -44,6 +44,7 @@ def main() -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+"""As in `whet.core.parent`, whose function `end_with_parent` repeats: nothing of whet is imported here."""
 
 
 def end_with_parent() -> None:

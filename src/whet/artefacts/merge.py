@@ -92,7 +92,7 @@ def merge_lora(config: Config, resolved: ResolvedRun, adapter_dir: str | Path, o
     _check_adapter(adapter, config)
     check_replaceable(output, MARKER, "merged model")
     source = locate(config.model.base_model, config, "base_model")
-    _check_apart(output, {"base model": source, "adapter": str(adapter)})
+    _check_apart(output, {"base model": source, "adapter": str(adapter)}, config)
     if Path(source).is_dir():
         check_base(adapter, config)
     tokenizer, comes_with_adapter = _tokenizer_of(adapter, config)
@@ -137,12 +137,17 @@ def _nothing_trained(output_dir: Path, config: Config) -> Problem:
     return Problem(where, found, fix, "output_dir")
 
 
-def _check_apart(output: Path, sources: Mapping[str, str]) -> None:
+def _elsewhere(config: Config) -> str:
+    """A merge may be part of `whet train` or `whet export-gguf`, which have no such option."""
+    return f"whet merge-lora {config.file} --merged-dir"
+
+
+def _check_apart(output: Path, sources: Mapping[str, str], config: Config) -> None:
     """An earlier merged model is replaced as a whole: what this one is made of must not be it, or lie in it."""
     for what, place in sources.items():
         if Path(place).is_dir() and Path(place).resolve().is_relative_to(output.resolve()):
             found = f"'{output}' is where the {what} of this merge lies, and it would be replaced"
-            raise ArtefactError(Problem("", found, "give another folder: --output-dir"))
+            raise ArtefactError(Problem("", found, f"give another folder: {_elsewhere(config)}"))
 
 
 def _tokenizer_of(adapter: Path, config: Config) -> tuple[PreTrainedTokenizerBase, bool]:
@@ -192,7 +197,7 @@ def _write(merge: _Merge, folder: Path) -> tuple[PreTrainedModel, str]:
         stream = _stream(merge, base)
         if missing := stream.missing():
             refuse_random_weights(missing, merge.config)
-        _check_room(folder, stream.num_bytes)
+        _check_room(folder, stream.num_bytes, merge.config)
         stream.write(folder)
     except CannotStream as error:
         say(f"merge: the whole model is held in memory, because {error}")
@@ -207,12 +212,12 @@ def _write(merge: _Merge, folder: Path) -> tuple[PreTrainedModel, str]:
     return base, ""
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_room(folder: Path, needed: int, config: Config) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         place = folder.parent
         found = f"the merged model needs {needed / 2**20:,.1f} MiB, and '{place}' has {free / 2**20:,.1f} free"
-        raise ArtefactError(Problem("", found, "make room, or choose another place: --output-dir"))
+        raise ArtefactError(Problem("", found, f"make room, or choose another place: {_elsewhere(config)}"))
 
 
 def _empty_base(merge: _Merge) -> PreTrainedModel:

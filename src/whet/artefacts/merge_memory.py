@@ -20,7 +20,7 @@ from whet.model.load import refuse_random_weights, transformers_class
 from whet.model.pickled import AS_SAFETENSORS, pickles_refused
 from whet.model.quantize import quantization_config
 from whet.model.source import cannot_load
-from whet.model.stored import refuse_missing_packages, stored_format
+from whet.model.stored import read_as_floats, refuse_missing_packages, stored_format
 
 
 def refuse_unreadable(config: Config, model_config: PretrainedConfig) -> None:
@@ -34,7 +34,8 @@ def refuse_unreadable(config: Config, model_config: PretrainedConfig) -> None:
     if stored is None:
         return
     refuse_missing_packages(config, model_config)
-    if (config.quant.model_quantization_config_kwargs or {}).get("dequantize"):
+    asks_for_floats = (config.quant.model_quantization_config_kwargs or {}).get("dequantize")
+    if asks_for_floats or read_as_floats(model_config) is not None:
         return
     quantizer = AUTO_QUANTIZER_MAPPING.get("bitsandbytes_4bit" if stored == "bitsandbytes" else stored)
     if quantizer is None or quantizer._dequantize is HfQuantizer._dequantize:
@@ -67,7 +68,7 @@ def load_whole(config: Config, resolved: ResolvedRun, source: str, model_config:
             model, loading = model_class.from_pretrained(
                 source,
                 output_loading_info=True,
-                config=model_config,
+                config=read_as_floats(model_config) or model_config,
                 dtype=torch.float32,
                 trust_remote_code=section.trust_remote_code,
                 **options,
@@ -76,16 +77,18 @@ def load_whole(config: Config, resolved: ResolvedRun, source: str, model_config:
         raise cannot_load(section.base_model, source, "model", error, config, "base_model") from error
     refuse_random_weights(loading["missing_keys"], config)
     base: PreTrainedModel = model
-    if stored is not None and getattr(base, "hf_quantizer", None) is not None and "quantization_config" not in options:
+    if stored is not None:
         base = _as_floats(base, stored, config)
     return base.float()
 
 
 def _as_floats(base: PreTrainedModel, stored: str, config: Config) -> PreTrainedModel:
-    try:
-        floats: PreTrainedModel = base.dequantize()
-    except (NotImplementedError, AttributeError, ValueError) as error:
-        raise _no_floats(stored, config) from error
+    floats = base
+    if getattr(base, "hf_quantizer", None) is not None:  # else it was done while reading
+        try:
+            floats = base.dequantize()
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise _no_floats(stored, config) from error
     # The map by which it was read ends in few bits, and transformers would write by it.
     floats._weight_conversions = None
     say(f"merge: the base is stored in {stored}; its weights are made floats, and the merged model has these")

@@ -35,7 +35,7 @@ from whet.model.load import load_model_config
 from whet.model.loss import innermost
 from whet.model.quantize import quantization_config
 from whet.model.source import locate
-from whet.model.stored import stored_format
+from whet.model.stored import read_as_floats, stored_format
 
 
 @contextmanager
@@ -153,7 +153,10 @@ def adapter_source(
     """
     section = config.model
     (space / "config").mkdir(exist_ok=True)
-    load_model_config(config).save_pretrained(space / "config")
+    model_config = load_model_config(config)
+    if not quantised:  # on a GPU too, where products with such weights would round what they are multiplied with
+        model_config = read_as_floats(model_config) or model_config
+    model_config.save_pretrained(space / "config")
     quantization = quantization_config(config, resolved) if quantised else None
     return Source(
         base=locate(section.base_model, config, "base_model"),

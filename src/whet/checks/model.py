@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from whet.checks.base import Subject
 from whet.core.errors import Problem
-from whet.model.architecture import Architecture, Unsupported, isolating_attention, read_architecture
+from whet.model.architecture import Architecture, Unsupported, isolating_attention
 from whet.model.attention_choice import choose_attention
-from whet.model.load import load_model_config
+from whet.model.load import checked_architecture, load_model_config
 from whet.model.pickled import refuse_code_in_weights
 from whet.model.sizes import refuse_damaged_weights
 from whet.model.source import locate
@@ -25,7 +25,7 @@ def check(subject: Subject) -> Iterator[str | Problem]:
         refuse_damaged_weights(config)
     model_config = load_model_config(config)
     refuse_untrainable_storage(config, model_config)
-    architecture = read_architecture(model_config)
+    architecture = checked_architecture(config, model_config)
     yield describe(architecture)
     attention = choose_attention(resolved.attn_implementation, model_config, resolved.device)
     yield f"attention: {attention.name or 'default'}: {attention.why}"

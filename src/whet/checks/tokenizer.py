@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from whet.checks.base import Subject
 from whet.core.errors import Problem
-from whet.model.architecture import read_architecture
-from whet.model.load import load_model_config
+from whet.model.load import checked_architecture, load_model_config
 from whet.model.tokenizer import highest_id
 
 
@@ -22,7 +21,7 @@ def check(subject: Subject) -> Iterator[str | Problem]:
         where = subject.config.where("special_tokens")
         found = "the tokenizer has no end-of-text token, so a trained model would never stop"
         yield Problem(where, found, "write special_tokens: {eos_token: ...}", "special_tokens")
-    rows = read_architecture(load_model_config(subject.config)).vocab_size
+    rows = checked_architecture(subject.config, load_model_config(subject.config)).vocab_size
     needed = highest_id(tokenizer) + 1
     if needed > rows:
         yield f"the embedding grows from {rows:,} to {needed:,} rows"

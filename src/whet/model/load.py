@@ -54,7 +54,7 @@ def load_model(config: Config, resolved: ResolvedRun, tokenizer: PreTrainedToken
     """
     source = locate(config.model.base_model, config, "base_model")
     model_config = load_model_config(config)
-    architecture = read_architecture(model_config)
+    architecture = checked_architecture(config, model_config)
     _check_sequence_len(resolved, architecture)
     attention = choose_attention(resolved.attn_implementation, model_config, resolved.device)
     warn_of_pickled_weights(source, config.where("base_model"), "base_model")
@@ -121,7 +121,6 @@ def load_model_config(config: Config) -> PretrainedConfig:
     loader = transformers_class(config.model.cls_model_config or "AutoConfig", "cls_model_config", config)
     with files_read(lambda error: cannot_load(name, source, "model config", error, config, key)):
         model_config: PretrainedConfig = loader.from_pretrained(source, **_hub_options(config))
-        read_architecture(model_config)  # a number where there should be one
     _refuse_kernels(model_config, config, key)
     refuse_impossible_sizes(model_config, config, key)
     overrides = config.model.overrides_of_model_config or {}
@@ -129,6 +128,22 @@ def load_model_config(config: Config) -> PretrainedConfig:
         model_config = _with_overrides(model_config, overrides, config)
         refuse_impossible_sizes(model_config, config, "overrides_of_model_config")
     return model_config
+
+
+def checked_architecture(config: Config, model_config: PretrainedConfig) -> Architecture:
+    """As `read_architecture`. A merge needs none of it: models with code of their own may have other names for it.
+
+    Raises:
+        ModelError: a number that training asks for is not there, or is none.
+    """
+    key = "base_model_config" if config.model.base_model_config else "base_model"
+    name = config.model.base_model_config or config.model.base_model
+
+    def fault(error: Exception) -> ModelError:
+        return cannot_load(name, locate(name, config, key), "model config", error, config, key)
+
+    with files_read(fault):
+        return read_architecture(model_config)
 
 
 def _refuse_kernels(model_config: PretrainedConfig, config: Config, key: str) -> None:

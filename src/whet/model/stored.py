@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import inspect
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,6 +99,25 @@ def _stored(model_config: PretrainedConfig) -> dict[str, Any] | None:
         return stored
     fields: dict[str, Any] = stored.to_dict()
     return fields
+
+
+def read_as_floats(model_config: PretrainedConfig) -> PretrainedConfig | None:
+    """A config by which transformers makes floats of the stored weights while it reads them, on every machine.
+
+    fp8 and mxfp4 have this way alone; left to itself transformers takes it where no GPU can compute with such weights.
+
+    Returns:
+        None where the format has no such way.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    stored = _stored(model_config)
+    kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(str(stored_format(model_config)))
+    if stored is None or kind is None or "dequantize" not in inspect.signature(kind).parameters:
+        return None
+    floats = copy.deepcopy(model_config)
+    floats.quantization_config = {**stored, "dequantize": True}
+    return floats
 
 
 def _is_read_as_floats(config: Config) -> bool:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from whet.artefacts.gguf.go_template import NotInGo, Pieces, SystemPieces, learn
 from whet.artefacts.gguf.modelfile import write_modelfile
 
-needs_go = pytest.mark.skipif(not ollama.has_go(), reason="there is no go on this machine (apt-get install golang-go)")
+needs_go = pytest.mark.skipif(bool(ollama.lacks_go()), reason=ollama.lacks_go())
 
 RECORDED = json.loads(ollama.RECORDED.read_text("utf-8"))
 
@@ -151,7 +151,7 @@ def test_a_modelfile_has_template_stops_system_and_sampling(tmp_path: Path) -> N
     ]  # fmt: skip
     assert 'PARAMETER stop " a"\n' in text
     assert f'TEMPLATE """{expected[2][1]}"""\nSYSTEM """You are whet."""\n' in text
-    if ollama.has_go():
+    if not ollama.lacks_go():
         assert ollama.read([text], [[]])[0].instructions == expected
 
 

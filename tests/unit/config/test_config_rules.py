@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -977,4 +978,14 @@ def test_what_a_machine_cannot_run_is_told_when_a_run_starts() -> None:
     assert "fp8: a CPU has no products in 8-bit floats" in runnable({"fp8": True}, cpu)[0]
     assert "fp8: T4 has no products in 8-bit floats" in runnable({"fp8": True}, old)[0]
     assert runnable({"fp8": True}, ada) == []
-    assert len(RUN_RULES) == 12, "two more are in tests/unit/model/test_loss_plan.py"
+    assert len(RUN_RULES) == 13, "two more are in tests/unit/model/test_loss_plan.py"
+
+
+def test_a_merge_at_the_end_does_not_go_where_its_base_lies(tmp_path: Path) -> None:
+    base, output = tmp_path / "out" / "merged", tmp_path / "out"
+    base.mkdir(parents=True)
+    values = {"base_model": str(base), "output_dir": str(output), "merge_adapters": True, **LORA}
+    found = f"merge_adapters writes '{base}' in the end, where the base_model lies"
+    assert runnable(values, Hardware("cpu")) == [found]
+    assert runnable({**values, "merge_adapters": False}, Hardware("cpu")) == []
+    assert runnable({**values, "output_dir": str(tmp_path)}, Hardware("cpu")) == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models import make_config, save_tiny_model, tiny_tokenizer
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from whet.config import Config
 from whet.config.resolve import ResolvedRun, resolve
@@ -84,6 +84,16 @@ def test_a_config_json_brings_no_code_unless_it_is_trusted(
         with pytest.raises(ModelError, match=re.escape(told)):
             load_model_config(make_config(model))
     assert not Path("EXECUTED").exists()
+
+
+def test_a_config_with_other_names_is_refused_by_training_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of models with code of their own: a merge asks for no number of layers."""
+    config, tokenizer = make_config(folder), load_tokenizer(make_config(folder))
+    strange = PretrainedConfig(model_dim=32, num_transformer_layers=2)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **options: strange)
+    assert load_model_config(config) is strange
+    with pytest.raises(ModelError, match=r"holds no model config that can be loaded \(.*num_hidden_layers"):
+        load_model(config, resolve(config, Hardware("cpu")), tokenizer)
 
 
 def test_a_missing_folder_names_the_near_ones(folder: Path) -> None:

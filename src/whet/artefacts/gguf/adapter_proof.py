@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from whet.artefacts.base_files import find_shards
 from whet.artefacts.fresh import CannotLoad, CannotTell, FreshProcess, Source
+from whet.artefacts.fresh_script import ROOM
 from whet.artefacts.gguf.adapter_file import WritableAdapter
 from whet.artefacts.gguf.model_file import look_at, write_model
 from whet.artefacts.gguf.tensors import opened
@@ -18,6 +19,8 @@ from whet.artefacts.parity import Parity, fresh_reference, limit_for, not_proved
 from whet.artefacts.prompts import MOST_TOKENS, encode_prompts
 from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
+from whet.core.log import say
+from whet.distributed.hardware import available_memory_bytes
 from whet.model.load import load_model_config
 from whet.model.source import locate
 
@@ -166,10 +169,18 @@ def _base_for_a_while(space: Path, tokenizer: PreTrainedTokenizerBase, config: C
         with opened(shards[0].path.parent) as files:
             model = look_at(shards[0].path.parent, files, tokenizer, "base", config=load_model_config(config))
             outtype = files.lossless
-            needed, free = _SPARE * file_bytes(model.tensors, outtype), shutil.disk_usage(space).free
-            if needed > free:
-                wants = f"{needed / 2**30:,.1f} GiB beside the adapter, and {free / 2**30:,.1f} are free"
+            size = file_bytes(model.tensors, outtype)
+            free, memory = shutil.disk_usage(space).free, available_memory_bytes()
+            if _SPARE * size > free:
+                wants = f"{_SPARE * size / 2**30:,.1f} GiB beside the adapter, and {free / 2**30:,.1f} are free"
                 raise _NoBase(f"'{name}' as GGUF needs {wants}; {cure}, from another disk")
+            if ROOM * size > memory:
+                wants = f"{ROOM * size / 2**30:,.1f} GiB of memory, and {memory / 2**30:,.1f} are free"
+                raise _NoBase(f"to run '{name}' takes {wants}; export it again on a machine that has them")
+            say(
+                f"gguf: base and adapter are run on the CPU, by PEFT and by llama.cpp; '{name}' is written as GGUF for "
+                f"that, {size / 2**30:,.1f} GiB, and removed again (parity: false leaves it out)"
+            )
             write_model(space / "base.gguf", model, outtype)
     except (ArtefactError, OSError) as error:
         raise _NoBase(f"no GGUF can be made of '{name}' ({str(error).splitlines()[0]}); {cure}") from error

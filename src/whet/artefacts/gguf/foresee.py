@@ -16,12 +16,14 @@ from whet.model.saved import saved_tokenizer
 from whet.model.source import locate
 from whet.model.stored import stored_format
 from whet.model.tokenizer import load_tokenizer
+from whet.model.weight_files import weight_files
 
 
 def foresee(config: Config, adapter: Path, output: Path) -> None:
     """Refuse now what `export_model` would refuse of the base with ``adapter`` merged into it.
 
-    Not foreseen: tensors of a base that is on the hub alone or stored in few bits, and numbers too large for float16.
+    Not foreseen: tensors of a base that is on the hub alone, pickled or stored in few bits, and numbers too large for
+    float16.
 
     Raises:
         ArtefactError: the architecture, the tokenizer or a tensor has no place in GGUF, or ``output`` holds something.
@@ -37,6 +39,6 @@ def foresee(config: Config, adapter: Path, output: Path) -> None:
     vocabulary_of(tokenizer, rows)
     name_for(gguf_name(config), tokenizer)
     folder = Path(locate(config.model.base_model, config, "base_model"))
-    if folder.is_dir() and stored_format(model_config) is None:
+    if folder.is_dir() and stored_format(model_config) is None and weight_files(folder):
         with opened(folder) as files:
             plan(files, model_config, row)

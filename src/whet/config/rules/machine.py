@@ -152,6 +152,19 @@ def the_base_model_is_not_written_over(config: Config, _: Hardware) -> Problem |
     return at(config, "output_dir", found, "write another folder")
 
 
+def the_base_model_is_not_merged_over(config: Config, _: Hardware) -> Problem | None:
+    merged = Path(config.output.output_dir) / "merged"
+    base = Path(config.model.base_model).expanduser()
+    if not base.is_dir():
+        base = Path(config.file).parent / config.model.base_model
+    over = base.is_dir() and base.resolve().is_relative_to(merged.resolve())
+    if not (config.adapter.merge_adapters and over):
+        return None
+    found = f"merge_adapters writes '{merged}' in the end, where the base_model lies"
+    fix = f"write another output_dir, or remove the line and merge by whet merge-lora {config.file} --merged-dir"
+    return at(config, "merge_adapters", found, fix)
+
+
 def a_step_in_backward_is_one_pass_of_one_process(config: Config, hardware: Hardware) -> Problem | None:
     if not config.memory.optimizer_in_backward:
         return None
@@ -175,6 +188,7 @@ RUN_RULES: tuple[Callable[[Config, Hardware], Problem | None], ...] = (
     updates_in_backward_are_for_one_process,
     a_step_in_backward_is_one_pass_of_one_process,
     the_base_model_is_not_written_over,
+    the_base_model_is_not_merged_over,
     the_head_that_is_asked_for_is_installed,
     cut_cross_entropy_needs_16_bits,
 )
