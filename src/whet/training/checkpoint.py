@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,12 @@ VERSION = 1
 """Of the manifest; one without a number is of the first."""
 _MOST_BYTES = 2**26
 _FOLDER = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
-_READ_IF_THERE = (".safetensors", ".pt", ".pth", ".bin", ".index.json")
-"""Files that a resumed run reads if they are there: one that the manifest does not know is of another checkpoint."""
+_STATES = re.compile(r"(optimizer|scheduler|scaler)\.pt|optimizer\.bin|rng_state(_[0-9]+)?\.pth")
+_WEIGHTS = (
+    *("pytorch_model_fsdp.bin", "model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"),
+    *("adapter_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
+)
+"""In the order in which transformers' trainer looks for them: it reads the first that is there, and no other."""
 _STATE = "trainer_state.json"
 _BARE = "holds weights and no optimizer (it was saved with save_only_model)"
 
@@ -132,9 +136,19 @@ def _misfit(manifest: Any, folder: Path) -> str | None:
         return strange
     if _FOLDER.fullmatch(folder.name) and step_of(folder) != step:
         return f"it is the checkpoint of step {step}, under another's name"
-    unknown = (path.name for path in sorted(folder.iterdir()) if path.name.endswith(_READ_IF_THERE))
-    found = next((name for name in unknown if name not in files), None)
-    return None if found is None else f"it holds {_shown(found)}, which its {MANIFEST} does not know"
+    found = _read_unknown(folder, files)
+    return None if found is None else f"it holds {found}, which its {MANIFEST} does not know"
+
+
+def _read_unknown(folder: Path, files: Mapping[str, object]) -> str | None:
+    """A file that a resumed run would read, and that is of another checkpoint: the manifest does not know it.
+
+    What somebody has made of a checkpoint beside it, weights in another form for one, is not read and does not matter.
+    """
+    there = sorted(path.name for path in folder.iterdir())
+    weights = next((name for name in _WEIGHTS if name in there or name in files), None)
+    read = [name for name in there if name == weights or _STATES.fullmatch(name)]
+    return next((name for name in read if name not in files), None)
 
 
 def _fault_outside(folder: Path, name: str, num_bytes: int) -> str | None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import get_crc32_options, set_crc32_options
 from transformers import Trainer, TrainerControl, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
@@ -154,9 +153,8 @@ class PublishingTrainer(Trainer):
             self._save(str(folder), state_dict={**untouched, **weights})
 
         def write_states(folder: Path) -> None:
-            with _without_checksums():
-                for name, value in states.items():
-                    torch.save(value, folder / name)
+            for name, value in states.items():
+                torch.save(value, folder / name)
 
         def write_progress(folder: Path) -> None:
             state.save_to_json(str(folder / TRAINER_STATE_NAME))
@@ -361,20 +359,6 @@ def written_to_the_end(trainer: Trainer) -> Iterator[None]:
             raise trainer.checkpoints.failure_elsewhere(trainer.state.global_step, error) from error
         raise
     trainer.settle()
-
-
-@contextlib.contextmanager
-def _without_checksums() -> Iterator[None]:
-    """PyTorch's files without a CRC-32 of each tensor, which costs twice what writing it does (docs/lab-notes.md).
-
-    The manifest has a SHA-256 of the whole file. `torch.load` does not look at them; `unzip` does.
-    """
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
 
 
 def _persistent_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -107,6 +107,18 @@ def is_a_pipe(folder: Path) -> None:
     os.mkfifo(folder / MANIFEST)
 
 
+def is_of_adapter_beside(name: str) -> Callable[[Path], object]:
+    """An adapter's checkpoint; transformers would read the weights of that name in its place."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+        (folder / MANIFEST).unlink()
+        seal(folder, 2)
+        (folder / name).touch()
+
+    return change
+
+
 ENTRY = {"bytes": 1, "sha256": "0"}
 
 
@@ -127,6 +139,9 @@ ENTRY = {"bytes": 1, "sha256": "0"}
         (is_a_pipe, "its whet-checkpoint.json cannot be read"),
         (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "its whet-checkpoint.json cannot be read"),
         (lambda folder: (folder / "scaler.pt").touch(), "scaler.pt, which its whet-checkpoint.json does not know"),
+        (lambda folder: (folder / "rng_state_1.pth").touch(), "rng_state_1.pth, which its"),
+        (is_of_adapter_beside("model.safetensors"), "it holds model.safetensors, which its"),
+        (is_of_adapter_beside("pytorch_model.bin"), "it holds pytorch_model.bin, which its"),
     ],
 )
 def test_a_strange_checkpoint_is_passed_over_in_one_line(
@@ -143,9 +158,11 @@ def test_a_strange_checkpoint_is_passed_over_in_one_line(
 
 
 def test_what_does_not_matter_to_a_run_may_lie_in_a_checkpoint(tmp_path: Path) -> None:
-    """Notes, what a file manager leaves, a merged model in a folder of its own; and a manifest without a version."""
+    """Notes, what a file manager leaves, a merged model in a folder of its own, the weights in another form (which
+    transformers would not read beside these); and a manifest without a version."""
     folder = make(tmp_path, 2)
-    (folder / "notes.txt").touch()
+    for name in ("notes.txt", "._model.safetensors", "._optimizer.pt", "pytorch_model.bin", "mine.pt", "a.safetensors"):
+        (folder / name).touch()
     (folder / "merged").mkdir()
     (folder / "merged" / "model.safetensors").touch()
     says(version=None)(folder)
