@@ -33,9 +33,6 @@ def manifest(folder: Path, data: bytes) -> None:
 def _manifest() -> Mapping[str, bytes]:
     import hashlib
 
-    from whet.training.checkpoint import MANIFEST
-
-    del MANIFEST
     digest = hashlib.sha256(b"{}").hexdigest()
     files = {name: {"bytes": 2, "sha256": digest} for name in ("a", "trainer_state.json", "optimizer.pt")}
     return {"right": json.dumps({"step": 1, "files": files}).encode()}
@@ -212,11 +209,14 @@ def _uploads() -> Mapping[str, bytes]:
 def metrics(folder: Path, data: bytes) -> None:
     """metrics.jsonl of an earlier session, or of a stranger's folder."""
     from whet.artefacts.push import metrics_lines
+    from whet.history import _evaluation
     from whet.training.callbacks.metrics_log import METRICS, keep_until
 
     path = folder / METRICS
     path.write_bytes(data)
     metrics_lines(folder)
+    _evaluation(folder, None)
+    _evaluation(folder, "out/checkpoint-2")
     keep_until(path, 2)
     keep_until(path, 0)
 

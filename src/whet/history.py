@@ -257,10 +257,10 @@ def _evaluation(folder: Path, best_checkpoint: str | None) -> dict[str, Any]:
     best = None if best_checkpoint is None else int(best_checkpoint.rpartition("-")[2])
     found: dict[str, Any] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, RecursionError):  # cut off, or no line of ours
                 read = json.loads(line)
-                if read.get("kind") == "eval" and best in (None, read.get("step")):
+                if isinstance(read, dict) and read.get("kind") == "eval" and best in (None, read.get("step")):
                     found = read
     return found
 

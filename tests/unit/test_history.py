@@ -9,7 +9,7 @@ import pytest
 from tests.models import save_tiny_model
 from tests.tiny_training import make_resolved
 
-from whet import history
+from whet import earlier, history
 from whet.config.facts import facts_of, write_facts
 from whet.core.errors import ConfigError
 from whet.model.identity import Identifying, identify
@@ -39,3 +39,23 @@ def test_a_base_that_comes_late_is_noted_and_compared(tmp_path: Path, is_the_sam
             history.base_loaded(record, resolved, checkpoint, facts)
     assert record.as_json()["identities"] == facts.now().identities
     assert facts.now().identities["base_model"]["weights"] is not None
+
+
+@pytest.mark.parametrize("stray", [b"7", b"null", b'["eval"]', b"\xff\xfe", b"[" * 100_000, b'{"kind": "eval", "st'])
+def test_a_line_that_is_none_of_ours_costs_a_finished_run_nothing(tmp_path: Path, stray: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"kind": "eval", "step": 2, "eval_loss": 1.5}\n' + stray + b"\n")
+    for best in (None, "out/checkpoint-2"):
+        assert history._evaluation(tmp_path, best)["eval_loss"] == 1.5
+
+
+def test_a_record_of_before_a_package_was_kept_does_not_say_that_it_was_not_installed() -> None:
+    now = RunRecord(None, "train")
+    then = now.as_json()
+    before = {name: number for name, number in then["versions"].items() if name not in ("jinja2", "triton")}
+    for versions, differs in (
+        (before, []),
+        ({**before, "torch": "1.0"}, ["torch"]),
+        ({**then["versions"], "triton": "0.1"}, ["triton"]),
+    ):
+        repeated = earlier.Repeated(Path("run.json"), {**then, "versions": versions})
+        assert [change.key for change in earlier.surroundings(repeated, now)] == differs

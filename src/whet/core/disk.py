@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 
 class NotWritten(OSError):
@@ -76,15 +77,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, has_other_writers: bool = False) -> None:
     """Write a small file so that whoever reads it finds the old one or the new one whole, after a power cut too.
 
-    For one writer at a time: ``<name>.tmp`` beside it has a name of its own only while there is no other.
+    Args:
+        has_other_writers: others may write it at the same time, so what is written first has a name that is nobody
+            else's. With one writer it is ``<name>.tmp``, of which a kill leaves one at most.
 
     Raises:
         OSError: it cannot be written; the old one is as it was.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp" if has_other_writers else f"{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)

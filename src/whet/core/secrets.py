@@ -70,10 +70,11 @@ _PATTERNS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
     (
         re.compile(
-            # The header of a JSON web token is short; of any length, each "eyJ" of a text would be read to its end.
+            # The header of a JSON web token may hold certificates. Behind a hyphen only a short one is looked for: each
+            # "-eyJ" of a text would be read to its end.
             r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
             r"|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|(?:wandb|local|nvapi|dop)[_-]v1_\w{20,}"
-            r"|eyJ[\w-]{10,2000}\.eyJ[\w-]{10,}\.[\w-]*)"
+            r"|(?:eyJ[\w-]{10,500}+|(?<!-)eyJ[\w-]{10,}+)\.eyJ[\w-]{10,}+\.[\w-]*)"
         ),
         MASK,
     ),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AttentionInterface
@@ -26,9 +26,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from whet.core.errors import ModelError, Problem
 from whet.model.documents import Boundaries, Scores, attend_each, lengths_from_positions, scored_attention
 from whet.model.masks import causal_band, same_document
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "whet_documents"
 

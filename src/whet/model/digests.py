@@ -58,7 +58,7 @@ def _remember(state: str, digest: str) -> None:
     place = _memory(state)
     with suppress(OSError):  # it is read again the next time
         place.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(place, json.dumps(digest))
+        replace_text(place, json.dumps(digest), has_other_writers=True)
 
 
 def sampled(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
 from whet.core.secrets import redact
 
+_SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(?:\+[a-z0-9.-]+)?:")  # sqlite+pysqlite: is one of SQLite
 _SWITCHES = {"wandb": "use_wandb", "mlflow": "use_mlflow", "tensorboard": "use_tensorboard"}
 
 
@@ -57,7 +59,10 @@ def places_of_trackers(resolved: ResolvedRun) -> dict[str, str]:
 def stays_here(tracker: str) -> bool:
     """Whether a tracker, after `prepare_tracking`, writes to this machine alone and asks nobody."""
     if tracker == "mlflow":
-        return not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http:", "https:"))
+        place = os.environ.get("MLFLOW_TRACKING_URI", "").strip().lower()
+        scheme = _SCHEME.match(place)
+        # A path, a file or a file of SQLite; servers, databases and what a plugin of MLflow adds are asked.
+        return scheme[1] in ("file", "sqlite") if scheme else not place.startswith("databricks")
     return tracker == "tensorboard" or os.environ.get("WANDB_MODE") in ("offline", "disabled")
 
 

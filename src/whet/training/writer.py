@@ -21,7 +21,11 @@ Part = Callable[[Path], None]
 
 GIVES_WAY_BY = 10
 """Steps of niceness. On Linux a busy core then gives a tenth of its time to the thread that writes, and more as soon as
-training waits for it. The lowest priority would starve it where other ranks wait with all cores at work."""
+training waits for it. The lowest priority would starve it where other ranks wait with all cores at work.
+
+Threads inherit it. GNU's OpenMP (PyTorch's wheels) keeps a team of them for each thread that starts one, so those of
+the writer are its own. LLVM's and Intel's (conda) may give them to training later: what writes a part computes nothing
+in PyTorch that is worth a team."""
 
 
 class SavingFailed(TrainingStopped):

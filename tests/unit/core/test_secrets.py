@@ -61,6 +61,7 @@ def test_what_looks_like_a_secret_is_hidden_wherever_it_stands(text: str) -> Non
         "AIza" + "a1" * 17,
         "wandb_v1_" + "a1" * 12,
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc-_",
+        f"eyJ{'4NWMi' * 4000}.eyJzdWIiOiIxMjM0In0.abc-_",
     ],
 )
 def test_a_token_of_a_known_service_is_hidden(token: str) -> None:

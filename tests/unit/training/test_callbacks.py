@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from whet.core.errors import ConfigError, TrainingStopped
 from whet.data.store import PreparedSet
@@ -204,12 +204,23 @@ KINDS = [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("s
 
 @pytest.mark.parametrize("tail", ["", '{"kind": "tr', "\0\0\0", "7\n", '{"step": ""}\n', "[" * 100_000])
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 2), (2, 4), (3, 5), (9, 5)])
-def test_resuming_rewrites_the_metrics_from_the_checkpoint_on(tmp_path: Path, step: int, kept: int, tail: str) -> None:
+def test_resuming_rewrites_the_metrics_from_the_checkpoint_on(
+    tmp_path: Path, step: int, kept: int, tail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / METRICS
     lines = [json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in KINDS]
-    path.write_text("".join(lines) + tail)
-    keep_until(path, step)
-    assert path.read_text() == "".join(lines[:kept])
+    for window in (1, 40, metrics_log._WINDOW_BYTES):  # a part of a line, one and a half, all of them at once
+        monkeypatch.setattr(metrics_log, "_WINDOW_BYTES", window)
+        path.write_text("".join(lines) + tail)
+        keep_until(path, step)
+        assert path.read_text() == "".join(lines[:kept])
+
+
+def test_a_log_that_cannot_be_cut_does_not_end_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / METRICS).mkdir()
+    args, state = TrainingArguments(output_dir=str(tmp_path)), TrainerState(global_step=3)
+    metrics_log.MetricsLog().on_train_begin(args, state, TrainerControl())
+    assert "cannot be taken out (Is a directory)" in caplog.text
 
 
 def test_a_last_line_that_stays_ends_before_the_next_begins(tmp_path: Path) -> None:

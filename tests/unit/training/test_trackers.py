@@ -13,6 +13,7 @@ import pytest
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 
 from whet.training.fit import fit
+from whet.training.tracking import stays_here
 
 
 @pytest.fixture
@@ -85,3 +86,18 @@ def _payload_of_log(data: bytes) -> bytes:
         parts.append(data[offset + 7 : offset + 7 + length])
         offset += 7 + length
     return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("place", "is_here"),
+    [
+        *((place, True) for place in ("", "mlruns", "/a/b", "./a:b", "file:///a", "sqlite:///a", "sqlite+pysqlite:")),
+        *((place, False) for place in ("http://h:5000", "HTTPS://[", "databricks", "databricks://me", "databricks-uc")),
+        *((place, False) for place in ("postgresql://h/d", "mysql+pymysql://h/d", "arn:aws:sagemaker:us-east-1:1:a")),
+    ],
+)
+def test_whoever_may_not_answer_is_asked_before_the_folder_is_taken(
+    place: str, is_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+    assert stays_here("mlflow") is is_here

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import math
-import mmap
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ from whet.core.errors import Problem
 from whet.core.log import warn
 
 METRICS = "metrics.jsonl"
+_WINDOW_BYTES = 1 << 16
 
 
 class MetricsLog(TrainerCallback):
@@ -41,7 +42,11 @@ class MetricsLog(TrainerCallback):
             return
         path = Path(args.output_dir or ".") / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
-        keep_until(path, state.global_step)
+        try:
+            keep_until(path, state.global_step)
+        except OSError as error:
+            found = f"what it tells of later steps cannot be taken out ({error.strerror})"
+            warn(Problem(str(path), found, "of lines of the same step, the last is of this run"))
         self._path = path
 
     def on_log(
@@ -126,15 +131,33 @@ def keep_until(path: Path, step: int) -> None:
 
 def _end_of_kept(file: BinaryIO, step: int) -> int:
     """Bytes of the lines that stay."""
-    if not (end := os.fstat(file.fileno()).st_size) or step == 0:
+    if step == 0:
         return 0
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        while end:
-            begin = content.rfind(b"\n", 0, end - 1) + 1
-            if _is_kept(content[begin:end], step):
-                break
-            end = begin
-    return end
+    end = file.seek(0, os.SEEK_END)
+    for begin, line in _lines_from_the_end(file, end):
+        if _is_kept(line, step):
+            return end
+        end = begin
+    return 0
+
+
+def _lines_from_the_end(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
+    """Each line before a place in a file, the last first, with the place where it begins.
+
+    Read, not mapped into memory: FUSE and 9p may refuse that.
+    """
+    window = _WINDOW_BYTES
+    while end:
+        start = max(0, end - window)
+        file.seek(start)
+        content = file.read(end - start)
+        rest = len(content)
+        # A line that began before the window is read whole with the next one.
+        while rest and ((begin := content.rfind(b"\n", 0, rest - 1) + 1) or not start):
+            yield start + begin, content[begin:rest]
+            rest = begin
+        window = 2 * window if rest == len(content) else window
+        end = start + rest
 
 
 def _is_kept(line: bytes, step: int) -> bool:
