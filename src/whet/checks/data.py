@@ -10,6 +10,7 @@ from pathlib import Path
 from whet.checks.base import Subject
 from whet.config import DatasetConfig
 from whet.core.errors import Problem, RowError, RowLeftOut, WhetError
+from whet.core.log import warn
 from whet.data.finishing import Outcome
 from whet.data.ledger import FIXES
 from whet.data.readers import BadRow, Row
@@ -46,6 +47,8 @@ def _check_dataset(
         yield Problem(where, f"'{dataset.path}' holds no rows", "check the file, `split` and `shards`", "datasets")
         return
     encoder = SampleEncoder(dataset, subject.config, subject.tokenizer)
+    if streamed and encoder.missing_tokens:  # of data that is prepared, `plan` tells when it looks for the set
+        warn(encoder.missing_tokens)
     results = list(zip(rows, _encode(encoder, rows), strict=True))
     kept = [sample for _, result in results if not isinstance(result, RowError) for sample in result]
     yield from _problems_of(subject, results, num_kept=len(kept), where=where)

@@ -13,6 +13,7 @@ from whet.core.errors import DataError, Problem
 from whet.data.admission import Limits, Strategy
 from whet.data.holdout import divided, shuffled_within
 from whet.data.ledger import IN_TRAINING, Ledger
+from whet.data.refusals import Demands, with_rows
 from whet.data.repeats import without_duplicates, without_near_duplicates, without_overlap
 from whet.data.sample_table import EncodedPart, SampleTable
 from whet.data.store import Index, IntArray
@@ -66,13 +67,16 @@ class Assembly:
     findings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def assemble(parts: Sequence[EncodedPart], options: SetOptions, where: Mapping[str, str]) -> Assembly:
+def assemble(
+    parts: Sequence[EncodedPart], options: SetOptions, where: Mapping[str, str], demands: Sequence[Demands] = ()
+) -> Assembly:
     """Decide which samples a set has.
 
     Args:
         parts: training datasets, then test datasets.
         options: see `SetOptions`.
         where: places in the YAML of `val_set_size` and `test_datasets`, for errors.
+        demands: of each part, or none; rows that break them are told beside a split that cannot be made.
 
     Raises:
         DataError: nothing would be left to train or to validate on, or test rows are training rows and may not be.
@@ -90,9 +94,12 @@ def assemble(parts: Sequence[EncodedPart], options: SetOptions, where: Mapping[s
         _refuse_nothing_to_validate_on(table, where)
     table.settle()
     seed = options.seed or 0
-    train, validation = divided(
-        table, options.val_set_size, options.val_set_from, options.eval_sequence_len, seed, where
-    )
+    try:
+        train, validation = divided(
+            table, options.val_set_size, options.val_set_from, options.eval_sequence_len, seed, where
+        )
+    except DataError as error:
+        raise with_rows(error, table.ledgers, demands) from error
     if options.shuffle_before_merging:
         train = shuffled_within(train, table.columns["source"], seed)
     return Assembly(table.columns, train, validation, table.ledgers, findings)

@@ -137,6 +137,9 @@ class Preparation:
         day = next((part.inputs["date"] for part in parts if part.inputs["date"]), "")
         if day:
             warn_of_date(day, config.where("chat_template"))
+        for problem in dict.fromkeys(part.encoder.missing_tokens for part in parts):
+            if problem is not None:
+                warn(problem)
         return cls(config, parts, set_options(config, resolved), folder, resolved.num_proc)
 
     @property
@@ -208,7 +211,7 @@ class Preparation:
         if not refresh and (found := _opened(folder)) is not None:
             return found
         places = {key: self.config.where(key) for key in ("val_set_size", "test_datasets")}
-        assembly = assemble(parts, self.options, places)
+        assembly = assemble(parts, self.options, places, self.demands)
         refuse_ledgers(assembly.ledgers, self.demands)
         with writing():
             publish_set(folder, self._facts(self.inputs(chunks), parts), parts, assembly)

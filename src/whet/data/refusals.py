@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whet.core.errors import DataError, Problem
@@ -44,6 +44,25 @@ def refuse_mixed(parts: Sequence[EncodedPart]) -> None:
 
 def refuse_ledgers(ledgers: Sequence[Ledger], demands: Sequence[Demands]) -> None:
     """Raise one DataError for everything that is wrong with the rows."""
+    problems = ledger_problems(ledgers, demands)
+    if problems:
+        raise DataError(problems)
+
+
+def with_rows(error: DataError, ledgers: Sequence[Ledger], demands: Sequence[Demands]) -> DataError:
+    """An error about the samples that are left, with why there are no more: perhaps the rows need mending."""
+    of_rows = ledger_problems(ledgers, demands) if demands else []
+    if of_rows:
+        return DataError([*of_rows, *error.problems])
+    dropped, read = sum(ledger.num_dropped for ledger in ledgers), sum(ledger.read for ledger in ledgers)
+    if not dropped:
+        return error
+    why = f" ({dropped:,} of {read:,} rows were dropped)"
+    return DataError(replace(problem, found=problem.found + why) for problem in error.problems)
+
+
+def ledger_problems(ledgers: Sequence[Ledger], demands: Sequence[Demands]) -> list[Problem]:
+    """Everything that is wrong with the rows."""
     problems: list[Problem] = []
     for ledger, asked in zip(ledgers, demands, strict=True):
         found = list(bad_row_problems(ledger)) if asked.bad_rows_end else []
@@ -52,8 +71,7 @@ def refuse_ledgers(ledgers: Sequence[Ledger], demands: Sequence[Demands]) -> Non
             found.append(too_long)
         nothing = nothing_kept_problem(ledger, asked.where, asked.most)
         problems += found or ([nothing] if nothing else [])
-    if problems:
-        raise DataError(problems)
+    return problems
 
 
 def warn_of_overlap(manifest: Mapping[str, Any], where: str) -> None:

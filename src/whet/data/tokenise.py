@@ -17,7 +17,7 @@ import numpy as np
 
 from whet.config.config import Config
 from whet.config.schema.data import DatasetConfig
-from whet.core.errors import RowError
+from whet.core.errors import Problem, RowError
 from whet.core.types import (
     Conversation,
     Document,
@@ -51,9 +51,10 @@ from whet.data.finishing import (
 from whet.data.formats import make_format
 from whet.data.formats.base import CONFIGURED, format_identity
 from whet.data.samples import Encoded, EncodedSample
+from whet.data.templates.control_tokens import missing_tokens
 from whet.data.templates.regions import Span, merged
 from whet.data.templates.render import Rendered, Renderer, TrainPolicy
-from whet.data.templates.resolve import dataset_place, policy_of, renderer_for, shipped_template
+from whet.data.templates.resolve import dataset_place, policy_of, renderer_for, shipped_template, template_place
 from whet.data.templates.traced import Traced, concat
 from whet.data.texts import TextBatch, TextEncoder
 
@@ -81,6 +82,7 @@ class SampleEncoder:
 
     Attributes:
         cuts_long_rows: samples are raw text; one of more than ``sequence_len`` tokens is cut with `Encoded.chunks`.
+        missing_tokens: what to tell of tokens that the template writes and the tokenizer lacks.
 
     Raises:
         ConfigError, DataError: the format, the chat template or the tokenizer cannot be used.
@@ -94,10 +96,13 @@ class SampleEncoder:
         place = dataset_place(config, dataset)
         self._vocabulary = len(tokenizer)
         self._renderer: Renderer | None = None
+        self.missing_tokens: Problem | None = None
         if self._format.template is not None:
             where = config.where((*place, "conversation"))
             own = None if self._format.template == CONFIGURED else shipped_template(self._format.template, where)
             self._renderer = renderer_for(config, dataset, tokenizer, own, today)
+            text, named = self._renderer.template.text, where if own else template_place(config, dataset)
+            self.missing_tokens = missing_tokens(text, tokenizer, named)
             keeps = dataset.keep_history or dataset.explode_turns
             self._writer = ConversationWriter(
                 self._renderer, self._policy, keeps_history=keeps, where=config.where((*place, "type"))

@@ -128,6 +128,20 @@ def reasons(prepared: PreparedSet, dataset: int = 0) -> dict[str, int]:
     return {reason: tally.count for reason, tally in ledgers_of(prepared)[dataset].dropped.items()}
 
 
+def test_tokens_that_the_template_has_and_the_tokenizer_lacks_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write(name, chats(2, first=ord(name[0])))
+    config = config_of("a.jsonl", "b.jsonl", type="chat_template", chat_template="llama3", sequence_len=512)
+    run(config)
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned.startswith(
+        "chat_template: the chat template llama3 writes '<|start_header_id|>', '<|end_header_id|>', "
+    )
+    caplog.clear()
+    run(config_of("a.jsonl", "b.jsonl", type="chat_template", sequence_len=512))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +215,17 @@ def test_bad_rows_of_a_set_made_without_them_are_an_error_where_they_are_one() -
     with pytest.raises(DataError, match=r"^a\.jsonl:2: missing field"):
         run(config_of("a.jsonl"))
     assert run(config_of("a.jsonl", on_bad_row="drop")).path == dropped.path
+
+
+def test_a_split_that_takes_all_rows_does_not_hide_that_most_were_bad() -> None:
+    write("a.jsonl", [numbers(1, 2), *[{"other": 1}] * 3])
+    with pytest.raises(DataError) as caught:
+        run(config_of("a.jsonl", val_set_size=1))
+    assert [problem.where for problem in caught.value.problems] == ["a.jsonl:2", "val_set_size"]
+    assert "missing field" in caught.value.problems[0].found
+    assert caught.value.problems[1].found == "val_set_size 1 takes all 1 samples, nothing is left to train on"
+    with pytest.raises(DataError, match=r"nothing is left to train on \(3 of 4 rows were dropped\) -> set it lower"):
+        run(config_of("a.jsonl", val_set_size=1, on_bad_row="drop"))
 
 
 def test_long_rows_are_dropped_cut_or_refused_as_asked() -> None:

@@ -111,6 +111,13 @@ def dataset_place(config: Config, dataset: DatasetConfig) -> tuple[str | int, ..
     return ()
 
 
+def template_place(config: Config, dataset: DatasetConfig) -> str:
+    """The place of the key that names a dataset's template: its own, or the one for all."""
+    place = dataset_place(config, dataset)
+    own = bool(place and (dataset.chat_template or dataset.chat_template_jinja))
+    return config.where((*place, "chat_template")) if own else config.where("chat_template")
+
+
 def policy_of(config: Config, dataset: DatasetConfig) -> TrainPolicy:
     """Which turns a dataset's options train."""
     on_inputs = config.data.train_on_inputs if dataset.train_on_inputs is None else dataset.train_on_inputs
@@ -131,9 +138,7 @@ def renderer_for(
         ConfigError: an entry of ``eot_tokens`` is not one token, or the template is not Jinja.
         DataError: the template cannot be used.
     """
-    place = dataset_place(config, dataset)
-    own = bool(place and (dataset.chat_template or dataset.chat_template_jinja))
-    where = config.where((*place, "chat_template")) if own else config.where("chat_template")
+    where = template_place(config, dataset)
     text = template if template is not None else resolve_template(config, dataset, tokenizer)
     kwargs = {**(config.template.chat_template_kwargs or {}), **(dataset.chat_template_kwargs or {})}
     renderer = Renderer(text, tokenizer, kwargs, config.template.eot_tokens, where, today)
