@@ -91,7 +91,7 @@ def test_resuming_equals_no_interruption(prepared: PreparedSet, uninterrupted: A
     steps_per_epoch = trainer.train_samples.order.steps_per_epoch(2)
     assert steps_per_epoch == 4, "steps 1, 3 and 7 shall be mid-epoch and 4 an epoch's end"
     trainer.add_callback(StopAfter(step))
-    with pytest.raises(TrainingInterrupted, match=rf"step {step}: stopped by SIGINT; .*checkpoint-{step} is saved"):
+    with pytest.raises(TrainingInterrupted, match=rf"step {step}: stopped by Ctrl-C; .*checkpoint-{step} is saved"):
         fit(trainer, resolved)
 
     torch.manual_seed(12345)  # a new process has another random state

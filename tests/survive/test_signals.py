@@ -69,7 +69,7 @@ def test_in_training_it_ends_after_the_step_with_a_checkpoint(
         assert "step 9/9" in ended.err
         return
     assert ended.code == 128 + signal.Signals[name], ended.err
-    assert f"stopped by {name}; out/checkpoint-" in ended.err
+    assert f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}; out/checkpoint-" in ended.err
     assert "is saved -> go on with" in ended.err
     nothing_half_written(place, undisturbed)
     step = int(ended.err.rpartition("; out/checkpoint-")[2].split()[0])

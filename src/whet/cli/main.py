@@ -42,7 +42,7 @@ from whet.cli.elsewhere import COMMANDS, OPTIONS
 from whet.cli.endings import Ended, ended_by_signals, full_disk
 from whet.cli.options import OVERRIDES_HELP
 from whet.cli.problems import print_error_line, print_problems
-from whet.core.errors import ConfigError, Problem, WhetError
+from whet.core.errors import ConfigError, Problem, StoppedAsAsked, WhetError
 from whet.core.nearest import nearest, suggestion
 from whet.core.secrets import redact_process
 
@@ -69,7 +69,7 @@ def run_command(argv: Sequence[str]) -> int:
             code = _dispatch(list(argv))
             sys.stdout.flush()
     except WhetError as error:
-        print_problems(error.problems)
+        print_problems(error.problems, kind="" if isinstance(error, StoppedAsAsked) else "error: ")
         return error.exit_code
     except KeyboardInterrupt as interrupted:
         print_error_line("\nInterrupted. What was published before (checkpoints, prepared data) is kept.")

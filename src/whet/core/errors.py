@@ -7,6 +7,7 @@
     ├── ArtefactError          a checkpoint, a merge, an export
     │   └── ParityError        what was written is not the model that was trained; exit code 1
     └── TrainingStopped        the run ended itself to protect its result; exit code 1
+        └── StoppedAsAsked     somebody asked it to end; told without "error:"
 
     RowError                   one row cannot be used; the ledger counts it, the policy decides
     └── RowLeftOut             the user's own code leaves a row out; it is counted, and stops nothing
@@ -79,6 +80,10 @@ class TrainingStopped(WhetError):
     """The run ended itself because going on would have spoilt its result."""
 
     exit_code = 1
+
+
+class StoppedAsAsked(TrainingStopped):
+    """Somebody asked the run to stop (Ctrl-C, a signal, a file) and it is kept: no error, and told as none."""
 
 
 class RowError(Exception):

@@ -9,7 +9,7 @@ import pytest
 
 from whet.cli import main
 from whet.cli.problems import print_problems
-from whet.core.errors import DataError, Problem, TrainingStopped
+from whet.core.errors import DataError, Problem, StoppedAsAsked, TrainingStopped
 
 
 @pytest.fixture
@@ -46,6 +46,13 @@ def test_a_run_that_ended_itself_exits_1_without_a_traceback(
 ) -> None:
     assert command_that(TrainingStopped(Problem("step 9", "the loss is not finite", "lower learning_rate"))) == 1
     assert capsys.readouterr().err == "error: step 9: the loss is not finite -> lower learning_rate\n"
+
+
+def test_a_stop_that_was_asked_for_is_no_error(
+    command_that: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_that(StoppedAsAsked(Problem("step 9", "stopped by Ctrl-C; out/checkpoint-9 is saved", "go on"))) == 1
+    assert capsys.readouterr().err == "step 9: stopped by Ctrl-C; out/checkpoint-9 is saved -> go on\n"
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_where_to_report_it(

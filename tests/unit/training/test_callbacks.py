@@ -254,7 +254,7 @@ def test_a_signal_ends_the_run_after_the_step(
     with pytest.raises(TrainingInterrupted) as caught:
         fit(trainer, resolved)
     assert caught.value.exit_code == exit_code
-    expected = f"step 3: stopped by {number.name}; {tmp_path}/checkpoint-3 is saved"
+    expected = f"step 3: stopped by {'Ctrl-C' if exit_code == 130 else 'SIGTERM'}; {tmp_path}/checkpoint-3 is saved"
     assert str(caught.value) == f"{expected} -> go on with the same command and --resume-from-checkpoint"
     assert signal.getsignal(number) is before
     assert trainer.state.global_step == 3

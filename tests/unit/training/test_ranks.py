@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_both(two_ranks: Path
 
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(two_ranks: Path) -> None:
     for rank in (0, 1):
-        assert loaded(two_ranks, rank)["interrupted"].startswith("step 5: stopped by SIGINT")
+        assert loaded(two_ranks, rank)["interrupted"].startswith("step 5: stopped by Ctrl-C")
     assert newest_complete(two_ranks / "stopped").path == two_ranks / "stopped" / "checkpoint-5"
     assert (two_ranks / "stopped" / "checkpoint-5" / "rng_state_1.pth").exists()
 

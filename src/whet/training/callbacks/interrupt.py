@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from whet.core.errors import Problem, TrainingStopped
+from whet.core.errors import Problem, StoppedAsAsked
 from whet.core.log import say
 from whet.training.callbacks.due_evaluation import DueEvaluation, EvaluationCut
 from whet.training.callbacks.triggers import Asked, TriggerFiles
@@ -22,7 +22,7 @@ SAME_SIGNAL_SECONDS = 1.0
 """torchrun passes the terminal's Ctrl-C on to ranks that have had it from the terminal already."""
 
 
-class TrainingInterrupted(TrainingStopped):
+class TrainingInterrupted(StoppedAsAsked):
     """The user, or the system, asked the run to stop; exit code 128 + the signal's number, as shells have it."""
 
     def __init__(self, problems: Any, signal_number: int = signal.SIGINT) -> None:
@@ -141,11 +141,11 @@ class Interrupt(TrainerCallback):
 
         Raises:
             TrainingInterrupted: by a signal.
-            TrainingStopped: by a file.
+            StoppedAsAsked: by a file.
         """
         if self.stopped_at is None:
             return
-        by = signal.Signals(self.received).name if self.received else f"{self._triggers and self._triggers.stop}"
+        by = _called(self.received) if self.received else f"{self._triggers and self._triggers.stop}"
         found = f"stopped by {by}; {output_dir}/checkpoint-{self.stopped_at} is saved"
         fix = "go on with the same command and --resume-from-checkpoint"
         if save_only_model:
@@ -153,13 +153,18 @@ class Interrupt(TrainerCallback):
         if self.stopped_at == 0:
             found, fix = f"stopped by {by} before the first step", "start it again: nothing is lost"
         problem = Problem(f"step {self.stopped_at}", found, fix)
-        raise TrainingInterrupted(problem, self.received) if self.received else TrainingStopped(problem)
+        raise TrainingInterrupted(problem, self.received) if self.received else StoppedAsAsked(problem)
 
     @staticmethod
     def _evaluates_after(args: TrainingArguments, state: TrainerState, control: TrainerControl) -> bool:
         """Whether an evaluation would follow this step, or the epoch that it ends."""
         ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
         return control.should_evaluate or (ends_epoch and args.eval_strategy == IntervalStrategy.EPOCH)
+
+
+def _called(number: int) -> str:
+    """A signal as whoever sent it knows it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def _agreed(args: TrainingArguments, told: tuple[int, ...]) -> tuple[int, ...]:
