@@ -218,14 +218,14 @@ def test_bad_rows_of_a_set_made_without_them_are_an_error_where_they_are_one() -
 
 
 def test_a_split_that_takes_all_rows_does_not_hide_that_most_were_bad() -> None:
-    write("a.jsonl", [numbers(1, 2), *[{"other": 1}] * 3])
+    write("a.jsonl", [numbers(1, 2), numbers(2, 2), *[{"other": 1}] * 3])
     with pytest.raises(DataError) as caught:
-        run(config_of("a.jsonl", val_set_size=1))
-    assert [problem.where for problem in caught.value.problems] == ["a.jsonl:2", "val_set_size"]
+        run(config_of("a.jsonl", val_set_size=2))
+    assert [problem.where for problem in caught.value.problems] == ["a.jsonl:3", "val_set_size"]
     assert "missing field" in caught.value.problems[0].found
-    assert caught.value.problems[1].found == "val_set_size 1 takes all 1 samples, nothing is left to train on"
-    with pytest.raises(DataError, match=r"nothing is left to train on \(3 of 4 rows were dropped\) -> set it lower"):
-        run(config_of("a.jsonl", val_set_size=1, on_bad_row="drop"))
+    assert caught.value.problems[1].found == "val_set_size 2 takes all 2 samples, nothing is left to train on"
+    with pytest.raises(DataError, match=r"nothing is left to train on \(3 of 5 rows were dropped\) -> set it lower"):
+        run(config_of("a.jsonl", val_set_size=2, on_bad_row="drop"))
 
 
 def test_long_rows_are_dropped_cut_or_refused_as_asked() -> None:
