@@ -208,13 +208,11 @@ def _uploads() -> Mapping[str, bytes]:
 
 def metrics(folder: Path, data: bytes) -> None:
     """metrics.jsonl of an earlier session, or of a stranger's folder."""
-    from whet.artefacts.push import metrics_lines
     from whet.history import _evaluation
     from whet.training.callbacks.metrics_log import METRICS, keep_until
 
     path = folder / METRICS
     path.write_bytes(data)
-    metrics_lines(folder)
     _evaluation(folder, None)
     _evaluation(folder, "out/checkpoint-2")
     keep_until(path, 2)

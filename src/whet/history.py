@@ -251,17 +251,14 @@ def _stop_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[str]:
 
 def _evaluation(folder: Path, best_checkpoint: str | None) -> dict[str, Any]:
     """The last line of metrics.jsonl that tells of an evaluation of the saved weights."""
-    import json
+    from whet.training.callbacks.metrics_log import metrics_in
 
-    path = folder / "metrics.jsonl"
     best = None if best_checkpoint is None else int(best_checkpoint.rpartition("-")[2])
     found: dict[str, Any] = {}
-    if path.is_file():
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):  # cut off, or no line of ours
-                read = json.loads(line)
-                if isinstance(read, dict) and read.get("kind") == "eval" and best in (None, read.get("step")):
-                    found = read
+    with suppress(OSError):  # there is no such file, or none that can be read
+        for line in metrics_in(folder):
+            if line["kind"] == "eval" and best in (None, line["step"]):
+                found = line
     return found
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from whet.artefacts.hub import RESULT, open_repository, reason, send_waiting
 from whet.config import Config
@@ -16,7 +15,7 @@ from whet.core.disk import link_leading_out
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.core.log import say
 from whet.core.secrets import redact
-from whet.training.callbacks.metrics_log import METRICS
+from whet.training.callbacks.metrics_log import METRICS, metrics_in
 from whet.training.tracking import limit_patience
 from whet.training.uploads import Receiver, Upload, UploadQueue
 
@@ -114,7 +113,7 @@ def _to_mlflow(upload: Upload, folder: Path, config: Config) -> str:
 
     uri = config.tracking.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     client = MlflowClient(tracking_uri=uri)
-    lines = [line for line in metrics_lines(folder) if line["step"] >= upload.step]
+    lines = [line for line in metrics_in(folder) if line["step"] >= upload.step]
     for line in lines:
         figures = {name: value for name, value in line.items() if name not in _NOT_A_FIGURE and value is not None}
         milliseconds = int(line.get("unix_seconds", 0) * 1000)
@@ -136,14 +135,3 @@ def _to_wandb(upload: Upload, folder: Path, config: Config) -> str:
 
 
 _TRACKERS: Mapping[Receiver, Callable[[Upload, Path, Config], str]] = {"mlflow": _to_mlflow, "wandb": _to_wandb}
-
-
-def metrics_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that are whole."""
-    lines = []
-    for text in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines

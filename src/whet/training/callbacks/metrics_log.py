@@ -109,6 +109,21 @@ def metrics_line(step: int, total_steps: int, logs: dict[str, float]) -> dict[st
     return {"kind": kind, "step": step, "total_steps": total_steps, **figures}
 
 
+def metrics_in(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that are whole; what is no line of ours is left out.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    lines = []
+    for text in (folder / METRICS).read_bytes().splitlines():
+        with suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int) and "kind" in line:
+                lines.append(line)
+    return lines
+
+
 def keep_until(path: Path, step: int) -> None:
     """Drop the lines of later steps, the summary of an earlier end, and a line that was cut off.
 
