@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,27 @@ def run_ranks(function: Callable[..., None], *arguments: Any, num_ranks: int = 2
     for rank in ranks:
         rank.start()
     failures = []
-    for number, (rank, queue) in enumerate(zip(ranks, said, strict=True)):
-        rank.join(PATIENCE)
-        if rank.is_alive():
-            failures.append(f"rank {number} did not end")
-        elif not queue.empty():
-            failures.append(f"rank {number}: {queue.get()}")
-        elif rank.exitcode != 0:
-            failures.append(f"rank {number} ended with {rank.exitcode}")
+    running, end = dict(enumerate(ranks)), time.monotonic() + PATIENCE
+    while running and (ended := _ended(running, end - time.monotonic())):
+        for number in ended:
+            exit_code = running.pop(number).exitcode
+            if not said[number].empty():
+                failures.append(f"rank {number}: {said[number].get()}")
+            elif exit_code != 0:
+                failures.append(f"rank {number} ended with {exit_code}")
+        if failures:  # the others may wait for it for ever, or have something to say about it
+            end = min(end, time.monotonic() + 10.0)
+    failures += [f"rank {number} did not end" for number in running]
     for rank in ranks:
         if rank.is_alive():
             rank.kill()
     assert not failures, "\n".join(failures)
+
+
+def _ended(running: dict[int, Any], seconds: float) -> list[int]:
+    """The ranks that have ended, as soon as there is one; none where none does for so long."""
+    connection.wait([rank.sentinel for rank in running.values()], max(seconds, 0.0))
+    return [number for number, rank in running.items() if not rank.is_alive()]
 
 
 def launch_ranks(script: str, inputs: str | Path, folder: Path) -> None:

@@ -94,8 +94,11 @@ class Figures:
         return {name: value / total for name, value in zip(names, weighted, strict=True)} if total else {}
 
     def shared_out(self, num_ranks: int) -> list[Figures]:
-        """All of them to the first of so many ranks, and to the others the same names without a part in a mean."""
-        none = Figures({name: [0.0] for name in self.values}, [0])
+        """All of them to the first of so many ranks, and to the others the same names without a part in a mean.
+
+        Right after a line of the log there are none, for any of them.
+        """
+        none = Figures({name: [0.0] for name in self.values}, [0] if self.num_pairs else [])
         return [self, *[none] * (num_ranks - 1)]
 
     @classmethod

@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer
 from whet.data.order import Order
 from whet.data.store import PreferenceSplit
 from whet.methods.pairs import NUM_TOKENS, PAIRS, Figures, PairSamples, count_of
+from whet.model.patches import without_gathering
 from whet.training.arguments import one_device_per_process
 from whet.training.carried import Carried
 from whet.training.optimizers.averages import use_averages
@@ -49,12 +50,8 @@ class TrlFigures(Carried):
     @contextmanager
     def of_micro_batch(self, num_pairs: int) -> Iterator[None]:
         """Within it TRL computes a micro-batch of so many pairs, and sums up those of this rank alone."""
-        accelerator: Any = self._trainer.accelerator
-        accelerator.gather = accelerator.gather_for_metrics = _of_this_rank
-        try:
+        with without_gathering(self._trainer.accelerator):
             yield
-        finally:
-            del accelerator.gather, accelerator.gather_for_metrics
         self._num_pairs.append(num_pairs)
 
     def settle(self) -> None:
@@ -83,11 +80,6 @@ class TrlFigures(Carried):
     def _kept(self) -> Figures:
         values = {name: list(each) for name, each in self._trainer._metrics["train"].items() if name != NUM_TOKENS}
         return Figures(values, self._num_pairs)
-
-
-def _of_this_rank(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-    """In the place of accelerate's gathering, where nothing is to be gathered."""
-    return tensor
 
 
 class PreferenceTrainer(ResumingTrainer, DPOTrainer):

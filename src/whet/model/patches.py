@@ -7,7 +7,8 @@ mean exactly as it was, and is tried on the user's model before it is kept.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -48,6 +49,13 @@ PATCHES = (
         "apply_chat_template renders a stranger's template in Jinja's sandbox, which lets it take all time and memory. "
         "It may go when the sandbox has limits of its own.",
     ),
+    Patch(
+        "without_gathering",
+        "trl",
+        ">=1.16,<2",
+        "DPOTrainer takes each figure's mean over the ranks through accelerate, as if all had as many pairs. It may go "
+        "when TRL sums up what is each rank's own, or weighs the means by pairs.",
+    ),
 )
 
 
@@ -58,6 +66,16 @@ def bound_templates() -> None:
     if chat_template_utils.ImmutableSandboxedEnvironment is not BoundedEnvironment:
         chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
         chat_template_utils._compile_jinja_template.cache_clear()
+
+
+@contextmanager
+def without_gathering(accelerator: Any) -> Iterator[None]:
+    """Within it an Accelerator gathers nothing: each rank has its own tensors back."""
+    accelerator.gather = accelerator.gather_for_metrics = lambda tensor, *args, **kwargs: tensor
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
 
 
 Rotary = Callable[..., tuple[torch.Tensor, torch.Tensor]]

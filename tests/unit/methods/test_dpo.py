@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from tests.models import tiny_model
 from tests.tiny_training import make_inputs, make_resolved, write_preferences
+from trl import DPOTrainer
 
 from whet.core.errors import ConfigError
 from whet.data.store import PreparedSet
 from whet.methods.dpo import build_trainer
 from whet.methods.trl_bridge import COLUMNS, as_dataset
 from whet.model.attention import NAME
+from whet.model.patches import without_gathering
 from whet.training.fit import fit
 
 KEYS: dict[str, Any] = {
@@ -125,3 +129,17 @@ def test_resuming_equals_no_interruption(prepared: PreparedSet, tmp_path: Path, 
         return torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
 
     assert torch.equal(run_from(None), run_from(tmp_path / "checkpoint-3"))
+
+
+def test_nothing_is_gathered_within_the_patch_alone() -> None:
+    accelerator, ours = Accelerator(cpu=True), torch.ones(2)
+    with without_gathering(accelerator):
+        assert accelerator.gather(ours) is ours
+        assert accelerator.gather_for_metrics(ours, use_gather_object=False) is ours
+    assert not {"gather", "gather_for_metrics"} & vars(accelerator).keys()
+
+
+def test_trl_takes_means_over_ranks_as_if_all_had_as_many_pairs() -> None:
+    """The patch may go when it does not."""
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    assert "self.accelerator.gather(chosen_logps).mean()" in source
