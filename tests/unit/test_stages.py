@@ -136,3 +136,20 @@ def test_the_best_checkpoint_is_found_where_it_was_set_aside(tmp_path: Path, tra
     trainer.state.best_global_step, trainer.state.best_model_checkpoint = 2, str(best)
     trainer.find_best_beside(elsewhere)
     assert trainer.state.best_model_checkpoint == str(place / "checkpoint-2")
+
+
+def test_a_checkpoint_that_an_evaluation_makes_the_best_is_found_where_it_stands(
+    tmp_path: Path, trainer: ResumingTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop had cut the evaluation, and the run goes on from a copy of its checkpoint elsewhere."""
+    before, elsewhere = checkpoint(tmp_path / "out", 2), checkpoint(tmp_path / "copied", 3)
+
+    def is_better(*_: object) -> bool:
+        trainer.state.best_global_step = 3
+        return True
+
+    monkeypatch.setattr(trainer, "_evaluate", lambda *_: {})
+    monkeypatch.setattr(trainer, "_determine_best_metric", is_better)
+    trainer._resumed_from, trainer.state.best_model_checkpoint = elsewhere, str(before)
+    trainer.evaluate_as_due()
+    assert trainer.state.best_model_checkpoint == str(elsewhere)

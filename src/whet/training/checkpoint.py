@@ -93,17 +93,21 @@ def newest_complete(output_dir: Path, *, with_optimizer: bool = False) -> Found:
     return Found(None, tuple(passed_over))
 
 
-def what_is_wrong(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None when it can. Reads every byte of it."""
+def what_is_wrong(folder: Path, *, ending: tuple[str, ...] = ("",)) -> str | None:
+    """Why a checkpoint cannot be trusted, or None when it can. Reads every byte of it.
+
+    Args:
+        ending: judge only the files whose names end so.
+    """
     try:
         manifest = _manifest(folder)
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so it was not finished, or not written by whet"
     except (ValueError, OSError, RecursionError):
         return f"its {MANIFEST} cannot be read"
-    if (reason := _misfit(manifest, folder)) is not None:
+    if (reason := _misfit(manifest, folder, ending)) is not None:
         return reason
-    files = manifest["files"]
+    files = {name: entry for name, entry in manifest["files"].items() if name.endswith(ending)}
     faults = (_fault_outside(folder, name, entry["bytes"]) for name, entry in files.items())
     if (fault := next(filter(None, faults), None)) is not None:
         return fault
@@ -124,8 +128,8 @@ def _manifest(folder: Path) -> Any:
     return json.loads(read_small(path, _MOST_BYTES))
 
 
-def _misfit(manifest: Any, folder: Path) -> str | None:
-    """Why a manifest is not that of a folder, files aside."""
+def _misfit(manifest: Any, folder: Path, ending: tuple[str, ...]) -> str | None:
+    """Why a manifest is not that of a folder, the content of files aside."""
     strange = f"its {MANIFEST} is not what whet writes"
     if not isinstance(manifest, dict):
         return strange
@@ -136,11 +140,11 @@ def _misfit(manifest: Any, folder: Path) -> str | None:
         return strange
     if _FOLDER.fullmatch(folder.name) and step_of(folder) != step:
         return f"it is the checkpoint of step {step}, under another's name"
-    found = _read_unknown(folder, files)
+    found = _read_unknown(folder, files, ending)
     return None if found is None else f"it holds {found}, which its {MANIFEST} does not know"
 
 
-def _read_unknown(folder: Path, files: Mapping[str, object]) -> str | None:
+def _read_unknown(folder: Path, files: Mapping[str, object], ending: tuple[str, ...]) -> str | None:
     """A file that a resumed run would read, and that is of another checkpoint: the manifest does not know it.
 
     What somebody has made of a checkpoint beside it, weights in another form for one, is not read and does not matter.
@@ -148,7 +152,7 @@ def _read_unknown(folder: Path, files: Mapping[str, object]) -> str | None:
     there = sorted(path.name for path in folder.iterdir())
     weights = next((name for name in _WEIGHTS if name in there or name in files), None)
     read = [name for name in there if name == weights or _STATES.fullmatch(name)]
-    return next((name for name in read if name not in files), None)
+    return next((name for name in read if name not in files and name.endswith(ending)), None)
 
 
 def _fault_outside(folder: Path, name: str, num_bytes: int) -> str | None:

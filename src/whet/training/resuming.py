@@ -26,6 +26,7 @@ from whet.training.checkpoint import MANIFEST, earlier_runs, what_is_wrong
 from whet.training.loader import MicroBatchLoader
 from whet.training.optimizers.averages import use_averages
 from whet.training.pending import PendingFigures
+from whet.training.publishing import published_name
 from whet.training.saving import PublishingTrainer
 from whet.training.weights import check_adapter, load_weights
 
@@ -35,6 +36,7 @@ class ResumingTrainer(PublishingTrainer):
 
     _loader: DataLoader[Any] | None = None
     """What gives the training's micro-batches."""
+    _resumed_from: Path | None = None
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, num_epochs: int, resume_from_checkpoint: str | None, *args: Any
@@ -46,7 +48,8 @@ class ResumingTrainer(PublishingTrainer):
         if resume_from_checkpoint is None:
             return epochs
         self.args.eval_on_start = False  # that was before the first step
-        self.find_best_beside(Path(resume_from_checkpoint))
+        self._resumed_from = Path(resume_from_checkpoint)
+        self.find_best_beside(self._resumed_from)
         if self.state.global_step < max_steps and not self._has_stopped_early():
             self.pass_over(*epochs)
             return epochs
@@ -69,6 +72,11 @@ class ResumingTrainer(PublishingTrainer):
         found = [place / name for place in places if (place / name).is_dir()]
         if self.state.best_global_step and found:
             self.state.best_model_checkpoint = str(found[0])
+
+    def evaluate_as_due(self) -> None:
+        super().evaluate_as_due()
+        if self._resumed_from is not None:
+            self.find_best_beside(self._resumed_from)  # the checkpoint itself may be the best now
 
     def pass_over(self, epoch: int, num_batches: int) -> None:
         """Tell the order, before training, which micro-batches of a resumed epoch nobody will look at."""
@@ -105,7 +113,7 @@ class ResumingTrainer(PublishingTrainer):
                 "its optimizer has parameters in other groups than this run: weight_decay that was 0 or is 0 now, "
                 "embedding_lr, LoRA+ and the like decide them"
             )
-            fix = "write the old values, or begin a new run from the weights in it"
+            fix = "write the old values, or begin a new run from the weights in it, in another output_dir"
             raise ArtefactError(Problem(str(checkpoint), found, fix)) from error
 
     def _load_best_model(self) -> None:
@@ -123,12 +131,16 @@ class ResumingTrainer(PublishingTrainer):
     def _verify_best(self, best: Path) -> None:
         """It was written long ago perhaps, and transformers would load a damaged one, or go on without one.
 
+        The weights are what is loaded of it: its optimizer may be gone.
+
         Raises:
-            ArtefactError: it is not what was written.
+            ArtefactError: they are not what was written.
         """
         if self.args.process_index != 0:
             return
-        reason = what_is_wrong(best) if (best / MANIFEST).is_file() or not best.is_dir() else None
+        files = (".safetensors", ".index.json", "adapter_config.json") if not self.saves_together() else ("",)
+        is_ours = (best / MANIFEST).is_file() or not best.is_dir()
+        reason = what_is_wrong(best, ending=files) if is_ours else None
         if reason is not None:
             found = f"the best checkpoint, {best}, cannot be loaded: {reason if best.is_dir() else 'it is gone'}"
             fix = (
@@ -169,10 +181,19 @@ class ResumingTrainer(PublishingTrainer):
 
     def _finalize_training(self, *args: Any) -> Any:
         use_averages(self.optimizer)  # of a run that was over there was no epoch to end
-        if self.args.load_best_model_at_end and not self.state.best_global_step and self.args.process_index == 0:
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            self._know_why_there_is_no_best()
+        return super()._finalize_training(*args)
+
+    def _know_why_there_is_no_best(self) -> None:
+        """There was none, or it was removed before the run was resumed: then transformers has forgotten where it was,
+        and would end with the last step without a word."""
+        if self.state.best_global_step:
+            best = published_name(self.checkpoints.output_dir, self.state.best_global_step)
+            self.state.best_model_checkpoint = str(best)  # `_load_best_model` says what has become of it
+        elif self.args.process_index == 0:
             metric = self.args.metric_for_best_model
             warn(f"load_best_model_at_end: in no evaluation was {metric} a number: the result is that of the last step")
-        return super()._finalize_training(*args)
 
 
 def take_random_states(path: Path) -> None:

@@ -222,9 +222,8 @@ class PublishingTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, loss: Any, norm: Any, model: Any, trial: Any, *args: Any, **kw: Any) -> None:
         """Under `save_strategy: best` transformers forgets, after an evaluation, that a checkpoint was asked for."""
-        if (
-            self._saved_step == self.state.global_step and not self.control.should_evaluate
-        ):  # as the best: once is enough
+        is_saved_already = self._saved_step == self.state.global_step  # as the best: once is enough
+        if is_saved_already and not self.control.should_evaluate:
             self.control.should_save = False
         is_asked = self.control.should_save
         try:
@@ -304,10 +303,6 @@ class PublishingTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _load_best_model(self) -> None:
-        self.settle()  # the best may be the one that is being written
-        super()._load_best_model()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

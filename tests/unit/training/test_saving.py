@@ -275,9 +275,29 @@ def test_a_best_model_that_is_not_what_was_saved_does_not_become_the_result(
 
     trainer.add_callback(AfterStep(3, damage))
     reason = "the content of model.safetensors has changed" if is_there else "it is gone"
-    with pytest.raises(ArtefactError, match=rf"the best checkpoint, .*checkpoint-1, cannot be loaded: {reason} -> "):
+    message = rf"the best checkpoint, .*checkpoint-1, cannot be loaded: {reason} -> "
+    with pytest.raises(ArtefactError, match=message):
         fit(trainer, resolved)
     assert newest_complete(tmp_path).path == tmp_path / "checkpoint-4"
+    again, resolved = build(prepared, tmp_path, **BEST, load_best_model_at_end=True)
+    with pytest.raises(ArtefactError, match=message):  # the same command again does not end otherwise
+        fit(again, resolved, tmp_path / "checkpoint-4")
+
+
+def test_of_the_best_only_the_weights_are_needed(prepared: PreparedSet, tmp_path: Path) -> None:
+    """Its optimizer is large, and nobody goes on from it."""
+    trainer, resolved = build(prepared, tmp_path, **{**BEST, "max_steps": 2}, load_best_model_at_end=True)
+    losses(trainer, [1.0, 2.0])
+    best = tmp_path / "checkpoint-1"
+
+    def make_room() -> None:
+        trainer.settle()
+        (best / "optimizer.pt").unlink()
+        (best / "scheduler.pt").write_bytes(b"")
+        (best / "rng_state_7.pth").write_bytes(b"")
+
+    trainer.add_callback(AfterStep(2, make_room))
+    assert fit(trainer, resolved).best_checkpoint == str(best)
 
 
 def test_what_is_beside_is_there_before_the_name_is(prepared: PreparedSet, tmp_path: Path) -> None:
