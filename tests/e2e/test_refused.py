@@ -94,6 +94,16 @@ def a_way_out(place: Path, patch: Patch) -> None:
     os.symlink("/etc", "out/runs/elsewhere")
 
 
+def one_cycle(place: Path, patch: Patch) -> None:
+    """The earlier run's schedule was one whose rates are in its checkpoints."""
+    for step in (1, 2):
+        path = place / "out" / f"checkpoint-{step}" / "whet-run-facts.json"
+        facts = json.loads(path.read_text())
+        facts["values"]["lr_scheduler"] = facts["resolved"]["lr_scheduler"] = "one_cycle"
+        path.write_text(json.dumps(facts))
+        seal(path.parent, step)
+
+
 def nothing(place: Path, patch: Patch) -> None: ...
 
 
@@ -110,6 +120,12 @@ REFUSALS: list[tuple[str, Callable[[Path, Patch], None], tuple[str, ...], str]] 
     ("resume nothing", nothing, ("--resume-from-checkpoint", "out/checkpoint-7"), "there is no folder"),
     ("resume another run", nothing, (*RESUME, "--learning-rate", "0.1"), "--allow-change learning_rate"),
     ("resume another base", another_base, RESUME, "base_model"),
+    (
+        "resume with other rates",
+        one_cycle,
+        (*RESUME, "--lr-scheduler", "one_cycle", "--learning-rate", "0.1", "--allow-change", "learning_rate"),
+        "keeps its rates in the checkpoint",
+    ),
     ("resume without room", no_room, RESUME, "the weights alone need"),
     ("resume a pickle", a_pickle, RESUME, "optimizer.pt"),
     ("resume, rehearse", nothing_is_read, (*RESUME, "--rehearse-saving", "true"), "it is torn"),

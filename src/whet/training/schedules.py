@@ -113,6 +113,12 @@ def restarts_from(config: Config) -> Restarts | None:
     )
 
 
+def keeps_rates(config: Config) -> bool:
+    """Whether the rates to come follow from the scheduler's state, and not from the step and the config alone."""
+    name = config.optimizer.lr_scheduler
+    return name == "one_cycle" or name in FOLLOW_EVALUATIONS or restarts_from(config) is not None
+
+
 def learning_rates(schedule: Schedule, learning_rate: float) -> list[float]:
     """The learning rate of every step of the run, exactly: ``[0]`` is that of the first step.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from tests.tiny_training import make_config
 
+from whet.config.names import FOLLOW_EVALUATIONS
 from whet.core.errors import ConfigError
-from whet.training.schedules import learning_rates, schedule_from
+from whet.training.schedules import SCHEDULERS, build_scheduler, keeps_rates, learning_rates, schedule_from
 
 
 def rates(total: int = 100, warmup: int = 10, **keys: Any) -> list[float]:
@@ -16,7 +18,6 @@ def rates(total: int = 100, warmup: int = 10, **keys: Any) -> list[float]:
 
 
 def test_the_plain_cosine_is_that_of_transformers() -> None:
-    import torch
     from transformers import get_cosine_schedule_with_warmup
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -71,6 +72,18 @@ def test_rates_that_nobody_can_know_are_refused() -> None:
         rates(lr_scheduler="reduce_lr_on_plateau")
 
 
+@pytest.mark.parametrize("name", SCHEDULERS.names())
+def test_a_schedule_computes_its_rates_or_keeps_them(name: str) -> None:
+    """A run that goes on with other settings asks: rates that are kept cannot become others."""
+    arguments = {"warmup_stable_decay": {"num_decay_steps": 9}, "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1}}
+    arguments["cosine_with_min_lr"] = arguments["cosine_warmup_with_min_lr"]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    for restarts in [{}, *([] if name in FOLLOW_EVALUATIONS else [{"jagged_restart_steps": 3}])]:
+        config = make_config(lr_scheduler=name, lr_scheduler_kwargs=arguments.get(name), **restarts)
+        made = build_scheduler(optimizer, schedule_from(config, 100, 10))
+        assert hasattr(made, "lr_lambdas") != keeps_rates(config)
+
+
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "one_cycle", "rex", "constant"])
 def test_restarts_wrap_any_schedule(scheduler: str) -> None:
     """Between the ramps the rates are the schedule's own, on the ramps a share of them, never 0 of them."""
@@ -89,10 +102,6 @@ def test_restarts_wrap_any_schedule(scheduler: str) -> None:
 
 
 def test_a_schedule_with_restarts_goes_on_from_its_state() -> None:
-    import torch
-
-    from whet.training.schedules import build_scheduler
-
     keys = {"jagged_restart_steps": 5, "jagged_restart_warmup_steps": 2, "lr_scheduler": "cosine"}
     schedule = schedule_from(make_config(learning_rate=1.0, **keys), 20, 2)
     found, states = [], []

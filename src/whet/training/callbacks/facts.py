@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
+from whet.config import Config
 from whet.config.changes import differences, judged, names_in
 from whet.config.facts import RunFacts, read_facts, write_facts
 from whet.config.resolve import ResolvedRun
@@ -19,6 +20,7 @@ from whet.core.log import say
 from whet.model.identity import identity_of, write_identity
 from whet.training.callbacks.saving import SaveBeside
 from whet.training.optimizers.loading import after_loading
+from whet.training.schedules import keeps_rates
 
 _SCHEDULE = frozenset(
     {"num_epochs", "max_steps", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "lr_quadratic_warmup"}
@@ -61,13 +63,19 @@ class KeepFacts(SaveBeside):
         return partial(_write, facts=self._facts(), of_adapter=_is_beside_an_adapter(self._resolved))
 
     def _compare(self, checkpoint: Path) -> None:
-        """Before a run goes on: what of the optimizer and the schedule was allowed to change."""
+        """Before a run goes on: what of the optimizer and the schedule was allowed to change.
+
+        Raises:
+            ConfigError: the rates are in the checkpoint, and cannot become others.
+        """
         then = read_facts(checkpoint)
         if then is None:
             return
         config = self._resolved.config
         allowed = judged(differences(then, self._facts()), names_in(config.loop.allow_change)).allowed
         changed = {change.key.partition(".")[0] for change in allowed}
+        if keeps_rates(config) and (keys := changed & (_SCHEDULE | _RATES)):
+            raise _cannot_be_rescheduled(config, keys)
         if changed & (_SCHEDULE | _RATES | {*_SETTINGS, "optim_args", "dion_lr"}):
             self._settings = _Settings(frozenset(changed), dict(config.optimizer.optim_args or {}))
             _watch_creation(self._trainer, self._settings)
@@ -78,6 +86,13 @@ class KeepFacts(SaveBeside):
         if self._settings is not None:
             scheduler = kwargs["lr_scheduler"]
             self._settings.reschedule(getattr(scheduler, "scheduler", scheduler), self._resolved)
+
+
+def _cannot_be_rescheduled(config: Config, keys: Collection[str]) -> ConfigError:
+    name, listed = config.optimizer.lr_scheduler, ", ".join(sorted(keys))
+    found = f"{listed}: the schedule '{name}' keeps its rates in the checkpoint and cannot be changed on its way"
+    fix = "write the old values, or begin a new run from the checkpoint"
+    return ConfigError(Problem(config.where("lr_scheduler"), found, fix))
 
 
 def _is_beside_an_adapter(resolved: ResolvedRun) -> bool:
@@ -126,19 +141,13 @@ class _Settings:
 
     def reschedule(self, scheduler: Any, resolved: ResolvedRun) -> None:
         """The learning rate of the step that comes next, from the settings of now."""
-        lambdas = getattr(scheduler, "lr_lambdas", None)
-        if lambdas is None:
-            name, keys = resolved.lr_scheduler, ", ".join(sorted(self.changed & (_SCHEDULE | _RATES)))
-            if not keys:
-                return
-            found = f"{keys}: the schedule '{name}' keeps its rates in the checkpoint and cannot be changed on its way"
-            where = resolved.config.where("lr_scheduler")
-            raise ConfigError(Problem(where, found, "write the old values, or begin a new run from the checkpoint"))
+        if keeps_rates(resolved.config):
+            return  # nothing that would change them was let through
         groups = scheduler.optimizer.param_groups
         before = float(groups[0]["lr"])
         if self.changed & (_RATES | {"dion_lr"}):
             scheduler.base_lrs = [group["initial_lr"] for group in groups]
-        for group, base, factor in zip(groups, scheduler.base_lrs, lambdas, strict=True):
+        for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
             rate = base * factor(scheduler.last_epoch)
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
