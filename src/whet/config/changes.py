@@ -150,7 +150,8 @@ def table(changes: Sequence[Change]) -> str:
 
 def _keys(then: RunFacts, now: RunFacts) -> Iterator[Change]:
     follows, keeps_best = _follows_evaluations(now), bool(now.values.get("load_best_model_at_end"))
-    draws = bool(now.values.get("lora_dropout") or now.values.get("neftune_noise_alpha"))
+    drops = now.values.get("adapter") and now.values.get("lora_dropout")  # without an adapter nothing is dropped
+    draws = bool(drops or now.values.get("neftune_noise_alpha"))
     for key in fields():
         if key in _SAID_OF_RESUMING or (key not in then.values and key not in now.where):
             continue  # the latter came after that run, and has its default

@@ -19,6 +19,8 @@ from whet.config.source import Node
 BASE = {"name": "tiny", "sample": "5", "weights": "a", "num_bytes": 1}
 KNOWN = {"data": "d1", "tokenizer": "t1", "chat_template": "c1", "base_model": BASE}
 DPO = {"rl": "dpo", "gradient_accumulation_steps": 2}
+DROPS = {"adapter": "lora", "lora_dropout": 0.1}
+PADDED = {"pad_to_sequence_len": True}
 WIDER = {"micro_batch_size": 2, "gradient_accumulation_steps": 1}
 DATASETS = ({"path": "a.jsonl", "type": "chat_template", "weight": 2.0},)
 
@@ -59,10 +61,11 @@ def test_the_same_config_has_no_differences() -> None:
         ({"bf16": True}, {"bf16": False}, "precision", Effect.CHANGES),
         ({}, {"save_steps": 9}, "save_steps", Effect.NONE),
         ({"load_best_model_at_end": True}, {"save_steps": 9}, "save_steps", Effect.CHANGES),
-        ({}, {"pad_to_sequence_len": True}, "pad_to_sequence_len", Effect.ROUNDING),
-        ({"lora_dropout": 0.1}, {"pad_to_sequence_len": True}, "pad_to_sequence_len", Effect.CHANGES),
+        ({}, PADDED, "pad_to_sequence_len", Effect.ROUNDING),
+        (DROPS, PADDED, "pad_to_sequence_len", Effect.CHANGES),
+        ({"lora_dropout": 0.1}, PADDED, "pad_to_sequence_len", Effect.ROUNDING),
         ({"neftune_noise_alpha": 5.0}, {"attn_implementation": "eager"}, "attn_implementation", Effect.CHANGES),
-        ({"lora_dropout": 0.1}, {"gradient_checkpointing": True}, "gradient_checkpointing", Effect.ROUNDING),
+        (DROPS, {"gradient_checkpointing": True}, "gradient_checkpointing", Effect.ROUNDING),
         ({**DPO, "dpo_loss_type": ("hinge",)}, {**DPO, **WIDER}, "micro_batch_size", Effect.BATCH),
         ({**DPO, "dpo_loss_type": ("aot",)}, {**DPO, **WIDER}, "micro_batch_size", Effect.CHANGES),
     ],
