@@ -12,18 +12,18 @@ from typing import Any
 from whet.config.changes import (
     ADAPTER,
     BASE,
-    BY_CONTENT,
     DATA,
     TEMPLATE,
     TOKENIZER,
     Change,
     Verdict,
-    differences,
     judged,
     names_in,
     spelt,
     table,
 )
+from whet.config.compared import BY_CONTENT
+from whet.config.differences import differences
 from whet.config.effects import Effect
 from whet.config.facts import RunFacts, facts_in, read_facts
 from whet.config.resolve import ResolvedRun

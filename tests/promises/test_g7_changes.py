@@ -13,7 +13,7 @@ from tests.resume_cases import DROPOUT, LORA
 from tests.resuming import Bench, Outcome, same
 from tests.tiny_training import make_resolved
 
-from whet.config.changes import differences
+from whet.config.differences import differences
 from whet.config.effects import Effect, effect_of
 from whet.config.facts import RunFacts, facts_of
 from whet.core.errors import ArtefactError

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests.tiny_training import make_resolved
 
-from whet.config.changes import Change, differences, judged, table
+from whet.config.changes import Change, judged, table
+from whet.config.differences import differences
 from whet.config.effects import Effect
 from whet.config.facts import RunFacts, facts_of, read_facts, write_facts
 from whet.config.overrides import from_command_line

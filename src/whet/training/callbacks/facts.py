@@ -12,7 +12,8 @@ import torch
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from whet.config import Config
-from whet.config.changes import differences, judged, names_in
+from whet.config.changes import judged, names_in
+from whet.config.differences import differences
 from whet.config.facts import RunFacts, read_facts, write_facts
 from whet.config.resolve import ResolvedRun
 from whet.core.errors import ConfigError, Problem
@@ -91,7 +92,7 @@ class KeepFacts(SaveBeside):
 def _cannot_be_rescheduled(config: Config, keys: Collection[str]) -> ConfigError:
     name, listed = config.optimizer.lr_scheduler, ", ".join(sorted(keys))
     found = f"{listed}: the schedule '{name}' keeps its rates in the checkpoint and cannot be changed on its way"
-    fix = "write the old values, or begin a new run from the checkpoint"
+    fix = "write the old values, or begin a new run from the weights in the checkpoint, in another output_dir"
     return ConfigError(Problem(config.where("lr_scheduler"), found, fix))
 
 
