@@ -74,7 +74,10 @@ def resume(
         ConfigError: keys differ in a way that makes it another run.
     """
     if checkpoint is not None:
-        record.resumes(checkpoint)
+        from whet.training.publishing import last_step_of_run
+
+        is_here = last_step_of_run(Path(resolved.output_dir), checkpoint) >= 0
+        record.resumes(checkpoint, of_this_folder=is_here)
         earlier.hold_against(resolved, checkpoint, facts_of(resolved), record)
     elif repeated is not None:
         record.note("repeats", {"path": str(repeated.path), "started": repeated.record.get("started")})

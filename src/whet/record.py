@@ -63,7 +63,8 @@ class RunRecord:
         self._earlier = read_record(self._path) if self._path is not None else None
         self._earlier_sessions = _closed(self._earlier)
         self._resumed_from: str | None = None
-        self._is_begun = self._path is None or not self._path.exists()
+        self._goes_on = False
+        self._is_own = self._path is None or not self._path.exists()
         self._is_written = True
         self._facts: dict[str, Any] = {
             "schema": SCHEMA,
@@ -76,6 +77,8 @@ class RunRecord:
             "versions": installed_versions(),
             "platform": platform.platform(),
         }
+        if self._path is not None:
+            self._facts["begun"] = None
         self._plain: dict[str, Any] = {}  # the sections as JSON knows them; hundreds of keys, written several times
         self._write()
 
@@ -108,9 +111,9 @@ class RunRecord:
         self._times[stage] = self._times.get(stage, 0.0) + now - self._clock
         self._clock = now
 
-    def resumes(self, checkpoint: Path) -> None:
-        """The run goes on from a checkpoint, so the sessions before this one are its own."""
-        self._resumed_from = str(checkpoint)
+    def resumes(self, checkpoint: Path, *, of_this_folder: bool = True) -> None:
+        """The run goes on from a checkpoint; where that is the folder's, the sessions before this one are its own."""
+        self._resumed_from, self._goes_on = str(checkpoint), of_this_folder
 
     def begin(self, archive: Path | None = None) -> None:
         """From here on the folder is this run's. The record of another run that was there goes to ``archive``.
@@ -122,9 +125,7 @@ class RunRecord:
             ArtefactError: it cannot be moved there.
         """
         with self._lock:
-            if self._is_begun:
-                return
-            if self._resumed_from is None:
+            if not self._is_own and not self._goes_on:
                 assert self._path is not None
                 self._earlier_sessions = []
                 place = archive or next_folder(self._path.parent / EARLIER_RUNS)
@@ -134,7 +135,8 @@ class RunRecord:
                 except OSError as error:
                     found = f"the record of the run before cannot be moved to '{place}' ({error.strerror})"
                     raise ArtefactError(Problem(str(self._path), found, "name another output_dir")) from error
-            self._is_begun = True
+            self._is_own = True
+            self._facts["begun"] = _now()
             self._write()
 
     def place(self, folder: Path) -> Path:
@@ -155,7 +157,7 @@ class RunRecord:
             self._facts["outcome"] = redact(outcome)
             self._facts["finished"] = _now()
             self._facts["seconds"] = round(time.monotonic() - self._started, 3)
-            if self._is_begun:
+            if self._is_own:
                 self._write()
             elif self._earlier is not None:
                 self._put({**self._earlier, "sessions": self._sessions()})
@@ -171,7 +173,7 @@ class RunRecord:
         return {stage: round(seconds, 3) for stage, seconds in self._times.items()}
 
     def _write(self) -> None:
-        if self._is_begun:
+        if self._is_own:
             self._put(self.as_json())
 
     def _put(self, content: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,30 @@ def one_cycle(place: Path, patch: Patch) -> None:
         seal(path.parent, step)
 
 
+def no_tracker(place: Path, patch: Patch) -> None:
+    from whet.training.callbacks import trackers
+
+    def unreachable(*words: object, **options: object) -> None:
+        raise ConnectionError("nobody is there")
+
+    patch.setattr(trackers, "stays_here", lambda name: False)
+    patch.setattr(trackers.TensorBoardCallback, "on_train_begin", unreachable)
+
+
+def own_record_alone(place: Path, patch: Patch) -> None:
+    """No run has been here; the first one to be refused leaves its record."""
+    (place / "out" / "run.json").unlink()
+    no_room(place, patch)
+
+
+def stopped_while_loading(place: Path, patch: Patch) -> None:
+    def rehearsed(trainer: object, where: str) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    patch.setattr(rehearsal, "rehearse", rehearsed)
+
+
 def nothing(place: Path, patch: Patch) -> None: ...
 
 
@@ -117,6 +142,10 @@ REFUSALS: list[tuple[str, Callable[[Path, Patch], None], tuple[str, ...], str]] 
     ("link", a_way_out, (), "is a link to '/etc'"),
     ("disk", no_room, (), "the weights alone need"),
     ("rehearsal", nothing_is_read, ("--rehearse-saving", "true"), "it is torn"),
+    ("tracker", no_tracker, ("--use-tensorboard", "true"), "nobody is there"),
+    ("no run before", own_record_alone, (), "the weights alone need"),
+    ("own checkpoint", nothing, ("--base-model", "out/checkpoint-2"), "name another output_dir"),
+    ("a signal", stopped_while_loading, ("--rehearse-saving", "true"), "stopped by SIGTERM before its first step"),
     ("resume nothing", nothing, ("--resume-from-checkpoint", "out/checkpoint-7"), "there is no folder"),
     ("resume another run", nothing, (*RESUME, "--learning-rate", "0.1"), "--allow-change learning_rate"),
     ("resume another base", another_base, RESUME, "base_model"),
@@ -149,13 +178,16 @@ def test_a_run_that_is_refused_leaves_the_folder_as_it_was(
     assert ended.code != 0
     assert said in ended.err
     after = content(place / "out")
-    before_record, after_record = (json.loads(each.pop("run.json") or b"") for each in (before, after))
+    before_record, after_record = (json.loads(each.pop("run.json", None) or b"{}") for each in (before, after))
     assert after == before
+    if not before_record:
+        assert (after_record["begun"], after_record["outcome"].split(":")[0]) == (None, "refused")
+        return
     sessions: list[Any] = after_record.pop("sessions")
     earlier = before_record.pop("sessions")
     assert after_record == before_record
     assert sessions[: len(earlier)] == earlier
-    assert [each["outcome"].split(":")[0] for each in sessions[len(earlier) :]] in ([], ["refused"])
+    assert [each["outcome"].split(":")[0] for each in sessions[len(earlier) :]] in ([], ["refused"], ["stopped"])
 
 
 def test_a_run_that_begins_takes_the_folder(place: Path, whet: Whet) -> None:
@@ -181,3 +213,33 @@ def test_a_run_that_begins_takes_the_folder(place: Path, whet: Whet) -> None:
     assert {name: after.get(name) for name in kept} == kept
     assert not any(name.startswith("_writing") for name in after)
     assert ended.err.index("rehearsal: a checkpoint") < ended.err.index("held what an earlier run had left")
+
+
+def test_a_run_that_is_refused_gives_only_what_a_dead_run_had_written_whole_its_name(place: Path, whet: Whet) -> None:
+    written = place / "out" / "_writing" / "checkpoint-3"
+    seal(written, 3)
+    before = content(place / "out")
+    assert whet("train", "my.yaml", "--resume-from-checkpoint", "out/checkpoint-7").code == 2
+    after = content(place / "out")
+    assert after.keys() - before.keys() == {
+        name.removeprefix("_writing/") for name in before if "/checkpoint-3" in name
+    }
+    assert before.keys() - after.keys() == {name for name in before if "/checkpoint-3" in name}
+
+
+def test_a_first_run_loses_nothing_that_others_had_there(place: Path, whet: Whet) -> None:
+    """A model, or the result of another program, in a folder that no run of whet has been in."""
+    shutil.rmtree("out")
+    shutil.copytree("model", "out")
+    for name in ("vocab.txt", "notes.txt", "metrics.jsonl"):
+        (place / "out" / name).write_text(name)
+    before = content(place / "out")
+    for refused in (("--resume-from-checkpoint", "out/checkpoint-7"), ()):
+        ended = whet("train", "my.yaml", "--max-steps", "1", *refused)
+        assert ended.code == (2 if refused else 0), ended.err
+    assert "out held what an earlier run had left; it is in out/_earlier-runs/1 now" in ended.err
+    after = content(place / "out")
+    aside = {name for name in before if f"_earlier-runs/1/{name}" in after}
+    assert {"config.json", "model.safetensors", "metrics.jsonl"} <= aside
+    assert {"vocab.txt", "notes.txt"} & aside == set()
+    assert before == {name: after[f"_earlier-runs/1/{name}" if name in aside else name] for name in before}

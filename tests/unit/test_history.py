@@ -59,3 +59,19 @@ def test_a_record_of_before_a_package_was_kept_does_not_say_that_it_was_not_inst
     ):
         repeated = earlier.Repeated(Path("run.json"), {**then, "versions": versions})
         assert [change.key for change in earlier.surroundings(repeated, now)] == differs
+
+
+@pytest.mark.parametrize(("folder", "sessions"), [("out", 2), ("_earlier-runs/1", 1), ("elsewhere", 1)])
+def test_sessions_are_those_of_the_run_whose_checkpoint_is_the_folder_s(
+    tmp_path: Path, folder: str, sessions: int
+) -> None:
+    out = tmp_path / "out"
+    checkpoint = (out if folder.startswith("_") else tmp_path) / folder / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    out.mkdir(exist_ok=True)
+    RunRecord(out).finish("finished")
+    record = RunRecord(out)
+    history.resume(record, make_resolved(out), checkpoint)
+    record.begin()
+    assert len(record.as_json()["sessions"]) == sessions
+    assert (out / "run.json").is_file()

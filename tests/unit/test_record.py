@@ -125,3 +125,30 @@ def test_an_unreadable_record_is_set_aside_like_any_other(tmp_path: Path) -> Non
     record.begin()
     assert (tmp_path / EARLIER_RUNS / "1" / RECORD_NAME).read_text() == '{"outcome": "fini'
     assert told(tmp_path)["outcome"] == "running"
+
+
+def test_a_run_that_goes_on_from_elsewhere_has_sessions_of_its_own(tmp_path: Path) -> None:
+    """The record of the run that was in the folder goes where its result is, and says what it did there."""
+    done = RunRecord(tmp_path)
+    done.note("result", {"loss": 1.0})
+    done.finish("finished")
+    new = RunRecord(tmp_path)
+    new.resumes(Path("copied/checkpoint-4"), of_this_folder=False)
+    new.begin(tmp_path / EARLIER_RUNS / "3")
+    new.finish("finished")
+    assert told(tmp_path / EARLIER_RUNS / "3")["result"] == {"loss": 1.0}
+    assert "result" not in told(tmp_path)
+    assert [session["resumed_from"] for session in told(tmp_path)["sessions"]] == ["copied/checkpoint-4"]
+
+
+def test_a_record_says_when_its_run_took_the_folder(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+    record.finish("refused: no room")
+    assert told(tmp_path)["begun"] is None
+    record = RunRecord(tmp_path)
+    record.begin()
+    assert told(tmp_path)["begun"]
+    refused = RunRecord(tmp_path)
+    refused.finish("refused: no room")
+    assert told(tmp_path)["begun"], "that of the run whose folder it is"
+    assert "begun" not in RunRecord(None, "merge").facts

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
@@ -14,8 +16,10 @@ from tests.tiny_training import make_resolved, make_trainer, random_samples, wri
 from whet import stages
 from whet.core.errors import ArtefactError, ConfigError, Problem
 from whet.stages import ending
+from whet.training import publishing
 from whet.training.publishing import seal
 from whet.training.resuming import ResumingTrainer
+from whet.training.uploads import LOCK_NAME, QUEUE_NAME, Upload, UploadQueue
 
 
 def test_a_rank_does_not_mind_that_another_has_removed_its_probe(
@@ -115,6 +119,45 @@ def test_a_run_that_goes_on_in_its_folder_sets_aside_what_is_newer(tmp_path: Pat
     assert stages.take_folder(make_resolved(out), tmp_path / "link") == out / "_earlier-runs" / "1"
     assert names(out) == ["checkpoint-1", "checkpoint-2"]
     assert stages.take_folder(make_resolved(out), out / "checkpoint-2") is None
+
+
+def test_a_checkpoint_that_was_replaced_does_not_come_back_among_those_of_the_next_run(tmp_path: Path) -> None:
+    """Killed between giving the newer one its name and removing the older one."""
+    checkpoint(tmp_path, 7)
+    checkpoint(tmp_path / "_writing", 7).rename(tmp_path / "_writing" / "replaced-checkpoint-7")
+    assert stages.take_folder(make_resolved(tmp_path), None) == tmp_path / "_earlier-runs" / "1"
+    assert names(tmp_path) == []
+    assert not (tmp_path / "_writing").exists()
+
+
+def test_a_run_that_reads_a_checkpoint_of_its_own_folder_is_refused(tmp_path: Path) -> None:
+    read = checkpoint(tmp_path, 200)
+    with pytest.raises(ConfigError, match=r"begins from '.*checkpoint-200', which it would move .* another output_dir"):
+        stages.open_output(make_resolved(tmp_path, base_model=str(read)))
+    assert stages.open_output(make_resolved(tmp_path / "other", base_model=str(read))).is_dir()
+
+
+def test_what_waits_to_be_sent_is_moved_while_nobody_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A `whet push` that is under way would note it again, as if it were the new run's."""
+    (tmp_path / "run.json").write_text('{"kind": "train"}')
+    queue, waiting = UploadQueue(tmp_path), Upload("mlflow", "a run", step=3)
+    queue.add(waiting)
+    set_aside = publishing.set_aside
+
+    def watched(*words: Any) -> Path | None:
+        with (tmp_path / LOCK_NAME).open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return set_aside(*words)
+
+    monkeypatch.setattr(publishing, "set_aside", watched)
+    place = stages.take_folder(make_resolved(tmp_path), None)
+    queue.sent(waiting)
+    assert not (tmp_path / QUEUE_NAME).exists()
+    assert place is not None
+    assert UploadQueue(place).waiting() == (waiting,)
+    assert f"to send it: whet push CONFIG --output-dir {place}" in caplog.text, "it was made in Python"
 
 
 def test_a_run_that_resumes_by_itself_tells_of_weights_alone_that_it_passes_over(

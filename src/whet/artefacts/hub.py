@@ -18,7 +18,7 @@ from whet.config import Config
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say, warn
 from whet.training.checkpoint import MANIFEST, step_of
-from whet.training.uploads import QUEUE_NAME, Upload, UploadQueue
+from whet.training.uploads import QUEUE_NAME, Upload, UploadQueue, push_command
 
 # What a request may raise: the hub's refusals and a missing token are OSErrors; a network that is not there is an error
 # of the HTTP library, which is httpx or httpx2, by the version of huggingface_hub. Its refusals derive from both.
@@ -178,7 +178,7 @@ class HubUploads:
     def _waits(self, error: Exception) -> Problem:
         name = self._config.output.hub_model_id
         found = f"the hub did not take what is for '{name}' ({reason(error)}); nothing is lost, it is queued on disk"
-        fix = f"when it can be reached: whet push {self._config.file}"
+        fix = f"when it can be reached: {push_command(self._config)}"
         return Problem(self._config.where("hub_model_id"), found, fix, "hub_model_id")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +20,10 @@ def open_output(resolved: ResolvedRun) -> Path:
     """The output folder, made if it is not there and tried by writing to it.
 
     Raises:
-        ConfigError: it cannot be written to.
+        ConfigError: it cannot be written to, or the run would replace a checkpoint in it that it is to read.
     """
     folder = Path(resolved.output_dir)
+    _refuse_own_checkpoint(folder, resolved)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".whet-can-write"
@@ -35,6 +35,18 @@ def open_output(resolved: ResolvedRun) -> Path:
         raise ConfigError(Problem(where, found, "name a folder that you may write to", "output_dir")) from error
     _refuse_links(folder, resolved.config)
     return folder
+
+
+def _refuse_own_checkpoint(folder: Path, resolved: ResolvedRun) -> None:
+    """Raises ConfigError: a key names a checkpoint of the output folder, which the run would move or replace."""
+    from whet.artefacts.earlier_result import checkpoint_read
+    from whet.config.facts import facts_of
+
+    read = checkpoint_read(folder, facts_of(resolved).values)
+    if read is not None:
+        found = f"output_dir: the run begins from '{read}', which it would move out of the way of its own checkpoints"
+        fix = "name another output_dir, or move that checkpoint out of this one"
+        raise ConfigError(Problem(resolved.config.where("output_dir"), found, fix, "output_dir"))
 
 
 def _refuse_links(folder: Path, config: Config) -> None:
@@ -127,14 +139,15 @@ def take_folder(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
     from whet.artefacts.earlier_result import earlier_result
     from whet.config.facts import facts_of
     from whet.training.publishing import clear_leftovers, last_step_of_run, set_aside
-    from whet.training.uploads import QUEUE_NAME
+    from whet.training.uploads import QUEUE_NAME, UploadQueue, push_command
 
     output_dir = Path(resolved.output_dir)
     last = last_step_of_run(output_dir, checkpoint)
     try:
         others = earlier_result(output_dir, facts_of(resolved).values) if last < 0 else []
-        place = set_aside(output_dir, last, others)
-        removed = clear_leftovers(output_dir)
+        removed = clear_leftovers(output_dir)  # first: it looks which names are taken
+        with UploadQueue(output_dir).alone() if output_dir / QUEUE_NAME in others else nullcontext():
+            place = set_aside(output_dir, last, others)
     except OSError as error:
         found = f"what an earlier run has left in '{output_dir}' cannot be moved ({error.strerror}: {error.filename})"
         fix = "see to the folder's permissions, or name another output_dir"
@@ -145,6 +158,6 @@ def take_folder(resolved: ResolvedRun, checkpoint: Path | None) -> Path | None:
         newer = f"checkpoints that are newer than checkpoint-{last}; they are"
         warn(f"{output_dir} held {newer if last >= 0 else 'what an earlier run had left; it is'} in {place} now")
         if (place / QUEUE_NAME).is_file():
-            command = f"whet push {shlex.quote(resolved.config.file)} --output-dir {shlex.quote(str(place))}"
+            command = push_command(resolved.config, place)
             warn(f"the hub or a tracker does not have everything of that run yet; to send it: {command}")
     return place

@@ -58,14 +58,14 @@ def fit(
         begin: called on the first rank when nothing can refuse the run any more, before it writes anything.
 
     Raises:
-        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint of the last step done is saved.
+        TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint of the last step done is saved, if one was done.
         TrainingStopped: the run ended itself (non-finite steps, a loss out of hand).
     """
     loop = resolved.config.loop
     with others_alive(resolved):  # the first rank may have been refused a full disk
         resume_from = _told_by_first_rank(trainer, resume_from)
     with _interrupt(trainer, resolved) as interrupt, without_bars(), others_alive(resolved):
-        beginning = Beginning(trainer, begin, resume_from)
+        beginning = Beginning(trainer, begin, resume_from, interrupt)
         beginning.take_place()
         trainer.add_callback(interrupt)
         saves_last = SaveAfterEvaluation()  # behind all others that ask for a checkpoint

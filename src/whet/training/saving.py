@@ -305,8 +305,11 @@ class PublishingTrainer(Trainer):
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, doing: str = "write the checkpoint") -> Iterator[None]:
         """What is done within is done on all ranks when it is left, or all of them end.
+
+        Args:
+            doing: what it is, for the ranks that did not fail.
 
         Raises:
             TrainingStopped: it failed on another rank. What failed here comes as it is.
@@ -324,7 +327,7 @@ class PublishingTrainer(Trainer):
         if failure is not None:
             raise failure
         if int(failed):
-            found, fix = "another rank could not write the checkpoint", "see what it says"
+            found, fix = f"another rank could not {doing}", "see what it says"
             raise TrainingStopped(Problem(f"step {self.state.global_step}", found, fix))
 
 

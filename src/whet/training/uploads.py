@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from whet.config import Config
 from whet.core.disk import replace_text
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import warn
@@ -21,6 +23,16 @@ QUEUE_NAME = "uploads.json"
 LOCK_NAME = ".whet-uploads-lock"
 
 Receiver = Literal["hub", "mlflow", "wandb"]
+
+
+def push_command(config: Config, folder: Path | None = None) -> str:
+    """What a person types to send what waits; a config made in Python has no file to name.
+
+    Args:
+        folder: where the run has been moved to.
+    """
+    moved = "" if folder is None else f" --output-dir {shlex.quote(str(folder))}"
+    return f"whet push {shlex.quote(config.file) if config.file else 'CONFIG'}{moved}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,7 @@ class UploadQueue:
 
     def add(self, upload: Upload) -> None:
         """One more; what waited for the same place is out of date."""
-        with self._alone():
+        with self.alone():
             place = (upload.to, upload.place)
             kept = [other for other in self.waiting() if (other.to, other.place) != place]
             if not self._write([*kept, upload]):
@@ -90,18 +102,18 @@ class UploadQueue:
 
     def sent(self, upload: Upload) -> None:
         """It has arrived; one that came after it for the same place still waits."""
-        with self._alone():
+        with self.alone():
             self._unnoted = tuple(other for other in self._unnoted if not _is_same(other, upload))
             self._write([other for other in self.waiting() if not _is_same(other, upload)])
 
     def refused(self, upload: Upload, reason: str) -> None:
         """It has not arrived."""
-        with self._alone():
+        with self.alone():
             waiting = self.waiting()
             self._write([replace(other, reason=reason) if _is_same(other, upload) else other for other in waiting])
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Within it nobody else changes the file; where files have no locks, none of the threads that have this queue.
 
         The file of the lock stays: one that is removed may be locked by one process and made anew by the next.

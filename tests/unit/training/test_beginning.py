@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tests.tiny_training import make_resolved, make_trainer, random_samples, write_prepared
 from transformers import TrainerCallback
 
-from whet.core.errors import ArtefactError
+from whet.core.errors import ArtefactError, TrainingStopped
 from whet.training.callbacks import trackers
+from whet.training.callbacks.interrupt import TrainingInterrupted
 from whet.training.callbacks.trackers import guard_trackers
 from whet.training.fit import fit
+from whet.training.saving import PublishingTrainer
 
 
 class Server(TrainerCallback):
@@ -27,6 +32,14 @@ class Server(TrainerCallback):
         self.order.append("server")
 
 
+class Signalled(Server):
+    """A signal comes while it answers."""
+
+    def on_train_begin(self, *words: object, **options: object) -> None:
+        super().on_train_begin()
+        signal.raise_signal(signal.SIGTERM)
+
+
 class Files(Server):
     """Stands for one that writes files."""
 
@@ -36,7 +49,11 @@ class Files(Server):
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    kinds = {Server: ("wandb", "use_wandb"), Files: ("tensorboard", "use_tensorboard")}
+    kinds = {
+        Server: ("wandb", "use_wandb"),
+        Signalled: ("wandb", "use_wandb"),
+        Files: ("tensorboard", "use_tensorboard"),
+    }
     monkeypatch.setattr(trackers, "_KINDS", kinds)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     prepared = write_prepared(tmp_path / "prepared", random_samples(4))
@@ -62,6 +79,33 @@ def test_the_folder_is_taken_when_the_trackers_have_answered_and_before_they_wri
     fit(trainer, resolved, None, begin)
     assert order == ["server", "begin", "files"]
     assert (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_is_asked_to_stop_while_it_loads_does_not_begin(
+    build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order: list[str] = []
+    trainer, resolved = build(Signalled(order))
+    words = "step 0: stopped by SIGTERM before its first step -> start it again: nothing is lost"
+    with pytest.raises(TrainingInterrupted, match=words) as ended:
+        fit(trainer, resolved, None, lambda: order.append("begin"))
+    assert ended.value.exit_code == 128 + signal.SIGTERM
+    assert order == ["server"]
+    assert list((tmp_path / "out").glob("*")) == []
+    assert "stopping before the first step; once more ends at once" in capsys.readouterr().err
+
+
+def test_the_other_ranks_say_what_the_first_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_two: Any = SimpleNamespace(
+        args=SimpleNamespace(world_size=2, device="cpu"), state=SimpleNamespace(global_step=0)
+    )
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda failed, op: failed.fill_(1))
+    told = "step 0: another rank could not take the output folder -> see what it says"
+    with (
+        pytest.raises(TrainingStopped, match=told),
+        PublishingTrainer.together(of_two, "take the output folder"),
+    ):
+        pass
 
 
 def test_a_run_that_its_tracker_refuses_does_not_begin(build: Any, tmp_path: Path) -> None:

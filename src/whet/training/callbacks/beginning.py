@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from whet.training.callbacks.interrupt import Interrupt
 from whet.training.callbacks.trackers import GuardedTracker
 from whet.training.rehearsal import Rehearsal
 from whet.training.resuming import ResumingTrainer
@@ -19,10 +20,14 @@ class Beginning(TrainerCallback):
     Args:
         begin: takes it, with what another run has left there.
         resume_from: the checkpoint that the run goes on from.
+        interrupt: ends the run here where a signal came while it was loading.
     """
 
-    def __init__(self, trainer: Trainer, begin: Callable[[], None], resume_from: Path | None) -> None:
+    def __init__(
+        self, trainer: Trainer, begin: Callable[[], None], resume_from: Path | None, interrupt: Interrupt
+    ) -> None:
         self._trainer, self._begin, self._resume_from = trainer, begin, resume_from
+        self._interrupt = interrupt
 
     def take_place(self) -> None:
         """Among the trainer's callbacks: behind those that may refuse, before those that write into the folder."""
@@ -33,11 +38,13 @@ class Beginning(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
+        self._interrupt.raise_if_asked(args, state)
         trainer = self._trainer
         if not isinstance(trainer, ResumingTrainer):
-            self._begin()
+            if args.process_index == 0:
+                self._begin()
             return
-        with trainer.together():
+        with trainer.together("take the output folder"):
             if args.process_index == 0:
                 self._begin()
         if self._resume_from is not None:

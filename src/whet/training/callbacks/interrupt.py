@@ -69,6 +69,7 @@ class Interrupt(TrainerCallback):
         self._settle, self._has_failed = settle, has_failed
         self._first_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
+        self._steps = False
         self.received: int | None = None
         self.stopped_at: int | None = None
 
@@ -88,13 +89,28 @@ class Interrupt(TrainerCallback):
         if self.received is None:
             self.received = number
             self._first_at = self._clock()
-            say("stopping after this step, with a checkpoint; once more ends at once")
+            when = "after this step, with a checkpoint" if self._steps else "before the first step"
+            say(f"stopping {when}; once more ends at once")
         elif self._clock() - self._first_at > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
 
     def is_asked_to_stop(self) -> bool:
         """Whether this rank has received a signal."""
         return self.received is not None
+
+    def raise_if_asked(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Before the first step, on all ranks: end a run that was asked to stop while it was loading.
+
+        Raises:
+            TrainingInterrupted: nothing of it is in its folder yet.
+        """
+        number = _agreed(args, (self.received or 0,))[0]
+        if number:
+            found = f"stopped by {signal.Signals(number).name} before its first step"
+            raise TrainingInterrupted(
+                Problem(f"step {state.global_step}", found, "start it again: nothing is lost"), number
+            )
+        self._steps = True
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,7 +16,7 @@ from whet.config.resolve import ResolvedRun
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import warn
 from whet.training.tracking import stays_here
-from whet.training.uploads import Receiver, Upload, UploadQueue
+from whet.training.uploads import Receiver, Upload, UploadQueue, push_command
 
 LAST_SECONDS = 60.0
 """Seconds that a tracker gets at the end of a run for what it has not taken yet."""
@@ -120,7 +120,7 @@ class GuardedTracker(TrainerCallback):
         if self.name != "tensorboard":
             to: Receiver = "mlflow" if self.name == "mlflow" else "wandb"
             self._queue.add(Upload(to, self._source, step=step, reason=_reason(error)))
-            fix = f"when it is there again: whet push {self._config.file}"
+            fix = f"when it is there again: {push_command(self._config)}"
         warn(Problem(f"step {step}", found, fix, self._switch))
 
     def _unreachable(self, error: Exception) -> ArtefactError:
