@@ -111,6 +111,7 @@ def no_tracker(place: Path, patch: Patch) -> None:
     def unreachable(*words: object, **options: object) -> None:
         raise ConnectionError("nobody is there")
 
+    patch.setenv("TENSORBOARD_LOGGING_DIR", str(place / "logs"))
     patch.setattr(trackers, "stays_here", lambda name: False)
     patch.setattr(trackers.TensorBoardCallback, "on_train_begin", unreachable)
 

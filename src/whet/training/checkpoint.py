@@ -255,7 +255,8 @@ def _refuse_bare_weights(folder: Path, where: str) -> None:
     if _has_optimizer(folder):
         return
     found = f"{folder} {_BARE}"
-    raise ArtefactError(Problem(where, found, "write it as base_model (or lora_model_dir) of a new run"))
+    fix = "write it as base_model (or lora_model_dir) of a new run in another output_dir"
+    raise ArtefactError(Problem(where, found, fix))
 
 
 def _has_optimizer(folder: Path) -> bool:

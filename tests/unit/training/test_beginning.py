@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,17 +83,17 @@ def test_the_folder_is_taken_when_the_trackers_have_answered_and_before_they_wri
 
 
 def test_a_run_that_is_asked_to_stop_while_it_loads_does_not_begin(
-    build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    build: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     order: list[str] = []
     trainer, resolved = build(Signalled(order))
     words = "step 0: stopped by SIGTERM before its first step -> start it again: nothing is lost"
-    with pytest.raises(TrainingInterrupted, match=words) as ended:
+    with caplog.at_level(logging.INFO, logger="whet"), pytest.raises(TrainingInterrupted, match=words) as ended:
         fit(trainer, resolved, None, lambda: order.append("begin"))
     assert ended.value.exit_code == 128 + signal.SIGTERM
     assert order == ["server"]
     assert list((tmp_path / "out").glob("*")) == []
-    assert "stopping before the first step; once more ends at once" in capsys.readouterr().err
+    assert "stopping before the first step; once more ends at once" in caplog.text
 
 
 def test_the_other_ranks_say_what_the_first_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ class Interrupt(TrainerCallback):
         """
         number = _agreed(args, (self.received or 0,))[0]
         if number:
-            found = f"stopped by {signal.Signals(number).name} before its first step"
+            found = f"stopped by {_called(number)} before its first step"
             raise TrainingInterrupted(
                 Problem(f"step {state.global_step}", found, "start it again: nothing is lost"), number
             )
