@@ -57,7 +57,7 @@ survive: install-dev
 		$(BIN)/python -m pytest tests/promises/test_g7_ingredients.py tests/promises/test_safe_fuzz.py
 	$(BIN)/python docs/make_tables.py
 
-# Half an hour for all 45 targets; what breaks one is kept in fuzzing/findings, and read by make test from then on.
+# Half an hour for all targets; what breaks one is kept in fuzzing/findings, and read by make test from then on.
 fuzz: install-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(FUZZ) --seconds $(or $(FUZZ_SECONDS),40)

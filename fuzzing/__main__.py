@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fuzzing.targets import FINDINGS, TARGETS, inputs
 
-MOST_BYTES = 16_384
+MOST_BYTES = 32_768
 TIMEOUT_SECONDS = 25
 """Of one input: what a template may take, and a little."""
 MEMORY_MIB = 4096

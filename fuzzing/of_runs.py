@@ -108,6 +108,7 @@ def record(folder: Path, data: bytes) -> None:
     (place / "run.json").write_bytes(data)
     with judged():
         file, read = earlier.read_run(place)
+        earlier.num_processes(file, read)
         config, _ = config_of_record(read, str(file), earlier.place_of_rerun(file))
         resolved = resolve(config, _hardware(Hardware))
         repeated = earlier.Repeated(file, read, strict=False)
@@ -286,7 +287,10 @@ def secrets(folder: Path, data: bytes) -> None:
     """Any text may pass by what hides secrets: it takes a moment, and hiding twice hides no more."""
     from whet.core.secrets import redact, redacted, secrets_of_url
 
-    text = data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace")
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
     hidden = redact(text)
     assert redact(hidden) == hidden
     list(secrets_of_url(text))

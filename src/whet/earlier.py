@@ -185,6 +185,31 @@ def _refuse_record(file: Path, record: Mapping[str, Any]) -> None:
         raise ArtefactError(Problem(str(file), found, "use the version of whet that wrote it"))
 
 
+def num_processes(file: Path, record: Mapping[str, Any]) -> int:
+    """How many processes the recorded run had.
+
+    Raises:
+        ArtefactError: that is no number of processes.
+    """
+    with as_whet_writes(str(file), "this is no record of a run", "name the run.json in a run's output folder"):
+        number = (record.get("hardware") or {}).get("world_size") or 1
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"hardware.world_size is {spelt(number)}")
+        return number
+
+
+def refuse_too_many(file: Path, processes: int) -> None:
+    """Raises an ArtefactError where this machine has not the accelerators, or the cores, for so many processes."""
+    from whet.distributed.hardware import probe
+
+    here = probe()
+    most, what = (here.num_devices, "accelerators") if here.device == "cuda" else (max(here.num_cpus, 2), "cores")
+    if processes > most:
+        found = f"that run had {processes} processes, and this machine has {what} for {most}"
+        fix = f"say how many there shall be, or on how many machines: whet rerun {file} -- --nproc-per-node=NUMBER"
+        raise ArtefactError(Problem(str(file), found, fix))
+
+
 def place_of_rerun(file: Path) -> str:
     """A folder beside that of a record, which is not there yet."""
     folder = file.resolve().parent

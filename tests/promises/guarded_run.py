@@ -3,12 +3,14 @@
 Every socket, every name that is looked up, every process that is started and every class that a pickle names is
 written down by an audit hook (`sys.addaudithook`, which cannot be taken off again: hence the process). Rows come from a
 server of this process, at an address with a password and a signature in it; that is the one address that may be asked.
+It is the hub too, which first refuses a push, with all that it was told, and then keeps in ``hub/`` what is pushed.
 
     python guarded_run.py WORKSPACE REPORT
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -24,8 +26,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-EVENTS: dict[str, list[str]] = {"network": [], "pickle": [], "process": []}
+EVENTS: dict[str, list[str]] = {"network": [], "pickle": [], "process": [], "asked": []}
 PHASE = ["start"]
+OID = "0123456789abcdef0123456789abcdef01234567"
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -46,20 +49,56 @@ def loopback_up() -> None:
         fcntl.ioctl(device, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
 
 
-def serve(rows: bytes) -> int:
+def serve(workspace: Path) -> int:
+    rows = (workspace / "rows.jsonl").read_bytes()
+
     class Rows(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             is_there = "rows.jsonl" in self.path
-            self.send_response(200 if is_there else 403)
-            self.send_header("Content-Length", str(len(rows) if is_there else 0))
-            self.end_headers()
-            if is_there:
-                self.wfile.write(rows)
+            self.heard()
+            self.answer(200 if is_there else 403, rows if is_there else b"")
 
         def do_HEAD(self) -> None:
+            self.heard()
             self.send_response(200 if "rows.jsonl" in self.path else 403)
             self.send_header("Content-Length", str(len(rows)))
             self.end_headers()
+
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            self.heard()
+            if PHASE[0] == "push refused":
+                told = f"not for {self.headers['Authorization']}, nor http://{self.headers['Authorization']}@host/"
+                self.answer(403, json.dumps({"error": told}).encode(), {"X-Error-Message": told})
+                return
+            host = f"http://{self.headers['Host']}"
+            reply: dict[str, Any] = {"url": f"{host}/me/x", "commitUrl": f"{host}/me/x/commit/{OID}", "commitOid": OID}
+            if "/preupload/" in self.path:
+                names = [file["path"] for file in json.loads(sent)["files"]]
+                reply = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+            elif "/commit/" in self.path:
+                self.keep([json.loads(line) for line in sent.splitlines()])
+            self.answer(200, json.dumps(reply).encode())
+
+        def keep(self, operations: list[dict[str, Any]]) -> None:
+            for number, operation in enumerate(operations):
+                if operation["key"] == "file":
+                    place = workspace / "hub" / operation["value"]["path"]
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(base64.b64decode(operation["value"]["content"]))
+                else:
+                    (workspace / f"hub-{number}.json").write_text(json.dumps(operation))
+
+        def heard(self) -> None:
+            token = "the hub's token" if "Bearer" in (self.headers["Authorization"] or "") else "no token"
+            EVENTS["asked"].append(f"{PHASE[0]}: {self.path.partition('?')[0]} with {token}")
+
+        def answer(self, code: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(code)
+            for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -72,8 +111,10 @@ def serve(rows: bytes) -> int:
 def main(workspace: Path, report: Path) -> None:
     os.chdir(workspace)
     loopback_up()
-    port = serve((workspace / "rows.jsonl").read_bytes())
-    for file in workspace.glob("*.yaml"):
+    port = serve(workspace)
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"  # read as the hub's package is imported
+    for name in ("my.yaml", "refused.yaml", "mistaken.yaml", "again.json"):
+        file = workspace / name
         file.write_text(file.read_text().replace("PORT", str(port)))
     sys.addaudithook(watch)
     PHASE[0] = "proof"  # that the hook hears what it is for
@@ -82,6 +123,7 @@ def main(workspace: Path, report: Path) -> None:
         socket.getaddrinfo("telemetry.invalid", 443)
 
     from whet import stages
+    from whet.artefacts import push
     from whet.cli.main import run_command
 
     codes: dict[str, int] = {}
@@ -92,10 +134,16 @@ def main(workspace: Path, report: Path) -> None:
 
     resolve_run = stages.resolve_run
 
-    def fail(config: Any) -> None:
-        raise RuntimeError(f"a fault of ours at {config.data.datasets[0].path}")
-
     secret = json.loads((workspace / "planted.json").read_text())
+
+    def fail(config: Any) -> None:
+        error = RuntimeError(f"a fault of ours at {config.data.datasets[0].path}")
+        error.add_note(f"a note about {secret['header']}")
+        raise error from ValueError(f"{secret['kwargs']} {secret['environment secret']}")
+
+    def lost(*_: object) -> str:
+        raise ConnectionError(f"no route to http://me:{secret['line']}@host/x for {secret['environment key']}")
+
     on_the_line = ("--mlflow-tracking-uri", f"http://me:{secret['line']}@host/x")
     try:
         run("check", "check", "my.yaml", *on_the_line)
@@ -108,8 +156,16 @@ def main(workspace: Path, report: Path) -> None:
         run("inspect", "inspect", "my.yaml")
         run("inspect terminal", "inspect", "my.yaml", "--terminal", "--rows", "2")
         run("merge", "merge-lora", "my.yaml")
-        run("push", "push", "my.yaml")
-        run("rerun", "rerun", "out/run.json")
+        run("export-gguf", "export-gguf", "my.yaml")
+        run("evaluate", "evaluate", "my.yaml", "--val-set-size", "4")
+        push._TRACKERS = {"mlflow": lost}
+        waiting = {"to": "mlflow", "source": "abc", "step": 1}
+        (workspace / "out" / "uploads.json").write_text(json.dumps({"waiting": [waiting]}))
+        run("push refused", "push", "my.yaml", "--hub-model-id", "me/x", *on_the_line)
+        push._TRACKERS = {"mlflow": lambda *_: "what was lost"}
+        run("push", "push", "my.yaml", "--hub-model-id", "me/x")
+        run("rerun refused", "rerun", "out/run.json")
+        run("rerun", "rerun", "out/run.json", *json.loads((workspace / "again.json").read_text()))
         run("chat", "chat", "my.yaml", "--prompt", "What is 1 + 1?", "--max-new-tokens", "2")
         run("refused", "preprocess", "refused.yaml")
         run("mistaken", "train", "mistaken.yaml")

@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.e2e.conftest import Whet, model_folder, whet, workspace
 
+from whet.artefacts.dcp import open_checkpoint
 from whet.config import load_config
 from whet.config.schema.data import DatasetConfig
-from whet.core.errors import ConfigError, DataError
+from whet.core.errors import ArtefactError, ConfigError, DataError
 from whet.data import compression, readers
 from whet.data.readers import BadRow
 from whet.data.sources import locate
@@ -267,3 +268,15 @@ def test_a_config_of_sizes_that_no_model_has(field: str, size: int, told: str, o
         assert outcome.code == 2, outcome.err[-2000:]
         assert f"my.yaml:1:1: base_model: its config.json {told}" in outcome.err
         assert "-> give the config.json that its weights were saved with" in outcome.err
+
+
+@pytest.mark.parametrize("bomb", [b"\x80\x04Nr\xff\xff\xff\x7f.", b"\x80\x05\x8e\xff\xff\xff\xff\xff\xff\xff\x0f."])
+def test_a_pickle_that_counts_more_than_it_has(bomb: bytes, tmp_path: Path) -> None:
+    """The table of contents of a sharded checkpoint: ten bytes make Python's unpickler take 64 GB."""
+    (tmp_path / ".metadata").write_bytes(bomb)
+
+    def read() -> None:
+        with pytest.raises(ArtefactError, match="is no table of contents"):
+            open_checkpoint(tmp_path)
+
+    in_a_small_child(read)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from tests.e2e.conftest import chat, write_rows
 from tests.models import save_tiny_model
+from tests.tiny_tokenizers import tiny_tokenizer
 
 DRIVER = Path(__file__).with_name("guarded_run.py")
 
@@ -31,6 +32,7 @@ PLANTED = {
     "kwargs": "PLANTED-kwargs-0123",
     "template": "PLANTED-template-key",
     "line": "PLANTED-on-the-line",
+    "remote": "PLANTED-token-of-git-0123",
 }
 ROWS = "http://me:{password}@127.0.0.1:PORT/{name}?part=1&X-Amz-Credential={kwargs}&X-Amz-Signature={signature}&sig={storage}"
 CONFIG = """\
@@ -60,6 +62,16 @@ lora_alpha: 8
 lora_target_linear: true
 output_dir: out
 """
+AGAIN = {
+    "--model-kwargs.token": "{kwargs}",
+    "--datasets.0.path": ROWS.replace("{name}", "rows.jsonl"),
+    "--datasets.0.storage-options": "{{client_kwargs: {{headers: {{X-Trust: {header}, X-Api-Key: {storage}}}}}}}",
+    "--chat-template-kwargs.api-key": "{template}",
+    "--mlflow-tracking-uri": "http://me:{line}@host/x",
+    "--wandb-name": "run of {kwargs}",
+    "--output-dir": "again",
+}
+"""What a rerun must be given again."""
 
 ALLOWED_CLASSES = {"collections.OrderedDict": "the driver's own, to prove that it hears of pickles"}
 """Class that a pickle may name -> who reads that pickle, and where it comes from. Of a run there is none: what torch
@@ -80,7 +92,7 @@ class Guarded:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     folder = tmp_path_factory.mktemp("guarded") / "workspace"
     folder.mkdir()
-    save_tiny_model(folder / "model")
+    save_tiny_model(folder / "model", tokenizer=tiny_tokenizer(), vocab_size=448)  # one that GGUF takes
     write_rows(folder / "rows.jsonl", [chat(f"What is {n} + 1?", f"It is {n + 1}.") for n in range(12)])
     url = ROWS.format(name="rows.jsonl", **PLANTED)
     text = CONFIG.format(url=url, **PLANTED)
@@ -88,6 +100,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     (folder / "refused.yaml").write_text(text.replace("rows.jsonl", "gone.jsonl"))
     (folder / "mistaken.yaml").write_text(text + f"hub_tokn: {PLANTED['kwargs']}\napi_key: {PLANTED['template']}\n")
     (folder / "planted.json").write_text(json.dumps(PLANTED))
+    again = [word for option, value in AGAIN.items() for word in (option, value.format(**PLANTED))]
+    (folder / "again.json").write_text(json.dumps(again))
+    for words in (["init", "-q"], ["remote", "add", "origin", f"https://{PLANTED['remote']}@host/x.git"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("WHET_")},
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "src"), *sys.path]),
@@ -115,20 +131,34 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
 
 def test_each_command_does_what_it_should(guarded: Guarded) -> None:
     codes = guarded.report["codes"]
-    # A record keeps no secret, so one that needs them is not done again; and there is no repository to push to.
-    failing = {"refused": 2, "mistaken": 2, "fault": 1, "push": 2, "rerun": 2}
+    # A record keeps no secret, so one that needs them is done again where they are given again.
+    failing = {"refused": 2, "mistaken": 2, "fault": 1, "push refused": 2, "rerun refused": 2}
     assert codes == {name: failing.get(name, 0) for name in codes}, guarded.output.decode()[-6000:]
     assert set(failing) <= set(codes)
-    for word in (b"gone.jsonl", b"hub_tokn", b"RuntimeError: a fault of ours at http://***@127.0.0.1"):
+    for word in (
+        b"gone.jsonl",
+        b"hub_tokn",
+        b"RuntimeError: a fault of ours at http://***@127.0.0.1",
+        b"a note about ***",
+        b"mlflow did not take figures from step 1 for mlflow (no route to http://***@host/x for ***)",
+        b"cannot be opened on the hub (",
+        b"pushed what was lost",
+    ):
         assert word in guarded.output
+    remote = json.loads((guarded.folder / "out" / "run.json").read_text())["git"]["remote"]
+    assert remote == "https://host/x.git"
 
 
 def test_no_secret_is_in_any_file_or_output(guarded: Guarded) -> None:
-    ours = {"my.yaml", "refused.yaml", "mistaken.yaml", "planted.json"}
-    files = [path for path in guarded.folder.rglob("*") if path.is_file() and path.name not in ours]
-    names = {path.name for path in files}
-    assert {"run.json", "manifest.json", "adapter_model.safetensors", "inspect-my.html", "metrics.jsonl"} <= names
+    ours = {"my.yaml", "refused.yaml", "mistaken.yaml", "planted.json", "again.json", ".git/config"}
+    files = [path for path in guarded.folder.rglob("*") if path.is_file()]
     texts = {str(path.relative_to(guarded.folder)): path.read_bytes() for path in files}
+    texts = {name: content for name, content in texts.items() if name not in ours}
+    made = {"out/run.json", "again/run.json", "hub/run.json", "hub/README.md", "hub/adapter_model.safetensors"}
+    assert made <= set(texts)
+    names = {Path(name).name for name in texts}
+    assert {"manifest.json", "inspect-my.html", "metrics.jsonl", "trainer_state.json", "examples.jsonl"} <= names
+    assert any(name.endswith(".gguf") for name in names)
     told = [
         f"{name} tells {what}"
         for name, content in {**texts, "the output": guarded.output}.items()
@@ -160,7 +190,20 @@ def test_no_address_is_asked_but_those_of_the_config(guarded: Guarded) -> None:
         "explain",
         "inspect",
         "refused",
-    } | {"inspect terminal"}, "a command that reads no rows asked for them"
+        "inspect terminal",
+        "evaluate",
+        "push refused",
+        "push",
+        "rerun",
+    }, "a command that reads no rows, and sends nothing, asked somebody"
+
+
+def test_the_hub_is_asked_by_push_alone_and_nobody_else_gets_its_token(guarded: Guarded) -> None:
+    asked = {event.partition(": ")[::2] for event in guarded.report["asked"]}
+    assert {phase for phase, what in asked if "/api/" in what} == {"push refused", "push"}
+    assert {what.endswith("with the hub's token") for _, what in asked if "/api/" in what} == {True}
+    others = {what for _, what in asked if "/api/" not in what}
+    assert others == {"/rows.jsonl with no token", "/gone.jsonl with no token"}
 
 
 def test_no_process_is_started_that_talks(guarded: Guarded) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from whet.artefacts.card_facts import CARD_NAME, CardFacts, front_matter
+from whet.artefacts.markdown import code, plain
 from whet.config.schema import fields
 from whet.core.disk import replace_text
 from whet.core.foreign import OF_ANOTHER_SHAPE
 from whet.core.log import warn
+from whet.core.printable import printable
 from whet.core.secrets import redact
 
 MARK = "<!-- Written by whet from run.json; a card of your own without this line is left alone. -->"
@@ -84,44 +86,47 @@ def _card(facts: CardFacts, base_folder: Path | None) -> str:
         _config(facts),
     ]
     body = "\n\n".join(section for section in sections if section)
-    text = f"---\n{front_matter(facts, base_folder)}---\n{MARK}\n\n# {facts.title}\n\n{body}\n"
-    return redact(text)
+    text = f"---\n{front_matter(facts, base_folder)}---\n{MARK}\n\n# {plain(facts.title)}\n\n{body}\n"
+    return printable(redact(text))
 
 
 def _summary(facts: CardFacts) -> str:
-    base = f"[{facts.base}](https://huggingface.co/{facts.base})" if facts.base_is_on_hub else f"`{facts.base}`"
-    version = (facts.record.get("versions") or {}).get("whet", "")
+    base = f"[{facts.base}](https://huggingface.co/{facts.base})" if facts.base_is_on_hub else code(facts.base)
+    version = plain((facts.record.get("versions") or {}).get("whet", ""))
     if facts.kind != "train":
-        what = f"{_KINDS.get(facts.kind, facts.kind)}: made of `{facts.made_of}`, base {base}, by whet {version}."
+        kind = _KINDS.get(facts.kind, plain(facts.kind))
+        what = f"{kind}: made of {code(facts.made_of)}, base {base}, by whet {version}."
     else:
         method = facts.of_resolved("method")
-        by = f", by {_METHODS.get(method, method)}" if method else ""
+        by = f", by {_METHODS.get(method, plain(method))}" if method else ""
         what = f"A LoRA adapter for {base}" if facts.is_adapter else f"A model trained from {base}"
         what = f"{what}{by}, with whet {version}".rstrip() + "."
     identity = (facts.run.get("identities") or {}).get("base_model") or {}
     weights = identity.get("weights")
     told = (
-        f"\n\nThe base model's weights have SHA-256 `{weights}` (over the digests of their files)." if weights else ""
+        f"\n\nThe base model's weights have SHA-256 {code(weights)} (over the digests of their files)."
+        if weights
+        else ""
     )
     return what + told
 
 
 def _use(facts: CardFacts) -> str:
-    folder = facts.folder.name
+    folder = json.dumps(facts.folder.name, ensure_ascii=False)
     if facts.kind.startswith("gguf"):
         return ""
     loading = (
         "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-        f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}")\n'
+        f"model = AutoPeftModelForCausalLM.from_pretrained({folder})\n"
         if facts.is_adapter
         else "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
+        f"model = AutoModelForCausalLM.from_pretrained({folder})\n"
     )
-    tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({folder})\n"
     lines = [f"## Use\n\n```python\n{loading}{tokenizer}```"]
     file = facts.run.get("config_file")
     if file and facts.kind == "train" and not facts.run.get("repeats"):  # whose YAML may say something else by now
-        lines.append(f"Or, where it was trained: `whet chat {Path(str(file)).name}{_same_place(facts)}`.")
+        lines.append("Or, where it was trained: " + code(f"whet chat {Path(str(file)).name}{_same_place(facts)}") + ".")
     lines += _template_and_stops(facts)
     return "\n\n".join(lines)
 
@@ -136,40 +141,40 @@ def _template_and_stops(facts: CardFacts) -> Iterator[str]:
     generation = facts.record.get("generation") or facts.run.get("generation") or {}
     name = facts.of_resolved("chat_template")
     if name:
-        known = {"tokenizer_default": "the tokenizer's own", "jinja": "the config's own"}.get(name, f"`{name}`")
+        known = {"tokenizer_default": "the tokenizer's own", "jinja": "the config's own"}.get(name, code(name))
         yield f"Chat template: {known}; it is saved with the tokenizer."
     stops = generation.get("stop_tokens")
     if stops:
-        yield "An answer ends at " + " or ".join(f"`{stop}`" for stop in stops) + "."
+        yield "An answer ends at " + " or ".join(code(stop) for stop in stops) + "."
 
 
 def _data(facts: CardFacts) -> str:
     manifest = (facts.run.get("data") or {}).get("manifest") or {}
     ledgers, rows = manifest.get("ledgers") or [], facts.values.get("datasets") or []
     if not ledgers:
-        names = ", ".join(f"`{row.get('path')}`" for row in rows if isinstance(row, Mapping))
+        names = ", ".join(code(row.get("path")) for row in rows if isinstance(row, Mapping))
         return f"## Data\n\n{names}{_streamed(facts)}" if names else ""
     lines = ["## Data", "", "| dataset | rows read | samples | left out | cut |", "|---|---|---|---|---|"]
     lines += [
-        f"| {entry['name']} | {entry['read']:,} | {entry['samples']:,} | {_tallies(entry['dropped'])} "
+        f"| {plain(entry['name'])} | {entry['read']:,} | {entry['samples']:,} | {_tallies(entry['dropped'])} "
         f"| {_tallies(entry['cut'])} |"
         for entry in ledgers
     ]
-    paths = ", ".join(f"`{row.get('path')}`" for row in rows if isinstance(row, Mapping))
+    paths = ", ".join(code(row.get("path")) for row in rows if isinstance(row, Mapping))
     identity = (facts.run.get("identities") or {}).get("data")
-    lines += ["", f"From {paths}." + (f" SHA-256 of the prepared samples: `{identity}`." if identity else "")]
+    lines += ["", f"From {paths}." + (f" SHA-256 of the prepared samples: {code(identity)}." if identity else "")]
     return "\n".join(lines)
 
 
 def _streamed(facts: CardFacts) -> str:
     """What a run has read of each dataset of a stream."""
-    read = [f"{each['rows_read']:,} rows of {each['name']}" for each in facts.run.get("stream") or []]
+    read = [f"{each['rows_read']:,} rows of {plain(each['name'])}" for each in facts.run.get("stream") or []]
     return f"\n\nRead as it trained: {', '.join(read)}." if read else ""
 
 
 def _tallies(entries: Mapping[str, Any]) -> str:
-    found = [f"{entry['count']:,} ({reason})" for reason, entry in entries.items()]
-    return "; ".join(found).replace("|", "\\|") or "none"
+    found = [f"{entry['count']:,} ({plain(reason)})" for reason, entry in entries.items()]
+    return "; ".join(found) or "none"
 
 
 def _training(facts: CardFacts) -> str:
@@ -189,10 +194,12 @@ def _training(facts: CardFacts) -> str:
         "training took": _seconds_of_training(facts.run),
         "seed": facts.of_resolved("seed"),
     }
-    rows = [f"| {name} | {_shown(value)} |" for name, value in told.items() if value not in (None, "", "none")]
+    rows = [_row(name, value) for name, value in told.items() if value not in (None, "", "none")]
     if not rows:
         return ""
-    changed = [f"| `{key}` | `{_spelt(value)}` |" for key, value in _beside_defaults(facts.values)]
+    changed = [
+        f"| {code(key)} | {code(_spelt(value), in_table=True)} |" for key, value in _beside_defaults(facts.values)
+    ]
     table = ["", "Settings that differ from whet's defaults:", "", "| key | value |", "|---|---|", *changed]
     return "\n".join(["## Training", "", "| | |", "|---|---|", *rows, *(table if changed else [])])
 
@@ -245,7 +252,7 @@ def _results(facts: CardFacts) -> str:
         score = result.get(f"score_{moment}")
         if isinstance(score, Mapping):
             told[f"exact answers {moment} training"] = f"{score.get('num_correct')} of {score.get('num_rows')}"
-    rows = [f"| {name} | {_shown(value)} |" for name, value in told.items() if value is not None]
+    rows = [_row(name, value) for name, value in told.items() if value is not None]
     return "\n".join(["## Results", "", "| | |", "|---|---|", *rows]) if rows else ""
 
 
@@ -255,11 +262,11 @@ def _parity(facts: CardFacts) -> str:
         return ""
     kl, outcome = record.get("kl") or {}, record.get("outcome")
     if kl.get("mean") is None:
-        return f"## Parity\n\n{str(outcome).capitalize()}."
+        return f"## Parity\n\n{plain(str(outcome).capitalize())}."
     far = f"{kl['mean']:.2g} nats per token on average, {kl.get('max') or 0:.2g} at most"
     return (
         "## Parity\n\nThese files, loaded by a fresh process, against the model that they were made of: KL divergence "
-        f"{far}, over {kl.get('positions')} tokens ({outcome})."
+        f"{far}, over {plain(kl.get('positions'))} tokens ({plain(outcome)})."
     )
 
 
@@ -268,13 +275,16 @@ def _provenance(facts: CardFacts) -> str:
     git = facts.run.get("git") or {}
     lines = ["## Provenance"]
     if versions:
-        lines += ["", ", ".join(f"{name} {number}" for name, number in versions.items()) + "."]
+        lines += ["", ", ".join(plain(f"{name} {number}") for name, number in versions.items()) + "."]
     repeated = facts.run.get("repeats")
     if repeated:
-        lines += ["", f"The run of `{repeated.get('path')}`, begun at {repeated.get('started')}, done again."]
+        lines += [
+            "",
+            f"The run of {code(repeated.get('path'))}, begun at {plain(repeated.get('started'))}, done again.",
+        ]
     elif git.get("commit"):
         state = " with changes that were not committed" if git.get("dirty") or not git.get("file_is_committed") else ""
-        lines += ["", f"Config at commit `{git['commit']}`{state}.{_given_beside(facts)}"]
+        lines += ["", f"Config at commit {code(git['commit'])}{state}.{_given_beside(facts)}"]
     sessions = facts.run.get("sessions") or []
     if len(sessions) > 1:
         lines += ["", f"The run had {len(sessions)} sessions; `run.json` tells of each."]
@@ -286,7 +296,7 @@ def _provenance(facts: CardFacts) -> str:
 def _given_beside(facts: CardFacts) -> str:
     """The keys whose values are not the file's."""
     places = (facts.run.get("where") or {}).items()
-    beside = [f"`{key}`" for key, place in places if not re.search(r":\d+:\d+$", str(place))]
+    beside = [code(key) for key, place in places if not re.search(r":\d+:\d+$", str(place))]
     return f" On the command line or in the environment: {', '.join(beside)}." if beside else ""
 
 
@@ -306,6 +316,10 @@ def _spelt(value: Any) -> str:
 
 
 _OTHER_THINGS: Sequence[str] = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf")
+
+
+def _row(name: str, value: Any) -> str:
+    return f"| {plain(name)} | {plain(_shown(value))} |"
 
 
 def _shown(value: Any) -> str:

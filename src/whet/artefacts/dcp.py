@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,9 @@ _ALLOWED = {
 }
 
 # What an unpickler raises at bytes that are no pickle, or one of other things than it may make.
-_PICKLE_ERRORS = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, LookupError, TypeError, ValueError)
+_PICKLE_ERRORS = (
+    *(pickle.UnpicklingError, AttributeError, EOFError, ImportError, LookupError, OverflowError, TypeError, ValueError),
+)
 
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP1 and activation checkpointing put into the names of the parameters below them."""
@@ -156,10 +159,23 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def _refuse_bomb(content: bytes) -> None:
+    """Python's unpickler makes room for as many parts as a pickle says that it has: ten bytes may take 64 GB.
+
+    Raises:
+        UnpicklingError, ValueError: it says more than it has.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"it counts {argument} parts in {len(content)} bytes")
+
+
 def _metadata(folder: Path) -> Metadata:
     file = folder / METADATA
     try:
-        found = _Unpickler(io.BytesIO(file.read_bytes())).load()
+        content = file.read_bytes()
+        _refuse_bomb(content)
+        found = _Unpickler(io.BytesIO(content)).load()
     except OSError as error:
         raise ArtefactError(Problem("", f"'{file}' cannot be read ({error})", "give a folder that can")) from error
     except _PICKLE_ERRORS as error:

@@ -44,13 +44,17 @@ def rerun(
             unknown = "it runs, or was killed" if record.get("outcome") == RUNNING else record.get("outcome")
             say(f"rerun: that run did not finish: {unknown}")
         say(f"rerun: {file} again, in {config.output.output_dir}")
-    processes = int((record.get("hardware") or {}).get("world_size") or 1)
+    processes = earlier.num_processes(file, record)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
-        from whet.cli.torchrun import launch_ranks
+        from whet.cli.torchrun import launch_ranks, says_how_many
 
         place = ["--output-dir", config.output.output_dir]
         words = ["rerun", str(file), *(["--strict"] if strict else []), *place, *arguments.overrides]
-        launch_ranks(config, words, arguments.launcher, processes)
+        is_said = says_how_many(arguments.launcher)
+        if not is_said:
+            earlier.refuse_too_many(file, processes)
+            say(f"rerun: in {processes} processes, as that run")
+        launch_ranks(config, words, arguments.launcher, None if is_said else processes)
         return
     from whet.cli.torchrun import refuse_launcher_options
     from whet.distributed.launch import leave_ranks

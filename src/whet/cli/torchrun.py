@@ -58,6 +58,11 @@ def launch_ranks(config: Config, words: Sequence[str], launcher_args: Sequence[s
     os.execv(command[0], command)
 
 
+def says_how_many(launcher_args: Sequence[str]) -> bool:
+    """Whether torchrun's own arguments say how many processes there are on a machine."""
+    return any(word.partition("=")[0].lstrip("-").replace("_", "-") == "nproc-per-node" for word in launcher_args)
+
+
 def resume_tokens(resume: str | bool | None) -> list[str]:
     """The option that says the same to a rank."""
     return [] if resume is None else ["--resume-from-checkpoint", str(resume)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from whet.config.keys import Findings
 from whet.config.load import build
 from whet.config.origins import Origin
 from whet.config.overrides import from_command_line, key_path
+from whet.config.record_trust import is_given_again, reached, refused_of_record
 from whet.config.scalars import resolve_scalar
 from whet.config.schema import fields
 from whet.config.source import Node
@@ -42,7 +45,8 @@ def config_of_record(
         The config, and the keys that were left out or had to be written out (a default was another one then).
 
     Raises:
-        ConfigError: a secret that was not kept is needed, a file is not there any more, whet has no such key now.
+        ConfigError: a secret that was not kept is needed, a file is not there any more, whet has no such key now; the
+            record, which may be a stranger's, names code that would run.
     """
     findings = Findings()
     settings, problems = from_command_line(overrides)
@@ -50,9 +54,13 @@ def config_of_record(
     with as_whet_writes(name, "its values are of another kind than whet writes", "train with the YAML itself"):
         root, said = _as_written(record, name, output_dir, findings, {setting.path for setting in settings})
     try:
-        return build(root, settings, str(record.get("config_file") or ""), findings, check_files=True), said
+        config = build(root, settings, str(record.get("config_file") or ""), findings, check_files=True)
     except ConfigError as error:
         raise ConfigError([_with_cure(problem) for problem in error.problems]) from None
+    problems = list(refused_of_record(config, name, {setting.path for setting in settings}))
+    if problems:
+        raise ConfigError(problems)
+    return config, [*said, *reached(config)]
 
 
 def _as_written(
@@ -90,9 +98,10 @@ def _hidden(
     values: Mapping[str, Any], name: str, where: Mapping[str, str], replaced: set[tuple[str, ...]]
 ) -> Iterator[Problem]:
     for path in _masked_paths(values, ()):
-        if path in replaced:
+        if is_given_again(path, replaced):
             continue
-        key = ".".join(path)
+        # What no option can name is in a block that one can.
+        key = ".".join(takewhile(re.compile(r"\w+").fullmatch, path))
         was = f" ({where[path[0]]})" if path[0] in where else ""
         fix = f"give it again: --{key.replace('_', '-')} VALUE"
         yield Problem(f"{name}: {key}{was}", "the value was a secret, which a record does not keep", fix, path[0])

@@ -54,14 +54,26 @@ _IN_QUERY = (
 _PATTERNS = (
     # user:password@, and a token alone before the @
     (re.compile(r"(?<=://)[^/\s:@'\"<>]*:[^/\s@'\"<>]+(?=@)"), MASK),
-    (re.compile(r"(?<=https://)[^/\s:@'\"<>]{16,}(?=@)"), MASK),
+    (re.compile(r"(?:(?<=https://)|(?<=http://))[^/\s:@'\"<>]{16,}(?=@)"), MASK),
     (re.compile(rf"([?&;](?:{_IN_QUERY})=)[^&\s'\"#<>)\]}},]+", re.IGNORECASE), rf"\g<1>{MASK}"),
     (re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?[^\s\"',}]+", re.I), rf"\1{MASK}"),
+    # the same as bytes, cookies, and an option of a command line
+    (re.compile(r"(authorization[\"']\s*,\s*b?[\"'])[^\"']+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"(\b(?:set-)?cookie[\"']?\s*[:=]\s*[\"']?)[^\r\n\"']+", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"(--(?:\w+[.-])*(?:(?:api|access|secret)[_-]key|(?:hf|hub|auth|access|api)[_-]token|password|secret) )"
+            r"(?:'[^']*'|(?!--)\S{4,})",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
     (re.compile(r"\b(bearer\s+)[\w.~+/=-]{12,}", re.IGNORECASE), rf"\1{MASK}"),
     (
         re.compile(
-            r"\b((?:account|shared_?access|aws_?secret_?access|api|secret|access)_?key|sharedaccesssignature|password"
-            r"|passwd|client_secret|aws_session_token|(?:hf|hub|auth|access|api)_token)([\"']?\s*[=:]\s*[\"']?)"
+            r"(?<![^\W_])((?:account|shared_?access|aws_?secret_?access|api|secret|access)[_-]?key|sharedaccesssignature"
+            r"|(?:pg)?password|passwd|client[_-]?secret|(?<=_)secret|(?:private|refresh|session)[_-]token"
+            r"|(?:hf|hub|auth|access|api)[_-]?token)([\"']?\s*[=:]\s*[\"']?)"
             r"(?!\*\*\*)[^\s\"',;&)}\]]{4,}",
             re.IGNORECASE,
         ),
@@ -79,7 +91,8 @@ _PATTERNS = (
         MASK,
     ),
 )
-_TELLS = re.compile(r"://|[?&;]|:|=|_|-|AKIA|ASIA|AIza|earer|eyJ")  # none of the patterns finds anything without one
+# None of the patterns finds anything without one of these.
+_TELLS = re.compile(r"://|[?&;]|:|=|_|-|AKIA|ASIA|AIza|earer|eyJ|uthorization|UTHORIZATION")
 
 _remembered: set[str] = set()
 # The one module of core with a state: what is secret is a fact of the process, and an error may come from anywhere.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from whet.core.errors import ConfigError, Problem
 from whet.core.nearest import suggestion
+from whet.core.secrets import redact_process
 from whet.distributed.lost_rank import ended_ranks
 
 _SIGNALLED = 128
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    redact_process()  # the ranks hide what is secret in their own words; their command may hold a secret
     # They report each child's end at length; the exit code says the same.
     for name in ("multiprocessing.api", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)

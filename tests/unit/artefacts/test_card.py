@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
+from markdown_it import MarkdownIt
 
 from whet.artefacts.card import MARK, card, may_be_replaced, write_card
 from whet.artefacts.card_facts import CARD_NAME
@@ -176,3 +177,62 @@ def test_a_form_that_a_library_left_is_no_card_of_ones_own(tmp_path: Path) -> No
 def test_secrets_are_not_in_the_card(adapter: Path) -> None:
     record = {**RECORD, "written": {"mlflow_tracking_uri": "https://me:hunter2@host/"}}
     assert "hunter2" not in card(adapter, record)
+
+
+ATTACK = (
+    "x](javascript:alert(1)) [a](b) ![c](d) <script>e</script> <https://f> &lt; | g ` `` ```\n\n# H\n---\n"
+    "license: i\n<!-- \\"
+)
+
+
+def attacked(value: Any) -> Any:
+    """The record with each of its texts, and each name that it chose, turned into an attack."""
+    if isinstance(value, dict):
+        return {key: attacked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [attacked(item) for item in value]
+    return ATTACK if isinstance(value, str) else value
+
+
+def shape(text: str) -> list[tuple[str, str]]:
+    """What a reader of Markdown makes of a card: headings, tables, code, links; of HTML the text itself."""
+    body = text.removeprefix("---\n").partition("\n---\n")[2]
+    blocks = MarkdownIt("commonmark").enable("table").parse(body)
+    found = [(token.type, token.content if token.type == "html_block" else "") for token in blocks]
+    inline = [inner for token in blocks for inner in token.children or ()]
+    return found + [("inline", inner.type) for inner in inner_marks(inline)]
+
+
+def inner_marks(tokens: list[Any]) -> list[Any]:
+    return [token for token in tokens if token.type in ("link_open", "image", "html_inline")]
+
+
+@pytest.mark.parametrize("kind", ["train", "merge"])
+def test_words_of_others_make_nothing_in_a_card(kind: str, adapter: Path, tmp_path: Path) -> None:
+    """A stranger chooses paths, names, stop tokens, the whole record of what is merged: they are shown, that is all."""
+    run = {
+        **RECORD,
+        "git": {"commit": "c0ffee"},
+        "where": {"lora_r": "--lora-r"},
+        "stream": [{"name": "rows", "rows_read": 7}],
+        "hardware": {"device_name": "CPU"},
+        "data": {
+            "manifest": {"ledgers": [{**RECORD["data"]["manifest"]["ledgers"][0], "cut": {"long": {"count": 1}}}]}
+        },
+    }
+    # What is an id of the hub becomes a link and a line of the front matter; these are none.
+    run["values"] = {**run["values"], "base_model": "./tiny", "datasets": [{"path": "a.jsonl"}]}
+    hostile = attacked({**run, "kind": 1}) | {"kind": "train"}
+    hostile["written"] = {f"{ATTACK}{key}": value for key, value in hostile["written"].items()}
+    hostile["evaluation"] = {f"eval_{ATTACK}": 1.5, "step": 10}
+    hostile["where"] = {ATTACK: "--x"}
+    hostile["data"]["manifest"]["ledgers"][0]["dropped"] = {ATTACK: {"count": 100}}
+    told = {
+        "train": lambda record: record,
+        "merge": lambda record: {"kind": "merge", "made_of": {"folder": ATTACK, "run": record}},
+    }
+    right, attack = (card(adapter, told[kind](record)) for record in (run, hostile))
+    assert shape(attack) == shape(right)
+    head = ModelCard(right).data.to_dict(), ModelCard(attack).data.to_dict()
+    assert head[1].keys() == head[0].keys()
+    assert "javascript:alert(1)" in attack

@@ -6,6 +6,7 @@ on the machine, it is asked again.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,15 @@ def test_a_template_that_is_left_out_is_said_in_the_file(tmp_path: Path) -> None
     assert "FROM llama3.2\n" in text
     assert "# no TEMPLATE: the chat template refuses a plain conversation (no more).\n" in text
     assert all(line.startswith(("#", "FROM", "PARAMETER")) for line in text.splitlines())
+
+
+def test_a_token_of_a_stranger_commands_nothing(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(changed(tiny_tokenizer().chat_template))
+    tokenizer.bos_token = "<s>\nFROM evil"
+    write_modelfile(tmp_path / "M", "m.gguf", None, tokenizer, GenerationConfig(), make_config("base"), adds_bos=True)
+    text = (tmp_path / "M").read_text("utf-8")
+    assert [line for line in text.splitlines() if line.startswith("FROM")] == ["FROM ./m.gguf"]
+    assert "FROM evil put in front" in text
 
 
 def test_pieces_are_written_turn_by_turn() -> None:

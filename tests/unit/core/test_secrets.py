@@ -38,6 +38,13 @@ HUB = "hf_" + "AbCdEfGhIj" * 3 + "KlMn"
         "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=SECRETSECRET==;EndpointSuffix=x",
         "password='SECRET' was refused",
         '{"api_key": "SECRET"}',
+        "http://SECRETSECRETSECRET@host/a.git",
+        "X-Api-Key: SECRET",
+        "{'x-auth-token': 'SECRET'} PRIVATE-TOKEN: SECRET",
+        "Set-Cookie: a=SECRET; b=SECRET",
+        "[(b'Authorization', b'Basic SECRETSECRET')]",
+        "whet train my.yaml --model-kwargs.hub-token SECRET --api-key 'SECRET SECRET' --seed 7",
+        "PGPASSWORD=SECRET my_secret=SECRET WANDB_API_KEY=SECRET refresh_token=SECRET accessToken: SECRET",
         "-----BEGIN RSA PRIVATE KEY-----\nSECRET\n-----END RSA PRIVATE KEY-----",
     ],
 )
@@ -78,6 +85,8 @@ def test_a_token_of_a_known_service_is_hidden(token: str) -> None:
         "https://host:8080/a?part=1&page=2",
         "sha256 " + "0123456789abcdef" * 4,
         "sk-learn is no package, and Basic programming was taught",
+        "--hub-token --seed 7, --special-tokens.pad-token <pad> --eos-token </s>",
+        "an authorization, 'for all'; cookies are eaten",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:

@@ -64,8 +64,8 @@ def write_modelfile(
 
 
 def _notes(pieces: Pieces) -> list[str]:
-    """What a reader must know of the template that follows."""
-    notes = list(pieces.differences)
+    """What a reader must know of the template that follows, each in one line: a token in it may be a stranger's."""
+    notes = [" ".join(each.split()) for each in pieces.differences]
     if pieces.system is None:
         notes.append("the chat template of training takes no system message: Ollama's is left out")
     return [*notes, "tools are not written: with this template Ollama refuses requests that have some"]

@@ -77,6 +77,12 @@ def _type(config: Config, place: Place, row: DatasetConfig) -> Problem | None:
     return _no_such_type(config, at, row.type, task)
 
 
+def is_own_code(type_: str, task: Task) -> bool:
+    """Whether a type can only be a function that its writer has named, as against one that whet or a package has."""
+    name = bare_type(type_, task).partition(":")[0]
+    return name not in TYPES[task] and not contributed(registry_kind(task), name) and code_name(type_) is not None
+
+
 def _no_such_type(config: Config, at: Place, name: str, task: Task) -> Problem:
     method = method_key(config)
     found = f"there is no type '{name}'" + (f" under {method}" if method else "")
