@@ -67,7 +67,7 @@ def _in_a_process(name: str, arguments: argparse.Namespace) -> bool:
             str(corpus),
         ]
         words += ["--runs", str(arguments.runs or TARGETS[name].runs), "--seconds", str(arguments.seconds)]
-        environment = {**os.environ, "WHET_FUZZING_WORK": temporary, "HF_HUB_OFFLINE": "1", "TMPDIR": temporary}
+        environment = {**os.environ, "FUZZING_WORK": temporary, "HF_HUB_OFFLINE": "1", "TMPDIR": temporary}
         done = subprocess.run(words, capture_output=True, env=environment, check=False)
         lines = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
         told = "\n".join(line for line in lines if "Instrumenting" not in line)
@@ -91,7 +91,7 @@ def _fuzz(name: str, arguments: argparse.Namespace) -> None:
 
     from fuzzing.mutations import of_shape
 
-    target, work = TARGETS[name], Path(os.environ["WHET_FUZZING_WORK"])
+    target, work = TARGETS[name], Path(os.environ["FUZZING_WORK"])
     folder = work / "folder"
     folder.mkdir()
     os.chdir(folder)

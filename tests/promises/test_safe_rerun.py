@@ -95,6 +95,8 @@ def test_whom_it_reaches_and_where_it_writes_is_said(tmp_path: Path, monkeypatch
             dynamic_checkpoint={"enabled": True, "trigger_file_path": "/tmp/mine"},
         )
     )
+    _, kept = done_again(record(mlflow_tracking_uri="/far/away"))
+    assert any("/far/away" in sentence for sentence in kept)
     for word in ("https://host/a.jsonl", "http://far/x", "Weights & Biases", "../elsewhere", "/tmp/mine"):
         assert any(word in sentence for sentence in said), word
 

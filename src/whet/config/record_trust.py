@@ -71,7 +71,9 @@ def reached(config: Config) -> Iterator[str]:
         yield "its figures go to Weights & Biases (use_wandb)"
     asked = config.loop.dynamic_checkpoint
     files = (asked.trigger_file_path, asked.stop_file_path) if asked is not None and asked.enabled else ()
+    tracks = config.tracking.use_mlflow is not False and "://" not in (config.tracking.mlflow_tracking_uri or "")
     for path, words in (
+        (config.tracking.mlflow_tracking_uri if tracks else None, "figures are kept in {} (mlflow_tracking_uri)"),
         (config.data.dataset_prepared_path, "prepared data is kept in {} (dataset_prepared_path)"),
         *((path, "{} is looked for and removed (dynamic_checkpoint)") for path in files),
     ):
