@@ -121,7 +121,7 @@ class ResumingTrainer(PublishingTrainer):
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.settle()  # it may be the one that is being written
         if best is not None:
-            with self.together():
+            with self.together("load the best checkpoint"):
                 self._verify_best(Path(best))
         if not sharded and best is not None and weight_files(Path(best)):
             load_weights(self.model, Path(best))
