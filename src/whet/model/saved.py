@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from whet.core.errors import ModelError, Problem, WhetError
 from whet.core.foreign import OF_ANOTHER_SHAPE
@@ -21,6 +21,7 @@ NOT_READ = (*OF_ANOTHER_SHAPE, OSError, ImportError, NotImplementedError, Assert
 """What the libraries raise at files that are not as they write them. (tokenizers, which is Rust, a bare Exception.)"""
 
 GENERATION = "generation_config.json"
+HIGHEST_ID = (1 << 24) - 1
 
 
 def saved_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -36,8 +37,22 @@ def saved_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrai
 
 
 def try_out(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Some of what tokenizer_config.json says is looked at first when a text is encoded; raises what that does then."""
+    """Some of what tokenizer_config.json says is looked at first when a text is encoded; raises what that does then.
+
+    Raises:
+        ValueError: an id so high that the gaps below it fill memory; tokenizers counts each when it saves.
+    """
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest > HIGHEST_ID:
+        raise ValueError(f"it has a token with the id {highest:,}, and {HIGHEST_ID:,} is the highest that can be")
     tokenizer.decode(tokenizer("a")["input_ids"])
+
+
+def saved_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The config.json of a model in a folder; raises as `saved_tokenizer`."""
+    with _read("config.json", folder):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return config
 
 
 def saved_adapter_config(folder: Path) -> PeftConfig:

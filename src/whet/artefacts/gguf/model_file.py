@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from whet.artefacts.gguf.architectures import (
     Architecture,
@@ -21,6 +21,7 @@ from whet.artefacts.gguf.vocabulary import Vocabulary, name_for, vocabulary_of, 
 from whet.artefacts.gguf.writing import Tensor, write_file
 from whet.core.errors import ArtefactError, Problem
 from whet.core.log import say
+from whet.model.saved import saved_config
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def look_at(
     Raises:
         ArtefactError: the architecture, the tokenizer or a tensor has no place in GGUF.
     """
-    config = config or AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = config or saved_config(folder, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         raise ArtefactError(
             Problem("", f"the weights in '{folder}' are quantised already", "give the model before that: --model-dir")
