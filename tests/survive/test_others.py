@@ -85,7 +85,7 @@ def test_a_rank_that_dies_ends_the_other_in_words_and_the_run_goes_on(
     victim: int, action: str, within: str, place: Place, undisturbed: Undisturbed
 ) -> None:
     place.configure(RANKS)
-    ended = on_two_ranks(place, {victim: in_the_middle(undisturbed, action, within, 0.6)})
+    ended = on_two_ranks(place, {victim: in_the_middle(undisturbed, action, within, 0.3)})
     assert ended[victim].code == (-signal.SIGKILL if action == "kill" else 1), ended[victim].err
     other = ended[1 - victim]
     assert other.code == 1, f"it ends within {GRACE} seconds: {other.err}"
