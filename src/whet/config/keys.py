@@ -166,7 +166,8 @@ def _unknown(
         return
     close = ELSEWHERE.get(name)
     if close is None and len(findings.problems) <= MOST_COMPARED:
-        close = nearest(name, keys) or nearest(name, others, likeness=LIKENESS_OF_OTHERS)
+        other = nearest(name, others, likeness=LIKENESS_OF_OTHERS)
+        close = nearest(name, [*keys, other] if other else keys)
     if close:
         findings.spoilt.add(close)
     advice = f"did you mean '{close}'?" if close else _WHERE_ALL_ARE[where.startswith("--")]

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from whet.core.errors import ModelError, Problem, WhetError
 from whet.core.foreign import OF_ANOTHER_SHAPE
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 NOT_READ = (*OF_ANOTHER_SHAPE, OSError, ImportError, NotImplementedError, AssertionError, StrictDataclassError)
 """What the libraries raise at files that are not as they write them. (tokenizers, which is Rust, a bare Exception.)"""
@@ -57,6 +60,8 @@ def saved_config(folder: Path, *, trust_remote_code: bool = False) -> Pretrained
 
 def saved_adapter_config(folder: Path) -> PeftConfig:
     """The adapter_config.json in a folder; raises as `saved_tokenizer`."""
+    from peft import PeftConfig  # a full fine-tuning run does without PEFT
+
     with _read("adapter_config.json", folder):
         config: PeftConfig = PeftConfig.from_pretrained(folder)
     return config

@@ -53,7 +53,7 @@ class HostCopies:
             self.kept_bytes = 0
 
     def copied(self, value: Any) -> Any:
-        """A deep copy. Tensors of a kind of their own (quantised states) are copied as they copy themselves."""
+        """A deep copy."""
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, dict):
@@ -66,6 +66,8 @@ class HostCopies:
         return copy.deepcopy(value)
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if hasattr(tensor, "__tensor_flatten__"):  # it holds others
+            return self._wrapper(tensor)
         tensor = tensor.detach()
         if type(tensor) not in _PLAIN or tensor.layout is not torch.strided or tensor.is_quantized:
             self.num_bytes += tensor.numel() * tensor.element_size()
@@ -79,6 +81,17 @@ class HostCopies:
         self._devices.add(tensor.device)
         self._made[same] = buffer
         return buffer
+
+    def _wrapper(self, tensor: Any) -> torch.Tensor:
+        """A quantised state, of the tensors that it is made of: torchao's are not copied by ``to(copy=True)``.
+
+        They are its own and not those of ``tensor.detach()``: of some it makes new ones, whose place in memory is
+        another tensor's as soon as they are gone.
+        """
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: self._tensor(getattr(tensor, name)) for name in names}
+        made: torch.Tensor = type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
+        return made
 
     def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
         key = (tensor.shape, tensor.dtype)

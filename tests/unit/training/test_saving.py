@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import math
 import os
@@ -467,6 +468,27 @@ def test_a_host_copy_keeps_ties_and_shares_nothing_with_the_original() -> None:
     before = copied["a"].data_ptr()
     copies.begin()
     assert copies.copied(state)["a"].data_ptr() == before, "the memory is used again"
+
+
+@pytest.mark.parametrize("kind", ["OptimState4bit", "OptimState8bit", "OptimStateFp8"])
+def test_a_host_copy_of_a_quantised_state_shares_nothing_with_it(kind: str) -> None:
+    """torchao's states do not copy themselves where they are on the CPU already."""
+    module = importlib.import_module(f"torchao.optim.subclass_{kind.removeprefix('OptimState').lower()}")
+    made: Any = getattr(module, kind)
+    signs = ({}, {}) if kind == "OptimStateFp8" else ({"signed": True}, {"signed": False})
+    states = {name: made.zeros((4, 256), **sign) for name, sign in zip(("exp_avg", "exp_avg_sq"), signs, strict=True)}
+    for state in states.values():
+        state.copy_(torch.linspace(0, 1, 1024).reshape(4, 256))
+    before = {name: state.dequantize() for name, state in states.items()}
+    copies = HostCopies()
+    copies.begin()
+    copied: Any = copies.copied(states)
+    copies.finish()
+    for name, state in states.items():
+        assert type(copied[name]) is made
+        assert copied[name].shape == state.shape
+        state.copy_(torch.zeros(4, 256))
+        assert torch.equal(copied[name].dequantize(), before[name])
 
 
 def test_a_large_copy_keeps_no_memory_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
