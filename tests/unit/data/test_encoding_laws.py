@@ -42,7 +42,7 @@ def shown(outcome):
     return [digest(sample) for sample in outcome]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rows=ROWS)
 def test_what_becomes_of_a_row_does_not_depend_on_the_rows_before_it(rows):
     rows = [conversation(contents) for contents in rows]
