@@ -185,8 +185,6 @@ SHARE = (
     "QLoRA",
     "gated experts",
     "ReLoRA, pruned at random",
-    "logged every 3 steps",
-    "evaluated at the start",
     "best LoRA at the end",
     "average of the weights, saved between evaluations",
     "DPO with LoRA",

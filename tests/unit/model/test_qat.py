@@ -26,11 +26,8 @@ SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "
 TOKENS = packed_batch((40,))["input_ids"]
 
 BLOCKS: list[dict[str, Any]] = [
-    {"weight_dtype": "int8"},
     {"weight_dtype": "int8", "group_size": 16},
     {"weight_dtype": "int8", "activation_dtype": "int8"},
-    {"weight_dtype": "int8", "activation_dtype": "int8", "group_size": 32},
-    {"weight_dtype": "int4"},
     {"weight_dtype": "int4", "activation_dtype": "int8"},
     {"weight_dtype": "int4", "quantize_embedding": True},
     {"weight_dtype": "fp8"},
