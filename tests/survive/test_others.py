@@ -65,6 +65,9 @@ def in_the_middle(undisturbed: Undisturbed, action: str, within: str = TRAINING,
     return Fault(action, "calls", within, int(undisturbed.counts[within]["calls"] * share))
 
 
+HALF_WAY = (0.6, 0.3)
+"""Of the calls that a run alone makes, by rank: the second one writes nothing, and makes about half of them."""
+
 DEATHS = [
     pytest.param(1, "kill", TRAINING, id="rank 1 killed in training"),
     pytest.param(0, "kill", TRAINING, id="rank 0 killed in training"),
@@ -85,7 +88,7 @@ def test_a_rank_that_dies_ends_the_other_in_words_and_the_run_goes_on(
     victim: int, action: str, within: str, place: Place, undisturbed: Undisturbed
 ) -> None:
     place.configure(RANKS)
-    ended = on_two_ranks(place, {victim: in_the_middle(undisturbed, action, within, 0.3)})
+    ended = on_two_ranks(place, {victim: in_the_middle(undisturbed, action, within, HALF_WAY[victim])})
     assert ended[victim].code == (-signal.SIGKILL if action == "kill" else 1), ended[victim].err
     other = ended[1 - victim]
     assert other.code == 1, f"it ends within {GRACE} seconds: {other.err}"
@@ -104,7 +107,7 @@ def test_a_rank_that_dies_ends_the_other_in_words_and_the_run_goes_on(
 @pytest.mark.skipif(not EVERYTHING, reason="make survive runs it: it waits for ddp_timeout, some seconds")
 def test_a_rank_that_hangs_ends_the_other_after_ddp_timeout(place: Place, undisturbed: Undisturbed) -> None:
     place.configure(RANKS + "ddp_timeout: 5\n")
-    ended = on_two_ranks(place, {1: in_the_middle(undisturbed, "SIGSTOP")}, waited=(0,))
+    ended = on_two_ranks(place, {1: in_the_middle(undisturbed, "SIGSTOP", share=HALF_WAY[1])}, waited=(0,))
     assert ended[0].code == 1, ended[0].err
     assert "Traceback" not in ended[0].err, ended[0].err
     assert "another rank has not answered for 5 seconds (ddp_timeout)" in ended[0].err
