@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from whet.data.order import Order
-from whet.training.loader import EpochBatches, MicroBatchLoader, Rows
+from whet.training.loader import MicroBatchLoader, Rows, in_order
 
 PAIRS = "example_ids"
 """Entry of a batch: int64[n], the numbers of its pairs; none of them where a rank is left without one."""
@@ -48,14 +48,7 @@ class PairSamples(Dataset[Any]):
 
     def loader(self, args: TrainingArguments) -> MicroBatchLoader:
         """This rank's micro-batches; not prepared by accelerate, which would repeat pairs to give ranks as many."""
-        accumulation = args.gradient_accumulation_steps
-        return MicroBatchLoader(
-            self,
-            EpochBatches(self.order, args.process_index, args.world_size, accumulation),
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        )
+        return in_order(self, self.order, args, args.gradient_accumulation_steps)
 
 
 def count_of(batches: Sequence[Mapping[str, Any]], entries: Sequence[str]) -> torch.Tensor:

@@ -72,6 +72,17 @@ class TrainingSamples(Protocol):
         ...
 
 
+def in_order(samples: Dataset[Any], order: Order, args: TrainingArguments, accumulation: int) -> MicroBatchLoader:
+    """This rank's micro-batches of ``samples``, in the order that the run computes."""
+    return MicroBatchLoader(
+        samples,
+        EpochBatches(order, args.process_index, args.world_size, accumulation),
+        num_workers=args.dataloader_num_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Samples(Dataset[Any]):
     """Samples, the order in which they are seen, and how rows of them become a batch.
@@ -97,13 +108,7 @@ class Samples(Dataset[Any]):
 
     def loader(self, args: TrainingArguments, accumulation: int = 1) -> MicroBatchLoader:
         """This rank's micro-batches; not prepared by accelerate, which would shard them again."""
-        return MicroBatchLoader(
-            self,
-            EpochBatches(self.order, args.process_index, args.world_size, accumulation),
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        )
+        return in_order(self, self.order, args, accumulation)
 
     def num_tokens(self, batch: Batch) -> int:
         """Tokens of a batch's samples."""
